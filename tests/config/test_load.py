@@ -1,0 +1,319 @@
+"""Recipes, key=value words, their errors, and prompts that no parser may touch."""
+
+import re
+import typing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from threedgen.config.limits import LIMITS, flatten, validate
+from threedgen.config.load import config_name, find_config, load_config, to_yaml
+from threedgen.config.schema import Config, GuidanceLoss, Schedule, Task
+from threedgen.core.errors import ConfigError
+
+HOSTILE_PROMPTS = [
+    "a #cat",
+    "# a cat",
+    "a cat # and a dog",
+    "a: b",
+    "- a",
+    "{a: 1}",
+    "[1, 2]",
+    "${oc.env:HOME}",
+    "${seed} cats",
+    "\\${seed}",
+    "???",
+    "yes",
+    "null",
+    "~",
+    "true",
+    "1e5",
+    "007",
+    "2024-01-01",
+    "'single' \"double\"",
+    "back\\slash \\n",
+    "=leading",
+    "a=b=c",
+    "  blanks around  ",
+    " ",
+    "tab\there",
+    "line\nbreak",
+    "line\r\nbreak\n",
+    "\n\nlines\n\n",
+    "emoji 😀 猫 é e\u0301",
+    "zero\u200bwidth \u2028 \u2029 \x85 \ufeff",
+    "bell \x07 escape \x1b delete \x7f",
+    "%TAG !x",
+    "&anchor *alias !!python/name:os.system",
+    "| ",
+    "> folded",
+    "---",
+    "...",
+    "?",
+    "@at `tick`",
+    "../../etc/passwd",
+    "x" * 5000,
+    "word " * 200,
+]
+
+
+def write(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, "utf-8")
+    return path
+
+
+def error_of(*arguments) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.exit_status == 2
+    return message
+
+
+def test_no_recipe_gives_the_schemas_defaults():
+    assert load_config(None, []) == Config()
+
+
+def test_recipe_then_command_line(tmp_path):
+    recipe = write(
+        tmp_path,
+        "# a recipe\ntask: evaluate\nsteps: 300\nguidance:\n  loss: sds\n  max_timestep: {start: 0.99, end: 0.4}\n"
+        "camera:\n  distance_range: [1, 1.5]\noptimizer:\n  eps: 1e-8\nallow_unknown_words: true\n",
+    )
+    config = load_config(recipe, ["steps=40", "eval.views=[4, 2, 1]", "seed=-3", "steps=50", "weights=x y"])
+    assert config.task is Task.evaluate
+    assert config.steps == 50
+    assert config.guidance.loss is GuidanceLoss.sds
+    assert config.guidance.max_timestep == Schedule(0.99, 0.4, 0.0, 0.8)
+    assert config.camera.distance_range == (1.0, 1.5)
+    assert config.eval.views == (4, 2, 1)
+    assert (config.optimizer.eps, config.seed, config.weights, config.allow_unknown_words) == (1e-8, -3, "x y", True)
+    assert config.scene == Config().scene
+
+
+def test_values_have_the_schemas_types(tmp_path):
+    config = load_config(None, ["scene.radius=2", "camera.distance_range=[1,2]"])
+    assert type(config.scene.radius) is float
+    assert type(config.camera.distance_range) is tuple
+    assert {type(number) for number in config.camera.distance_range} == {float}
+
+
+def test_an_empty_recipe_is_the_defaults(tmp_path):
+    assert load_config(write(tmp_path, "# nothing yet\n"), []) == Config()
+
+
+# ---------------------------------------------------------------- prompts
+
+
+@pytest.mark.parametrize("prompt", HOSTILE_PROMPTS)
+def test_prompt_from_the_command_line_is_taken_byte_for_byte(prompt, monkeypatch):
+    monkeypatch.setenv("HOME", "/secret")
+    config = load_config(None, [f"prompt={prompt}", f"negative_prompt={prompt}", f"output_root={prompt}"])
+    assert config.prompt == config.negative_prompt == config.output_root == prompt
+
+
+@pytest.mark.parametrize("prompt", HOSTILE_PROMPTS)
+def test_saved_config_is_read_back_exactly(prompt, tmp_path):
+    config = load_config(None, [f"prompt={prompt}", f"weights={prompt}", "task=sample_views", "eval.views=[2]"])
+    recipe = tmp_path / "config.yaml"
+    recipe.write_bytes(to_yaml(config).encode("utf-8"))
+    assert load_config(recipe, []) == config
+
+
+@pytest.mark.parametrize("text", ["yes", "null", "1e5", "2024-01-01", "${oc.env:HOME}", "0x10", "~", "???"])
+def test_plain_text_in_a_recipe_is_not_interpreted(text, tmp_path):
+    assert load_config(write(tmp_path, f"prompt: {text}\n"), []).prompt == text
+
+
+def test_every_default_and_odd_number_survives_to_yaml(tmp_path):
+    config = load_config(None, ["optimizer.eps=1.2345678901234567e-15", "seed=123456789012345678901", "train.lr=5e-5"])
+    assert load_config(write(tmp_path, to_yaml(config)), []) == config
+
+
+def test_a_prompt_must_be_utf8():
+    assert error_of(None, ["prompt=a\udcffcat"]).startswith("prompt")
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("word", "suggestion"),
+    [
+        ("guidence_scale=5", "guidance.guidance_scale"),
+        ("guidance_scale=5", "guidance.guidance_scale"),
+        ("guidance.guidence_scale=5", "guidance.guidance_scale?"),
+        ("guidence.guidance_scale=5", "guidance.guidance_scale?"),
+        ("guidance.num_views=1", "camera.num_views?"),
+        ("promt=a cat", "prompt?"),
+        ("Prompt=a cat", "prompt?"),
+        ("scene.grid.nlevels=3", "scene.grid.num_levels?"),
+        ("stps=3", "steps"),
+        ("scen.radius=3", "scene.radius?"),
+    ],
+)
+def test_typo_on_the_command_line(word, suggestion):
+    message = error_of(None, [word])
+    assert repr(word.split("=")[0]) in message
+    assert "on the command line" in message
+    assert f"did you mean {suggestion}" in message
+
+
+def test_nothing_like_it_gives_no_wild_guess():
+    assert "did you mean" not in error_of(None, ["zzzzqqqq=1"])
+
+
+def test_typo_in_a_recipe_names_file_and_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "# comment\nsteps: 3\nguidance:\n  rescale: 0.5\n  guidence_scale: 5\n")
+    message = error_of("recipe", [])
+    assert "'guidance.guidence_scale' (recipe.yaml:5)" in message
+    assert "did you mean guidance.guidance_scale?" in message
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("steps=many", "steps (on the command line): expected a whole number, got 'many'"),
+        ("steps=1.5", "expected a whole number, got '1.5'"),
+        ("steps=true", "expected a whole number, got 'true'"),
+        ("steps=", "expected a whole number, got ''"),
+        ("steps=${seed}", "expected a whole number, got '${seed}'"),
+        ("steps=???", "expected a whole number, got '???'"),
+        ("steps=[1]", "expected a whole number, got '[1]'"),
+        ("scene.radius=${oc.env:HOME}", "expected a number"),
+        ("allow_unknown_words=perhaps", "expected true or false, got 'perhaps'"),
+        ("guidance.loss=sdz", "expected one of reconstruction, sds, got 'sdz'"),
+        ("camera.distance_range=1", "expected 2 numbers in brackets, such as [1, 2], got '1'"),
+        ("camera.distance_range=[1]", "expected 2 numbers in brackets"),
+        ("camera.distance_range=[1, 2, 3]", "expected 2 numbers in brackets"),
+        ("camera.distance_range=[a, 2]", "got [a, 2]"),
+        ("camera.distance_range=[${seed}, 2]", "expected 2 numbers"),
+        ("camera.distance_range=[1, [2]]", "a list of other lists"),
+        ("camera.distance_range=[1, 2", "expected 2 numbers in brackets"),
+        ("eval.views=[1.5]", "expected a list of whole numbers"),
+        ("guidance=5", "is a section"),
+        ("a cat", "is not key=value"),
+    ],
+)
+def test_wrong_type_on_the_command_line(word, expected):
+    assert expected in error_of(None, [word])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("steps: many\n", "steps (recipe.yaml:1): expected a whole number, got 'many'"),
+        ("\nsteps: [1]\n", "steps (recipe.yaml:2): expected a whole number, got a sequence"),
+        ("camera: 5\n", "recipe.yaml:1: camera must hold"),
+        ("- steps\n", "recipe.yaml:1: a recipe must hold"),
+        ("prompt: [a, b]\n", "prompt (recipe.yaml:1): expected text, got a sequence"),
+        ("prompt: {a: b}\n", "prompt (recipe.yaml:1): expected text, got a mapping"),
+        ("steps: 1\nseed: 1\nsteps: 2\n", "recipe.yaml:3: steps is already set in line 1"),
+        ("steps: 'unclosed\n", "is not YAML"),
+        ("a: b: c\n", "recipe.yaml:1: is not YAML"),
+        ("steps: !!python/name:os.system 5\n0: 1\n", "unknown setting '0' (recipe.yaml:2)"),
+        ("? [a]\n: b\n", "recipe.yaml:1: a setting's name must be plain text"),
+        ("steps: 0\n", "steps=0 (recipe.yaml:1): must be at least 1"),
+    ],
+)
+def test_wrong_recipe(text, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, text)
+    assert expected in error_of("recipe.yaml", [])
+
+
+def test_a_recipe_that_is_no_text(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00prompt")
+    assert "is not YAML text in UTF-8" in error_of(tmp_path / "recipe.yaml", [])
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("steps=0", "steps=0 (on the command line): must be at least 1"),
+        ("camera.num_views=0", "between 1 and 64"),
+        ("scene.background_random_probability=1.5", "between 0 and 1"),
+        ("train.text_drop_probability=-0.1", "between 0 and 1"),
+        ("guidance.rescale=nan", "finite number"),
+        ("guidance.guidance_scale=inf", "finite number"),
+        ("guidance.min_timestep.to_fraction=1.5", "between 0 and 1"),
+        ("guidance.min_timestep.from_fraction=0.9", "must not be smaller than guidance.min_timestep.from_fraction"),
+        (
+            "guidance.min_timestep.end=0.7",
+            "guidance.min_timestep: is 0.7, above guidance.max_timestep's 0.5, at fraction 0.8",
+        ),
+        ("camera.elevation_deg_range=[30, 0]", "first number must not be larger"),
+        ("camera.elevation_deg_range=[0, 91]", "between -90 and 90"),
+        ("optimizer.betas=[0.9, 1]", "between 0 and"),
+        ("eval.views=[]", "at least one"),
+        ("eval.views=[4, 0]", "between 1 and 64"),
+        ("train.render_workers=0", "between 1 and 1024"),
+        ("scene.grid.max_resolution=8", "must not be smaller than scene.grid.base_resolution"),
+    ],
+)
+def test_impossible_values(word, expected):
+    assert expected in error_of(None, [word])
+
+
+def test_every_limit_is_of_an_existing_number_and_holds_for_the_defaults():
+    flat = flatten(Config())
+    for key in LIMITS:
+        values = flat[key] if isinstance(flat[key], tuple) else (flat[key],)
+        assert all(isinstance(value, (int, float)) for value in values)
+    validate(Config())
+    with pytest.raises(ConfigError, match="steps=-1: must be at least 1"):
+        validate(replace(Config(), steps=-1))
+
+
+def test_the_schema_has_no_field_that_swallows_typos():
+    def walk(section):
+        for declared in typing.get_type_hints(section).values():
+            assert declared is not typing.Any
+            assert (typing.get_origin(declared) or declared) is not dict
+            if hasattr(declared, "__dataclass_fields__"):
+                walk(declared)
+
+    walk(Config)
+
+
+# ---------------------------------------------------------------- finding recipes
+
+
+def test_the_current_folder_comes_before_configs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    write(tmp_path / "configs", "steps: 1\n")
+    assert find_config("recipe") == tmp_path / "configs" / "recipe.yaml"
+    write(tmp_path, "steps: 2\n")
+    for name in ("recipe", "recipe.yaml", tmp_path / "recipe.yaml"):
+        assert load_config(name, []).steps == 2
+    assert load_config("configs/recipe", []).steps == 1
+
+
+def test_a_missing_recipe_names_a_near_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    write(tmp_path / "configs", "", "my-own-recipe.yaml")
+    assert "did you mean my-own-recipe.yaml?" in error_of("my-own-recpie", [])
+    assert "no recipe 'zzz'" in error_of("zzz", [])
+
+
+def test_every_shipped_recipe_loads():
+    for recipe in sorted(Path("configs").glob("*.yaml")):
+        assert re.match(r"# \S", recipe.read_text("utf-8")), f"{recipe}: the first line says what it is for"
+        load_config(recipe, [])
+
+
+def test_config_name_is_safe_and_survives_a_run(tmp_path):
+    assert config_name("configs/mvdream-mini.yaml") == "mvdream-mini"
+    assert config_name("/a/b c;$(x)/we ird;.yaml") == "we-ird"
+    assert config_name("....yaml") == "config"
+    run = tmp_path / "mvdream-mini" / "a-cat-01234567"
+    run.mkdir(parents=True)
+    assert config_name(run / "config.yaml") == "config"  # just a file of that name
+    (run / "events.jsonl").touch()
+    assert config_name(run / "config.yaml") == "mvdream-mini"

@@ -1,0 +1,140 @@
+"""A file or folder is whole or not there, whatever stops the writer."""
+
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from threedgen.core.errors import ThreedgenError
+from threedgen.core.files import (
+    atomic_folder,
+    remove_temporaries,
+    sha256_of_file,
+    verify_folder,
+    write_bytes_atomically,
+    write_text_atomically,
+)
+
+
+def test_sha256_of_a_file_larger_than_one_piece(tmp_path):
+    data = os.urandom((1 << 20) + 17)
+    (tmp_path / "data").write_bytes(data)
+    assert sha256_of_file(tmp_path / "data") == hashlib.sha256(data).hexdigest()
+
+
+def test_text_is_written_as_given(tmp_path):
+    path = tmp_path / "text"
+    write_text_atomically(path, "old")
+    write_text_atomically(path, "a\r\nb\n😀")
+    assert path.read_bytes() == "a\r\nb\n😀".encode()
+    assert os.listdir(tmp_path) == ["text"]
+    (tmp_path / "plain").touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "text"
+    write_bytes_atomically(path, b"old")
+
+    def no_space(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        write_bytes_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["text"]
+
+
+def test_folder_appears_whole_with_its_manifest(tmp_path):
+    target = tmp_path / "deep" / "step-1"
+    with atomic_folder(target) as folder:
+        (folder / "a.bin").write_bytes(b"abc")
+        (folder / "sub").mkdir()
+        (folder / "sub" / "b.txt").write_text("b")
+        assert not target.exists()
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert manifest == {
+        "a.bin": {"sha256": hashlib.sha256(b"abc").hexdigest(), "size": 3},
+        "sub/b.txt": {"sha256": hashlib.sha256(b"b").hexdigest(), "size": 1},
+    }
+    assert verify_folder(target) is True
+    assert os.listdir(tmp_path / "deep") == ["step-1"]
+
+
+def test_folder_replaces_an_older_one(tmp_path):
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "step") as folder:
+            (folder / text).write_text(text)
+    assert sorted(os.listdir(tmp_path / "step")) == ["manifest.json", "new"]
+    assert os.listdir(tmp_path) == ["step"]
+
+
+def test_an_exception_leaves_the_older_folder(tmp_path):
+    with atomic_folder(tmp_path / "step") as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "step") as folder:
+        (folder / "a").write_text("half")
+        raise KeyboardInterrupt
+    assert (tmp_path / "step" / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["step"]
+
+
+def test_a_killed_writer_leaves_only_what_remove_temporaries_removes(tmp_path):
+    code = (
+        "import sys, time; from threedgen.core.files import atomic_folder\n"
+        "with atomic_folder(sys.argv[1]) as folder:\n"
+        "    (folder / 'a').write_text('half'); print('ready', flush=True); time.sleep(60)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "step")], stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"ready\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    assert not (tmp_path / "step").exists()
+    assert len(os.listdir(tmp_path)) == 1
+    remove_temporaries(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: (folder / "a").write_text("abd"), "a is damaged"),
+        (lambda folder: (folder / "a").write_text("ab"), "a is damaged"),
+        (lambda folder: (folder / "a").unlink(), "a is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / "manifest.json").write_text('{"a":'), "manifest.json is missing or cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is missing or cannot be read"),
+    ],
+)
+def test_verify_names_the_damaged_file(tmp_path, harm, message):
+    with atomic_folder(tmp_path / "step") as folder:
+        (folder / "a").write_text("abc")
+    harm(tmp_path / "step")
+    with pytest.raises(ThreedgenError, match=message):
+        verify_folder(tmp_path / "step")
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "text"
+    contents = {letter * 200_000 for letter in "ab"}
+    write_text_atomically(path, "a" * 200_000)
+    code = (
+        "import sys; from threedgen.core.files import write_text_atomically\n"
+        "print('ready', flush=True)\n"
+        "for n in range(200): write_text_atomically(sys.argv[1], 'ab'[n % 2] * 200_000)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"ready\n"
+    deadline = time.monotonic() + 20
+    while writer.poll() is None and time.monotonic() < deadline:
+        assert path.read_text() in contents
+    assert writer.wait() == 0
+    writer.stdout.close()

@@ -1,0 +1,22 @@
+import pytest
+
+from threedgen.config.schema import Schedule
+from threedgen.core.schedules import value_at
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"),
+    [(-1.0, 10.0), (0.0, 10.0), (0.25, 10.0), (0.5, 6.0), (0.375, 8.0), (0.75, 2.0), (1.0, 2.0), (9.0, 2.0)],
+)
+def test_linear_between_the_ends_and_constant_outside(fraction, expected):
+    schedule = Schedule(start=10.0, end=2.0, from_fraction=0.25, to_fraction=0.75)
+    assert value_at(schedule, fraction) == pytest.approx(expected, abs=1e-12)
+
+
+def test_equal_fractions_are_a_step():
+    schedule = Schedule(start=1.0, end=5.0, from_fraction=0.5, to_fraction=0.5)
+    assert [value_at(schedule, f) for f in (0.0, 0.499, 0.5, 1.0)] == [1.0, 1.0, 5.0, 5.0]
+
+
+def test_the_default_is_zero_everywhere():
+    assert {value_at(Schedule(), fraction) for fraction in (0.0, 0.3, 1.0)} == {0.0}

@@ -1,0 +1,160 @@
+"""Miniworld against itself by other means: pictures against signed distances, distances against sampled surfaces."""
+
+from random import Random
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+from threedgen.cameras import orbit, rays_of
+from threedgen.core.errors import ConfigError
+from threedgen.data.miniworld import COLORS, build, held_out, parse, patterned_specs, render, training_specs, vocabulary
+from threedgen.data.miniworld.grammar import ANIMALS, words
+from threedgen.data.miniworld.primitives import Primitive, Shape
+
+CAPTIONS = [
+    "a red cat with a green face",
+    "an orange bear with a blue face",
+    "a white rabbit",
+    "a blue duck with a black face",
+    "a purple cone with a white nose",
+    "a red ball on a blue cube",
+    "a yellow cone on a black cylinder",
+]
+
+
+def _cameras(azimuth_deg, size):
+    return orbit(azimuth_deg, 20, 2.4, 40, size)
+
+
+def _sphere_trace(obj, origins, directions, steps=120):
+    """First hits by marching along the signed distance: [N] distances (inf: none)."""
+    t = np.zeros(len(origins))
+    for _ in range(steps):
+        t += obj.signed_distance(origins + t[:, None] * directions)
+    end = obj.signed_distance(origins + np.minimum(t, 10)[:, None] * directions)
+    return np.where((np.abs(end) < 1e-3) & (t < 5), t, np.inf)
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_renderer_agrees_with_signed_distance(caption):
+    obj, cameras = build(parse(caption)), _cameras([10, 130, 250], 24)
+    picture = render(obj, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), 24, supersample=1)
+    rays = rays_of(cameras)
+    traced = _sphere_trace(obj, rays.origins.numpy().astype(float), rays.directions.numpy().astype(float))
+    hit, depth = picture.opacity.ravel() > 0, picture.depth.ravel()
+    # rays that graze a silhouette may fall either way
+    assert np.mean(hit != np.isfinite(traced)) < 0.01
+    both = hit & np.isfinite(traced)
+    assert both.sum() > 150
+    assert np.abs(depth - traced)[both].max() < 5e-3
+
+
+@pytest.mark.parametrize("shape", list(Shape))
+def test_signed_distance_is_euclidean(shape):
+    rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    half_size = np.array([0.3, 0.3, 0.5]) if shape in (Shape.cylinder, Shape.cone) else np.array([0.2, 0.5, 0.35])
+    solid = Primitive(shape, np.array([0.1, -0.2, 0.05]), half_size, rotation, np.ones(3), "body")
+    rng = np.random.default_rng(0)
+    # independent truth: the nearest of many surface points, found by casting rays from far outside at the centre's ball
+    outward = rng.normal(size=(60_000, 3))
+    outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
+    surface = np.concatenate(
+        [origin + t[np.isfinite(t), None] * d[np.isfinite(t)] for origin, d, t in _casts(solid, outward, rng)]
+    )
+    points = rng.uniform(-0.8, 0.8, (300, 3))
+    nearest = cKDTree(surface).query(points)[0]
+    distance = solid.signed_distance(points)
+    assert np.abs(np.abs(distance) - nearest).max() < 0.02
+    # and the surface itself is at distance zero, with the gradient of the distance as its normal
+    on_surface = surface[:: len(surface) // 200]
+    assert np.abs(solid.signed_distance(on_surface)).max() < 1e-5
+    normals = solid.normals(on_surface)
+    assert np.all(solid.signed_distance(on_surface + 1e-3 * normals) > 0)
+    assert np.mean(solid.signed_distance(on_surface - 1e-3 * normals) < 0) > 0.98  # a rim has no one normal
+
+
+def _casts(solid, outward, rng):
+    for _ in range(8):
+        origin = rng.normal(size=3)
+        origin *= 3 / np.linalg.norm(origin)
+        target = solid.center + solid.bounding_radius * outward * rng.uniform(0, 1, (len(outward), 1))
+        directions = target - origin
+        directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+        yield origin, directions, solid.intersect(origin, directions)
+
+
+@pytest.mark.parametrize("kind", ANIMALS)
+def test_face_is_on_the_front_only(kind):
+    obj = build(parse(f"a red {kind} with a green face"))
+    cameras = _cameras([0, 180], 64)
+    picture = render(obj, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), 64)
+    front, back = picture.feature.sum((1, 2, 3)) / picture.opacity.sum((1, 2, 3))
+    assert front > 0.06
+    assert back == 0
+    green = np.array(COLORS["green"])
+    face = picture.rgb[0][picture.feature[0, ..., 0] == 1]
+    assert np.linalg.norm(face / face.max(-1, keepdims=True) - green / green.max(), axis=-1).max() < 0.05
+
+
+def test_supersampling_converges_and_background_shows():
+    obj, cameras = build(parse(CAPTIONS[0])), _cameras([30], 32)
+    matrices, fov = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
+    fine = render(obj, matrices, fov, 32, supersample=8)
+    usual = render(obj, matrices, fov, 32, supersample=2)
+    single = render(obj, matrices, fov, 32, supersample=1)
+    assert np.abs(usual.rgb - fine.rgb).mean() < 0.7 * np.abs(single.rgb - fine.rgb).mean()
+    blue = render(obj, matrices, fov, 32, background=(0.0, 0.0, 1.0))
+    black = render(obj, matrices, fov, 32, background=(0.0, 0.0, 0.0))
+    np.testing.assert_allclose(blue.rgb[..., 2:], black.rgb[..., 2:] + 1 - black.opacity, atol=1e-6)
+
+
+def test_mesh_lies_on_the_surface():
+    obj = build(parse(CAPTIONS[2]))
+    vertices, faces = obj.mesh(48)
+    assert len(faces) > 1000
+    assert np.abs(obj.signed_distance(vertices)).max() < 0.02
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    volume = np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6
+    inside = np.random.default_rng(0).uniform(-1, 1, (50_000, 3))
+    assert volume == pytest.approx(8 * np.mean(obj.signed_distance(inside) < 0), rel=0.08)  # outward winding, too
+
+
+def test_sizes_jitter_little_and_objects_fit_the_ball():
+    rng = Random(0)
+    for spec in training_specs()[::90]:
+        vertices, _ = build(spec, rng).mesh(32)
+        assert np.linalg.norm(vertices, axis=-1).max() < 0.8
+    first, second = (build(parse(CAPTIONS[0]), Random(seed)).mesh(32)[0] for seed in (1, 2))
+    assert len(first) != len(second)
+
+
+def test_held_out_captions_are_never_trained_on():
+    held = {spec.caption for spec in held_out()}
+    assert len(held) == len(held_out()) >= 60
+    assert held.isdisjoint(spec.caption for spec in training_specs())
+    assert held.isdisjoint(spec.caption for spec in patterned_specs())
+    assert {spec.kind for spec in held_out()} == {spec.kind for spec in training_specs()}
+    # every word of a held-out caption is learned from other captions
+    learned = {word for spec in training_specs() for word in words(spec.caption)}
+    assert {word for caption in held for word in words(caption)} <= learned <= set(vocabulary())
+
+
+def test_captions_round_trip_and_others_are_refused():
+    for spec in (*training_specs(), *patterned_specs(), *held_out()):
+        assert parse(spec.caption) == spec
+    assert parse("A  Red CAT") == parse("a red cat")
+    with pytest.raises(ConfigError, match="zebra"):
+        parse("a red zebra")
+    with pytest.raises(ConfigError):
+        parse("cat red a")
+
+
+def test_patterns_show_both_colours_on_the_body_alone():
+    cameras = _cameras([20], 64)
+    for caption in ("a red cat with white stripes", "a red cat with white dots"):
+        picture = render(build(parse(caption)), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), 64)
+        inside = picture.rgb[picture.opacity[..., 0] == 1]
+        white = (inside.min(-1) > 0.5).mean()
+        assert 0.1 < white < 0.7
+    assert all(spec.feature in ("stripes", "dots") for spec in patterned_specs())

@@ -1,0 +1,77 @@
+"""The floors of the house: who may import whom. Reads every import under threedgen/, also those inside functions."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# bottom to top; a room imports only from its own floor and those below
+FLOORS = ["core", "config", "cameras", "imaging", "ops", "scene", "diffusion", "guidance", "mesh", "data", "metrics"]
+FLOORS += ["runs", "viewer", "build", "tasks", "cli"]
+HEAVY = {"torch", "diffusers", "transformers", "safetensors", "torchvision"}
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "threedgen").rglob("*.py"))
+}
+
+
+def imports(module: str, lazy: bool = True) -> set[str]:
+    """Dotted names that `module` imports; without `lazy` only those that run when it is itself imported."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if (is_function and not lazy) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are written in full"
+            found.update(n if n in FILES else node.module for a in node.names for n in [f"{node.module}.{a.name}"])
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(FILES[module].read_text("utf-8")))
+    return found
+
+
+def reached(module: str, lazy: bool) -> set[str]:
+    """Everything imported by importing `module`, through all modules of threedgen and their packages."""
+    seen, todo = set(), [module]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            if name in FILES:
+                todo += imports(name, lazy) | ({name.rpartition(".")[0]} - {""})
+    return seen
+
+
+def rooms(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("threedgen.")}
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if "." in name])
+def test_floors(module):
+    room = module.split(".")[1]
+    above = FLOORS[FLOORS.index(room) + 1 :]
+    allowed = {"threedgen.config.schema"} if room == "core" else set()  # plain dataclasses
+    names = imports(module) - allowed
+    assert not rooms(names) & set(above), f"{module} imports from a floor above it"
+    if room in ("diffusion", "guidance"):
+        assert "scene" not in rooms(names)
+    if room == "scene":
+        assert not any(name.split(".")[0] == "diffusers" for name in names)
+
+
+@pytest.mark.parametrize("module", ["threedgen.cli", "threedgen.config.load", "threedgen.config.schema"])
+def test_the_command_line_starts_without_torch(module):
+    assert not {name.split(".")[0] for name in reached(module, lazy=False)} & HEAVY
+
+
+def test_miniworld_is_numpy_only():
+    modules = [name for name in FILES if name.startswith("threedgen.data.miniworld")]
+    assert modules
+    for module in modules:
+        assert not {name.split(".")[0] for name in reached(module, lazy=False)} & HEAVY

@@ -1,0 +1,202 @@
+"""Cameras around an object: where they stand, how they are drawn at random, and the rays they see.
+
+World axes: z up, right-handed; the front of an object looks along +x, so azimuth 0 sees its face.
+Camera axes (OpenGL): x right, y up, z back, so a camera looks along its own -z.
+Angles are degrees in configs and in names that end in `_deg`, radians elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from threedgen.config.schema import CameraConfig
+from threedgen.core.randomness import generator
+
+Angles = float | Sequence[float] | Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of B pinhole cameras: P objects x `num_views` views, the views of one object side by side."""
+
+    camera_to_world: Tensor  # [B, 4, 4], columns right, up, back, position
+    fov_y: Tensor  # [B] radians, full vertical angle
+    height: int  # pixels
+    width: int  # pixels
+    azimuth: Tensor  # [B] radians, from +x towards +y
+    elevation: Tensor  # [B] radians, above the xy plane
+    distance: Tensor  # [B] from the origin, world units
+    num_views: int = 1  # views per object
+
+    def __len__(self) -> int:
+        return self.camera_to_world.shape[0]
+
+    def __getitem__(self, index: slice) -> Cameras:
+        """The cameras of a slice. `num_views` stays if the slice holds whole objects and becomes 1 otherwise."""
+        start, stop, step = index.indices(len(self))
+        whole = step == 1 and start % self.num_views == 0 and (stop - start) % self.num_views == 0
+        return replace(
+            self,
+            camera_to_world=self.camera_to_world[index],
+            fov_y=self.fov_y[index],
+            azimuth=self.azimuth[index],
+            elevation=self.elevation[index],
+            distance=self.distance[index],
+            num_views=self.num_views if whole else 1,
+        )
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return replace(
+            self,
+            camera_to_world=self.camera_to_world.to(device),
+            fov_y=self.fov_y.to(device),
+            azimuth=self.azimuth.to(device),
+            elevation=self.elevation.to(device),
+            distance=self.distance.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Rays:
+    """R = B * height * width rays: camera after camera, row after row, left to right."""
+
+    origins: Tensor  # [R, 3] world units
+    directions: Tensor  # [R, 3] unit length
+
+
+def orbit(
+    azimuth_deg: Angles,
+    elevation_deg: Angles,
+    distance: Angles,
+    fov_y_deg: Angles,
+    height: int,
+    width: int | None = None,
+    num_views: int = 1,
+) -> Cameras:
+    """Cameras on spheres around the origin that look at the origin, world z up in the image.
+
+    The first four arguments are numbers, sequences or 1-D tensors and broadcast to B cameras.
+    Elevation lies strictly between -90 and 90 degrees (at the poles "up" has no meaning).
+    Raises ValueError where it does not, and where B is no multiple of `num_views`.
+
+    Example:
+        >>> orbit([0, 90, 180, 270], 15, 3.0, 40, height=64, num_views=4).camera_to_world.shape
+        torch.Size([4, 4, 4])
+    """
+    numbers = [torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in (azimuth_deg, elevation_deg)]
+    numbers += [torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in (distance, fov_y_deg)]
+    azimuth, elevation, radius, fov_y = torch.broadcast_tensors(*numbers)
+    if len(azimuth) % num_views:
+        raise ValueError(f"{len(azimuth)} cameras are not a whole number of objects with {num_views} views each")
+    if (elevation.abs() >= 90).any():
+        raise ValueError("elevation_deg must lie strictly between -90 and 90")
+    azimuth, elevation, fov_y = azimuth.deg2rad(), elevation.deg2rad(), fov_y.deg2rad()
+    return Cameras(
+        camera_to_world=_look_at_origin(azimuth, elevation, radius).float(),
+        fov_y=fov_y.float(),
+        height=height,
+        width=width or height,
+        azimuth=azimuth.float(),
+        elevation=elevation.float(),
+        distance=radius.float(),
+        num_views=num_views,
+    )
+
+
+def viewing_cameras(config: CameraConfig, azimuth_deg: Angles, elevation_deg: Angles, size: int) -> Cameras:
+    """Square views for looking at a result: field of view and distance in the middle of the training ranges."""
+    fov_y_deg = sum(config.fov_y_deg_range) / 2
+    distance = sum(config.distance_range) / 2 / math.tan(math.radians(fov_y_deg) / 2)
+    num_views = torch.as_tensor(azimuth_deg).numel()
+    return orbit(azimuth_deg, elevation_deg, distance, fov_y_deg, size, num_views=num_views)
+
+
+def _look_at_origin(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Tensor:
+    """[B, 4, 4] from angles in radians [B]: back points from the origin to the camera, right stays horizontal."""
+    cos_a, sin_a, cos_e, sin_e = azimuth.cos(), azimuth.sin(), elevation.cos(), elevation.sin()
+    zero, one = torch.zeros_like(azimuth), torch.ones_like(azimuth)
+    right = torch.stack([-sin_a, cos_a, zero, zero], -1)
+    up = torch.stack([-sin_e * cos_a, -sin_e * sin_a, cos_e, zero], -1)
+    back = torch.stack([cos_e * cos_a, cos_e * sin_a, sin_e, zero], -1)
+    position = torch.cat([back[:, :3] * distance[:, None], one[:, None]], -1)
+    return torch.stack([right, up, back, position], -1)
+
+
+def rays_of(cameras: Cameras) -> Rays:
+    """One ray through every pixel's centre.
+
+    Example:
+        >>> rays_of(orbit(0, 0, 2.0, 40, height=1)).directions
+        tensor([[-1.,  0.,  0.]])
+    """
+    pose, height, width = cameras.camera_to_world, cameras.height, cameras.width
+    focal = 0.5 * height / (0.5 * cameras.fov_y).tan()  # pixels, [B]
+    x = torch.arange(width, device=pose.device) + 0.5 - 0.5 * width
+    y = 0.5 * height - 0.5 - torch.arange(height, device=pose.device)
+    shape = (len(cameras), height, width)
+    in_camera = torch.stack(
+        [
+            (x / focal[:, None])[:, None, :].expand(shape),
+            (y / focal[:, None])[:, :, None].expand(shape),
+            pose.new_full((), -1.0).expand(shape),
+        ],
+        -1,
+    )
+    directions = torch.einsum("bij,bhwj->bhwi", pose[:, :3, :3], in_camera)
+    directions = torch.nn.functional.normalize(directions, dim=-1).reshape(-1, 3)
+    origins = pose[:, None, :3, 3].expand(-1, height * width, -1).reshape(-1, 3)
+    return Rays(origins, directions)
+
+
+def mvdream_camera_vectors(cameras: Cameras) -> Tensor:
+    """[B, 16]: what MVDream's network is told about each camera.
+
+    The row-major camera-to-world matrix with the position scaled to unit length, so that neither distance nor
+    field of view is given (Shi et al. 2023, section 3.2). MVDream's own `azimuth` is ours + 90 degrees.
+    """
+    pose = cameras.camera_to_world.clone()
+    pose[:, :3, 3] = torch.nn.functional.normalize(pose[:, :3, 3], dim=-1)
+    return pose.reshape(-1, 16)
+
+
+class CameraSampler:
+    """Training cameras as a function of (seed, step).
+
+    Each object draws one starting azimuth, one elevation, one field of view and one distance; its views stand
+    exactly 360 / num_views degrees apart. The distance is relative: times 1 / tan(fov_y / 2), so that half the
+    view's height at the origin is `distance_range` whatever the field of view.
+    """
+
+    def __init__(self, config: CameraConfig, seed: int):
+        self.config = config
+        self.seed = seed
+
+    def sample(self, step: int, num_steps: int, num_objects: int = 1) -> Cameras:
+        """num_objects * num_views cameras for step 0 .. num_steps - 1."""
+        config = self.config
+        uniform = torch.rand(4, num_objects, 1, dtype=torch.float64, generator=generator(self.seed, step, "camera"))
+        spacing = 360.0 / config.num_views
+        azimuth = uniform[0] * 360.0 + spacing * torch.arange(config.num_views)
+        elevation = _within(config.elevation_deg_range, uniform[1])
+        fov_y = _within(config.fov_y_deg_range, uniform[2])
+        half_height = _within(config.distance_range, uniform[3])
+        distance = half_height / (0.5 * fov_y.deg2rad()).tan()
+        coarse = step < config.coarse_fraction * num_steps
+        resolution = config.coarse_resolution if coarse else config.resolution
+        return orbit(
+            azimuth.flatten() % 360.0,
+            elevation.expand_as(azimuth).flatten(),
+            distance.expand_as(azimuth).flatten(),
+            fov_y.expand_as(azimuth).flatten(),
+            height=resolution,
+            num_views=config.num_views,
+        )
+
+
+def _within(bounds: tuple[float, float], uniform: Tensor) -> Tensor:
+    return bounds[0] + (bounds[1] - bounds[0]) * uniform

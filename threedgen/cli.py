@@ -1,0 +1,190 @@
+"""The command line: read the settings, open the run's folder, hand over to the task.
+
+Nothing here imports torch until a task starts, so that `--help` and a typo answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from threedgen.config.limits import flatten
+from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
+from threedgen.config.schema import Config, Task
+from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.runs.batch import read_prompts, run_batch, summary
+from threedgen.runs.directory import INCIDENTAL, RunDirectory, open_run, run_folder
+
+DEFAULT_RECIPE = "mvdream-mini.yaml"
+INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
+
+_EXAMPLES = f"""\
+examples:
+  launch.py --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
+  launch.py --config {DEFAULT_RECIPE} prompt="a blue cube with a red nose" steps=300 seed=1
+  launch.py --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt output_root=/data/runs
+  launch.py --config {DEFAULT_RECIPE} --print-config
+  launch.py --resume outputs/mvdream-mini/a-red-cat-with-a-green-face-0a1b2c3d
+
+The same command again goes on where it stopped."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the return value is the exit status."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep; read when torch starts its threads
+    try:
+        return _command(sys.argv[1:] if argv is None else argv)
+    except ThreedgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _command(argv: Sequence[str]) -> int:
+    arguments = _parse(argv)
+    if arguments.help:
+        print(_help())
+        return 0
+    if arguments.resume:
+        folder = Path(arguments.resume)
+        config, name = _config_to_resume(folder, arguments), ""
+    else:
+        recipe = find_config(arguments.config or DEFAULT_RECIPE)
+        folder, config, name = None, load_config(recipe, arguments.settings), config_name(recipe)
+    if arguments.print_config:
+        print(to_yaml(config), end="")
+        return 0
+
+    needs_prompt = config.task in (Task.generate, Task.sample_views)
+    if needs_prompt and config.prompts and not folder:
+        return _run_prompts(config, name, arguments.fresh)
+    if needs_prompt and not config.prompt.strip():
+        raise ConfigError('the prompt is empty: add prompt="a red cat with a green face" (or prompts=FILE)')
+    _show(_run(config, folder or run_folder(config, name), arguments.fresh))
+    return 0
+
+
+def _run_prompts(config: Config, name: str, fresh: bool) -> int:
+    """Every prompt of a file as a run of its own, in the folder that the same prompt alone would have."""
+
+    def run_one(prompt: str) -> dict[str, Path]:
+        one = replace(config, prompt=prompt, prompts="")
+        results = _run(one, run_folder(one, name), fresh)
+        _show(results)
+        return results
+
+    outcomes = run_batch(read_prompts(config.prompts), run_one)
+    print(summary(outcomes))
+    return 1 if any(outcome.results is None for outcome in outcomes) else 0
+
+
+def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
+    """Carry out one run, or find it finished; its results as name -> path."""
+    with open_run(folder, config, fresh=fresh) as run:
+        finished = run.finished_results()
+        if finished is not None:
+            print(f"this run was finished before (--fresh starts it anew): {folder}")
+            return finished
+        print(f"run        {folder}", flush=True)
+        run.events.write("started", task=config.task.name)
+        try:
+            results = _task(config)(config, run)
+        except BaseException as error:
+            run.events.write("stopped", error=type(error).__name__, message=str(error))
+            raise
+        run.finish(results)
+        return results
+
+
+def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
+    """The function that carries out `config.task`. From here on torch is there."""
+    if config.num_threads > 0:
+        import torch
+
+        torch.set_num_threads(config.num_threads)
+    match config.task:
+        case Task.generate:
+            from threedgen.tasks import generate
+
+            return generate.run
+        case Task.sample_views:
+            from threedgen.tasks import sample_views
+
+            return sample_views.run
+        case Task.train_prior:
+            from threedgen.tasks import train_prior
+
+            return train_prior.run
+        case Task.evaluate:
+            from threedgen.tasks import evaluate
+
+            return evaluate.run
+
+
+def _show(results: dict[str, Path]) -> None:
+    for name, path in results.items():
+        print(f"{name:10} {path}", flush=True)
+
+
+def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
+    """The saved config of a run; only settings that leave its outcome alone may differ."""
+    if arguments.config or arguments.fresh:
+        raise ConfigError("--resume goes on with a run as it is: leave out --config and --fresh")
+    saved = folder / "config.yaml"
+    if not saved.is_file():
+        raise ConfigError(f"--resume {folder}: there is no run in that folder ({saved} is missing)")
+    before, config = load_config(saved.resolve()), load_config(saved.resolve(), arguments.settings)
+    old, new = flatten(before), flatten(config)
+    for key in new:
+        if new[key] != old[key] and (key not in INCIDENTAL or key == "output_root"):
+            raise ConfigError(f"--resume cannot change {key}: start another run with --config {saved} {key}=...")
+    return config
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (--help shows the usage; settings are written key=value)")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(prog="launch.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--resume")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("settings", nargs="*")
+    return parser.parse_intermixed_args(list(argv))
+
+
+def _help() -> str:
+    lines = [
+        "usage: launch.py [--config NAME] [key=value ...] [--print-config] [--fresh] [--resume RUN_DIR]",
+        "",
+        "From a sentence to a textured 3D mesh.",
+        "",
+        f"  --config NAME      a recipe: a YAML file here or in configs/ (without it: {DEFAULT_RECIPE})",
+        "  key=value          change a setting: prompt=TEXT, seed=1, camera.num_views=1, ...",
+        "  --print-config     show every setting as it would be used, and stop",
+        "  --fresh            delete what this very run has left and start it anew",
+        "  --resume RUN_DIR   go on with the run in that folder",
+        "  --help             this text",
+        "",
+        "recipes:",
+    ]
+    recipes = {path.name: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
+    lines += [f"  {name:22} {_first_comment(path)}".rstrip() for name, path in sorted(recipes.items())]
+    return "\n".join([*lines, "", _EXAMPLES])
+
+
+def _first_comment(path: Path) -> str:
+    """What a recipe says about itself in its first comment line."""
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    return next((line.lstrip("# ").rstrip() for line in lines if line.startswith("#")), "")

@@ -1,0 +1,153 @@
+"""Training pictures of miniworld, rendered once and kept on disk: four views around captioned objects, and single images.
+
+Colours are premultiplied by opacity, so that any background can be put behind them later:
+image = rgb + (1 - opacity) * background.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from threedgen.cameras import mvdream_camera_vectors, orbit
+from threedgen.config.schema import CameraConfig
+from threedgen.core.files import atomic_folder
+from threedgen.core.randomness import stable_seed
+from threedgen.data.miniworld import Spec, build, parse, patterned_specs, render, training_specs
+from threedgen.data.miniworld.grammar import ANIMALS
+
+SETS_PER_OBJECT = 4  # camera sets of `num_views` views
+_FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
+_FRONT_PROBABILITY = 0.8
+_RECIPE = 1  # part of the cache's key: raise it when the pictures change
+
+
+@dataclass(frozen=True)
+class CapturedViews:
+    """images [N, S, V, H, W, 4] uint8 premultiplied RGBA; camera_vectors [N, S, V, 16]; azimuth_deg [N, S, V];
+    captions: N texts. Single images are S = V = 1 and have no use for their cameras."""
+
+    images: NDArray[np.uint8]
+    camera_vectors: NDArray[np.float32]
+    azimuth_deg: NDArray[np.float32]
+    captions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def multiview_captures(
+    cache: Path, num_objects: int, camera: CameraConfig, size: int, seed: int, workers: int
+) -> CapturedViews:
+    """`num_objects` jittered objects of the training captions, each in `SETS_PER_OBJECT` sets of orthogonal views.
+
+    Animals, which have the most to learn, are shown more often than solids, and those more often than stacks.
+    """
+    specs = training_specs()
+    weights = [6 if s.kind in ANIMALS else 2 if s.feature in (None, "nose") else 1 for s in specs]
+    chosen = Random(stable_seed(seed, 0, "objects")).choices(specs, weights, k=num_objects)
+    return _cached(cache, "multiview", chosen, SETS_PER_OBJECT, camera.num_views, camera, size, seed, workers)
+
+
+def patterned_captures(
+    cache: Path, num_images: int, camera: CameraConfig, size: int, seed: int, workers: int
+) -> CapturedViews:
+    """Single images of objects with patterns, which multi-view training never shows."""
+    chosen = Random(stable_seed(seed, 0, "patterned")).choices(patterned_specs(), k=num_images)
+    return _cached(cache, "patterned", chosen, 1, 1, camera, size, seed, workers)
+
+
+def front_probabilities(azimuth_deg: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Chance of each of an object's views to be picked as its photograph. [..., K] -> [..., K], sums to 1."""
+    front = np.abs((azimuth_deg + 180) % 360 - 180) < _FRONT_DEG
+    share = front / np.maximum(front.sum(-1, keepdims=True), 1)
+    return _FRONT_PROBABILITY * share + (1 - _FRONT_PROBABILITY * front.any(-1, keepdims=True)) / azimuth_deg.shape[-1]
+
+
+def composite_on(images: NDArray[np.uint8], background: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Put premultiplied RGBA [..., H, W, 4] on colours [..., 3] -> rgb [..., H, W, 3] in 0..1."""
+    scaled = images.astype(np.float32) / 255
+    return scaled[..., :3] + (1 - scaled[..., 3:]) * background[..., None, None, :].astype(np.float32)
+
+
+def _cached(
+    cache: Path,
+    kind: str,
+    specs: Sequence[Spec],
+    num_sets: int,
+    num_views: int,
+    camera: CameraConfig,
+    size: int,
+    seed: int,
+    workers: int,
+) -> CapturedViews:
+    captions = tuple(spec.caption for spec in specs)
+    recipe = [_RECIPE, kind, captions, num_sets, num_views, size, seed]
+    recipe += [camera.fov_y_deg_range, camera.distance_range, camera.elevation_deg_range]
+    folder = cache / f"{kind}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
+    if not folder.is_dir():
+        with atomic_folder(folder) as temporary:
+            _render_all(temporary, kind, captions, num_sets, num_views, camera, size, seed, workers)
+    images, vectors, azimuth = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("images", "cameras", "azimuth"))
+    return CapturedViews(images, vectors, azimuth, captions)
+
+
+def _render_all(
+    folder: Path,
+    kind: str,
+    captions: Sequence[str],
+    num_sets: int,
+    num_views: int,
+    camera: CameraConfig,
+    size: int,
+    seed: int,
+    workers: int,
+) -> None:
+    rng = np.random.default_rng(stable_seed(seed, 0, f"{kind} cameras"))
+    shape = (len(captions), num_sets)
+
+    def uniform(bounds: tuple[float, float]) -> NDArray[np.floating]:
+        return rng.uniform(*bounds, (*shape, 1)).repeat(num_views, -1)
+
+    if num_views > 1:
+        azimuth = rng.uniform(0, 360, (*shape, 1)) + np.arange(num_views) * 360 / num_views
+    else:
+        in_front = rng.random((*shape, 1)) < _FRONT_PROBABILITY
+        azimuth = np.where(in_front, rng.uniform(-_FRONT_DEG, _FRONT_DEG, (*shape, 1)), rng.uniform(0, 360, (*shape, 1)))
+    fov = uniform(camera.fov_y_deg_range)
+    distance = uniform(camera.distance_range) / np.tan(np.radians(fov) / 2)
+    cameras = orbit(
+        azimuth.ravel(), uniform(camera.elevation_deg_range).ravel(), distance.ravel(), fov.ravel(), size,
+        num_views=num_views,
+    )
+    vectors = mvdream_camera_vectors(cameras).numpy().reshape(*shape, num_views, 16)
+    np.save(folder / "cameras.npy", vectors.astype(np.float32))
+    np.save(folder / "azimuth.npy", azimuth.astype(np.float32))
+    matrices = cameras.camera_to_world.numpy().reshape(len(captions), -1, 4, 4)
+    fov_y = cameras.fov_y.numpy().reshape(len(captions), -1)
+    images = np.lib.format.open_memmap(
+        folder / "images.npy", "w+", np.uint8, (*shape, num_views, size, size, 4)
+    )
+    seeds = [stable_seed(seed, i, f"{kind} sizes") for i in range(len(captions))]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = pool.map(_render_object, captions, seeds, matrices, fov_y, [size] * len(captions), chunksize=16)
+        for i, rgba in enumerate(jobs):
+            images[i] = rgba.reshape(images.shape[1:])
+            if (i + 1) % 500 == 0:
+                print(f"rendered {i + 1} of {len(captions)} {kind} objects", flush=True)
+    images.flush()
+
+
+def _render_object(
+    caption: str, seed: int, matrices: NDArray[np.floating], fov_y: NDArray[np.floating], size: int
+) -> NDArray[np.uint8]:
+    rendering = render(build(parse(caption), Random(seed)), matrices, fov_y, size, background=(0.0, 0.0, 0.0))
+    rgba = np.concatenate([rendering.rgb, rendering.opacity], -1)
+    return (rgba * 255).round().astype(np.uint8)

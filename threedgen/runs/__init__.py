@@ -1,0 +1,1 @@
+"""Run folders, checkpoints and resume, events, progress, and many prompts in one go."""

@@ -1,0 +1,19 @@
+"""Losses on a scene's own renders, without a prior (MVDream's reference configuration names them alike)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy
+
+from threedgen.scene.output import RenderOutput
+
+
+def sparsity(output: RenderOutput) -> Tensor:
+    """[] mean sqrt(opacity^2 + 0.01): less of everything; 0.1 for an empty image, 1.005 for a full one."""
+    return (output.opacity.square() + 0.01).sqrt().mean()
+
+
+def opaque(output: RenderOutput) -> Tensor:
+    """[] mean binary entropy of the opacity in nats: pixels are object or background, not fog; at most ln 2."""
+    opacity = output.opacity.clamp(1e-3, 1.0 - 1e-3)  # finite gradients at 0 and 1
+    return binary_cross_entropy(opacity, opacity)
