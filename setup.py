@@ -38,6 +38,7 @@ setup(
         "embreex>=2.17",
         "PyMCubes>=0.1.4",
         "xatlas>=0.0.9",
+        "fast-simplification>=0.1.9",
     ],
     entry_points={"console_scripts": ["threedgen=threedgen.cli:main"]},
 )

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from threedgen.config.schema import CameraConfig
 from threedgen.core.randomness import generator
 
-Angles = float | Sequence[float] | Tensor
+Angles = float | Sequence[float] | NDArray[Any] | Tensor
 
 
 @dataclass(frozen=True)

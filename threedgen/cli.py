@@ -36,7 +36,10 @@ The same command again goes on where it stopped."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit status."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep; read when torch starts its threads
+    # Read when torch starts its threads. Idle threads spin a little, then sleep: without the spin small layers take
+    # twice as long, without the sleep two processes on one machine slow each other several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         return _command(sys.argv[1:] if argv is None else argv)
     except ThreedgenError as error:

@@ -317,3 +317,17 @@ def test_config_name_is_safe_and_survives_a_run(tmp_path):
     assert config_name(run / "config.yaml") == "config"  # just a file of that name
     (run / "events.jsonl").touch()
     assert config_name(run / "config.yaml") == "mvdream-mini"
+
+
+def test_a_recipe_extends_another_and_changes_what_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("steps: 7\nseed: 5\ncamera:\n  num_views: 2\n")
+    (tmp_path / "child.yaml").write_text("seed: 6\nextends: base.yaml\n")
+    config = load_config("child")
+    assert (config.steps, config.seed, config.camera.num_views) == (7, 6, 2)
+    (tmp_path / "base.yaml").write_text("extends: child\n")
+    with pytest.raises(ConfigError, match=r"extends child.yaml, which extends this recipe"):
+        load_config("child")
+    (tmp_path / "child.yaml").write_text("extends: nowhere\n")
+    with pytest.raises(ConfigError, match="no recipe 'nowhere'"):
+        load_config("child")

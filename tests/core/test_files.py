@@ -103,6 +103,28 @@ def test_a_killed_writer_leaves_only_what_remove_temporaries_removes(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(("renames_before_the_kill", "expected"), [(0, "old"), (1, "old"), (2, "new")])
+def test_a_writer_killed_while_replacing_leaves_one_whole_folder(tmp_path, renames_before_the_kill, expected):
+    with atomic_folder(tmp_path / "step") as folder:
+        (folder / "a").write_text("old")
+    code = (
+        "import os, sys; from threedgen.core.files import atomic_folder\n"
+        "rename, left = os.rename, [int(sys.argv[2])]\n"
+        "def killing_rename(source, target):\n"
+        "    if left[0] == 0: os._exit(9)\n"
+        "    left[0] -= 1; rename(source, target)\n"
+        "    if left[0] == 0 and sys.argv[2] == '2': os._exit(9)\n"
+        "os.rename = killing_rename\n"
+        "with atomic_folder(sys.argv[1]) as folder: (folder / 'a').write_text('new')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "step"), str(renames_before_the_kill)]
+    assert subprocess.run(command).returncode == 9
+    remove_temporaries(tmp_path)
+    assert os.listdir(tmp_path) == ["step"]
+    assert verify_folder(tmp_path / "step")
+    assert (tmp_path / "step" / "a").read_text() == expected
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [

@@ -45,6 +45,14 @@ def test_nothing_saved_is_none(tmp_path):
     assert load_latest_checkpoint(tmp_path) is None
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    save_checkpoint(tmp_path, 1, {"x": torch.zeros(1)}, {})
+    (tmp_path / ".tmp-step-000002-abc").mkdir()
+    (tmp_path / ".tmp-step-000002-abc" / "state.safetensors").write_bytes(b"half")
+    assert load_latest_checkpoint(tmp_path).step == 1
+    assert os.listdir(tmp_path) == ["step-000001"]
+
+
 def test_the_newest_two_are_kept(tmp_path):
     for step in (5, 10, 999_999, 1_000_000):
         save_checkpoint(tmp_path, step, {"x": torch.tensor(step)}, {})

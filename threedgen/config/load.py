@@ -187,7 +187,8 @@ def _read_override(word: str) -> _Assignment:
     return _Assignment(key, _elements(node, key, COMMAND_LINE), COMMAND_LINE)
 
 
-def _read_recipe(path: Path) -> Iterator[_Assignment]:
+def _read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> Iterator[_Assignment]:
+    """The recipe's assignments, after those of the recipe that its `extends: NAME` line names."""
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
         root = yaml.compose(path.read_text("utf-8"), yaml.SafeLoader)
@@ -196,8 +197,15 @@ def _read_recipe(path: Path) -> Iterator[_Assignment]:
         raise ConfigError(f"{shown}:{line}: is not YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{shown}: is not YAML text in UTF-8: {' '.join(str(error).split())}") from error
-    if root is not None:  # an empty recipe: the defaults
-        yield from _walk(root, "", shown)
+    if root is None:  # an empty recipe: the defaults
+        return
+    for entry in [e for e in root.value if isinstance(root, yaml.MappingNode) and e[0].value == "extends"]:
+        root.value.remove(entry)
+        base, chain = find_config(entry[1].value), (*extended_by, path.resolve())
+        if base.resolve() in chain:
+            raise ConfigError(f"{shown}:{_line(entry[0])}: extends {base.name}, which extends this recipe")
+        yield from _read_recipe(base, chain)
+    yield from _walk(root, "", shown)
 
 
 def _walk(node: yaml.Node, prefix: str, file: str) -> Iterator[_Assignment]:

@@ -134,7 +134,7 @@ class TrainConfig:
     multiview_probability: float = 0.7
     text_drop_probability: float = 0.1
     batch_objects: int = 8
-    steps: int = 12000
+    steps: int = 7000
     lr: float = 1e-3
     warmup_steps: int = 100
     decay_fraction: float = 0.6  # the last part of the run in which the learning rate falls linearly to 1 %

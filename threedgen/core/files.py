@@ -14,7 +14,8 @@ from pathlib import Path
 from threedgen.core.errors import ThreedgenError
 
 MANIFEST = "manifest.json"
-TEMPORARY_PREFIX = ".tmp-"  # names of unfinished files and folders; safe to remove once their writer is gone
+TEMPORARY_PREFIX = ".tmp-"  # names of unfinished files and folders
+_ASIDE_PREFIX = ".tmp-old-"  # holds a folder that is being replaced
 
 
 def sha256_of_file(path: str | Path) -> str:
@@ -100,8 +101,15 @@ def verify_folder(path: str | Path) -> bool:
 
 
 def remove_temporaries(folder: str | Path) -> None:
-    """Remove what a killed writer left in `folder`. Call it only where no other process is writing."""
-    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
+    """Remove what a killed writer left in `folder`. Call it only where no other process is writing.
+
+    A folder whose writer was killed between moving the old one aside and the new one in gets the old one back.
+    """
+    folder = Path(folder)
+    for replaced in folder.glob(f"{_ASIDE_PREFIX}*/*"):
+        if not (folder / replaced.name).exists():
+            os.rename(replaced, folder / replaced.name)
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -122,7 +130,7 @@ def _move_into_place(temporary: Path, path: Path) -> None:
     if not path.exists():
         os.rename(temporary, path)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}old-{path.name}-", dir=path.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f"{_ASIDE_PREFIX}{path.name}-", dir=path.parent))
     os.rename(path, aside / path.name)
     try:
         os.rename(temporary, path)

@@ -1,4 +1,4 @@
-"""Training pictures of miniworld, rendered once and kept on disk: four views around captioned objects, and single images.
+"""Training pictures of miniworld, drawn once and kept on disk: views around captioned objects, and single images.
 
 Colours are premultiplied by opacity, so that any background can be put behind them later:
 image = rgb + (1 - opacity) * background.
@@ -71,7 +71,7 @@ def front_probabilities(azimuth_deg: NDArray[np.floating]) -> NDArray[np.floatin
     return _FRONT_PROBABILITY * share + (1 - _FRONT_PROBABILITY * front.any(-1, keepdims=True)) / azimuth_deg.shape[-1]
 
 
-def composite_on(images: NDArray[np.uint8], background: NDArray[np.floating]) -> NDArray[np.float32]:
+def composite_on(images: NDArray[np.uint8], background: NDArray[np.floating]) -> NDArray[np.floating]:
     """Put premultiplied RGBA [..., H, W, 4] on colours [..., 3] -> rgb [..., H, W, 3] in 0..1."""
     scaled = images.astype(np.float32) / 255
     return scaled[..., :3] + (1 - scaled[..., 3:]) * background[..., None, None, :].astype(np.float32)
@@ -120,11 +120,17 @@ def _render_all(
         azimuth = rng.uniform(0, 360, (*shape, 1)) + np.arange(num_views) * 360 / num_views
     else:
         in_front = rng.random((*shape, 1)) < _FRONT_PROBABILITY
-        azimuth = np.where(in_front, rng.uniform(-_FRONT_DEG, _FRONT_DEG, (*shape, 1)), rng.uniform(0, 360, (*shape, 1)))
+        azimuth = np.where(
+            in_front, rng.uniform(-_FRONT_DEG, _FRONT_DEG, (*shape, 1)), rng.uniform(0, 360, (*shape, 1))
+        )
     fov = uniform(camera.fov_y_deg_range)
     distance = uniform(camera.distance_range) / np.tan(np.radians(fov) / 2)
     cameras = orbit(
-        azimuth.ravel(), uniform(camera.elevation_deg_range).ravel(), distance.ravel(), fov.ravel(), size,
+        azimuth.ravel(),
+        uniform(camera.elevation_deg_range).ravel(),
+        distance.ravel(),
+        fov.ravel(),
+        size,
         num_views=num_views,
     )
     vectors = mvdream_camera_vectors(cameras).numpy().reshape(*shape, num_views, 16)
@@ -132,9 +138,7 @@ def _render_all(
     np.save(folder / "azimuth.npy", azimuth.astype(np.float32))
     matrices = cameras.camera_to_world.numpy().reshape(len(captions), -1, 4, 4)
     fov_y = cameras.fov_y.numpy().reshape(len(captions), -1)
-    images = np.lib.format.open_memmap(
-        folder / "images.npy", "w+", np.uint8, (*shape, num_views, size, size, 4)
-    )
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, num_views, size, size, 4))
     seeds = [stable_seed(seed, i, f"{kind} sizes") for i in range(len(captions))]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = pool.map(_render_object, captions, seeds, matrices, fov_y, [size] * len(captions), chunksize=16)

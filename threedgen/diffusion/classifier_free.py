@@ -37,7 +37,10 @@ def guided_denoising(
     alpha, sigma = prior.noise_level(timestep)
     both_cameras = None if camera is None else torch.cat([camera, camera])
     noise = prior.predict_noise(
-        torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), torch.cat([text, negative_text]), both_cameras,
+        torch.cat([noisy, noisy]),
+        torch.cat([timestep, timestep]),
+        torch.cat([text, negative_text]),
+        both_cameras,
         num_views,
     )
     conditional, unconditional = noise.chunk(2)

@@ -96,9 +96,10 @@ def _start_as_blur(vae: AutoencoderKL) -> None:
     vae.quant_conv.bias[4:] = -6.0
 
 
-def _zero_rows(layer: nn.Module) -> None:
+def _zero_rows(layer: nn.Conv2d | nn.Linear) -> None:
     layer.weight[:_CARRIED] = 0.0
-    layer.bias[:_CARRIED] = 0.0
+    if layer.bias is not None:
+        layer.bias[:_CARRIED] = 0.0
 
 
 def _carry(conv: nn.Conv2d) -> None:

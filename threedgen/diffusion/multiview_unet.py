@@ -38,7 +38,8 @@ class MultiViewUNet(UNet2DConditionModel):
     tensors of MVDream's network; the class embedding is the camera's MLP.
     """
 
-    @functools.wraps(UNet2DConditionModel.__init__)  # diffusers reads the signature when it loads a config
+    # diffusers reads the signature when it loads a config
+    @functools.wraps(UNet2DConditionModel.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.set_attn_processor(MultiViewAttnProcessor())
@@ -49,7 +50,7 @@ class MultiViewUNet(UNet2DConditionModel):
             return None
         return super().get_class_embed(sample=sample, class_labels=class_labels)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         latents: Tensor,
         timesteps: Tensor,

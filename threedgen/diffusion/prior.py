@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.core.files import atomic_folder
@@ -16,6 +17,7 @@ from threedgen.diffusion.multiview_unet import MultiViewUNet
 
 BUNDLED = "mini"
 _BUNDLED_FOLDER = Path(__file__).parent / "weights" / "mini"
+disable_progress_bar()  # transformers' bars for loading and saving would stand between the run's own lines
 _PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 
 
@@ -43,7 +45,8 @@ class MultiViewPrior(nn.Module):
         self.vae = vae
         self.scheduler = scheduler
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
-        self.to(memory_format=torch.channels_last)  # 1.3x faster convolutions on CPUs
+        unet.to(memory_format=torch.channels_last)  # faster convolutions
+        vae.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_pretrained(cls, weights: str | Path) -> Self:
@@ -61,19 +64,21 @@ class MultiViewPrior(nn.Module):
         prior = cls(
             AutoTokenizer.from_pretrained(folder / "tokenizer"),
             CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-            MultiViewUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            MultiViewUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False),
+            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False),
             DDIMScheduler.from_pretrained(folder / "scheduler"),
         )
         return prior.eval().requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write a folder in diffusers' layout, atomically, with the weights in `dtype`. The model itself is unchanged."""
+        """Write a folder in diffusers' layout, atomically, the weights in `dtype`; the model itself is unchanged."""
         with atomic_folder(Path(folder)) as temporary:
             self.tokenizer.save_pretrained(temporary / "tokenizer")
             self.scheduler.save_pretrained(temporary / "scheduler")
             for name in ("text_encoder", "unet", "vae"):
-                copy.deepcopy(getattr(self, name)).to(dtype).save_pretrained(temporary / name)
+                part = copy.deepcopy(getattr(self, name))
+                nn.Module.to(part, dtype)  # diffusers' own `to` warns of layers that should stay in float32: none here
+                part.save_pretrained(temporary / name)
 
     @property
     def image_size(self) -> int:
@@ -108,7 +113,10 @@ class MultiViewPrior(nn.Module):
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings [P, L, C] of P prompts, padded to the tokenizer's length."""
         tokens = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
             return_tensors="pt",
         )
         return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Self
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,20 @@ def denoising_loss(
     return (prediction - target).square().mean((1, 2, 3))
 
 
-class MovingAverage:
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class MovingAverage(Generic[_Module]):
     """Exponential moving average of a module's parameters; young averages forget faster."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: _Module, decay: float) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> Self:
+    def update(self, module: _Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
-        return self
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup_steps: int, decay_fraction: float) -> float:

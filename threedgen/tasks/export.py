@@ -94,5 +94,3 @@ def _ground_truth(prompt: str, cameras: Cameras) -> list[Row]:
         return []
     matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
     return [("ground truth", render(build(spec), matrices, fov_y, cameras.height, _GREY).rgb)]
-
-

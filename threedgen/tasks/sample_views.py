@@ -51,7 +51,9 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
 def view_cameras(config: Config) -> Cameras:
     """The API's cameras: azimuth = start + span * i / num_frames, where MVDream counts 90 degrees as the front."""
     views = config.views
-    azimuth = [views.camera_azimuth - 90 + views.camera_azimuth_span * i / views.num_frames for i in range(views.num_frames)]
+    azimuth = [
+        views.camera_azimuth - 90 + views.camera_azimuth_span * i / views.num_frames for i in range(views.num_frames)
+    ]
     return viewing_cameras(config.camera, azimuth, views.camera_elevation, views.image_size)
 
 

@@ -46,9 +46,7 @@ _SAMPLE_PROMPTS = 6
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Train, and return the finished prior's folder (usable as `weights=FOLDER`) and a sheet of its views."""
     train, cache = config.train, Path(config.output_root) / "cache"
-    views = multiview_captures(
-        cache, train.num_objects, config.camera, IMAGE_SIZE, config.seed, train.render_workers
-    )
+    views = multiview_captures(cache, train.num_objects, config.camera, IMAGE_SIZE, config.seed, train.render_workers)
     patterned = patterned_captures(
         cache, train.num_patterned_images, config.camera, IMAGE_SIZE, config.seed, train.render_workers
     )
@@ -120,7 +118,7 @@ def _encoded(config: Config, run: RunDirectory, vae: AutoencoderKL, captures: Ca
         print(f"encoding {len(captures)} {name} objects", flush=True)
         with atomic_folder(folder) as temporary:
             _encode_all(config, vae, captures, name, temporary / "latents.npy")
-    return np.load(folder / "latents.npy", mmap_mode="r")
+    return np.load(folder / "latents.npy")
 
 
 def _encode_all(config: Config, vae: AutoencoderKL, captures: CapturedViews, name: str, path: Path) -> None:
@@ -128,7 +126,9 @@ def _encode_all(config: Config, vae: AutoencoderKL, captures: CapturedViews, nam
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (n, sets, _BACKGROUNDS, views, vae.config.latent_channels, height // factor, width // factor)
     latents = np.lib.format.open_memmap(path, "w+", np.float16, shape)
-    background = torch.rand(n, sets, _BACKGROUNDS, 3, generator=generator(config.seed, 0, f"{name} backgrounds")).numpy()
+    background = torch.rand(
+        n, sets, _BACKGROUNDS, 3, generator=generator(config.seed, 0, f"{name} backgrounds")
+    ).numpy()
     background[:, :, 0] = 0.5
     chunk = max(1, 256 // (sets * views * _BACKGROUNDS))
     for first in range(0, n, chunk):
@@ -173,7 +173,9 @@ class _Batches:
             torch.randint(size, (count,), generator=rng).numpy() for size in self.latents.shape[:3]
         )
         suffix = torch.rand(count, generator=rng) < 0.5
-        captions = [self.views.captions[i] + (_SUFFIX if marked else "") for i, marked in zip(index, suffix, strict=True)]
+        captions = [
+            self.views.captions[i] + (_SUFFIX if marked else "") for i, marked in zip(index, suffix, strict=True)
+        ]
         camera = torch.from_numpy(self.views.camera_vectors[index, chosen_set]).flatten(0, 1)
         latents = self.latents[index, chosen_set, background]
         return latents.reshape(-1, *latents.shape[2:]), captions, camera
@@ -199,13 +201,15 @@ def _train_prior(config: Config, run: RunDirectory, vae: AutoencoderKL, batches:
     train = config.train
     torch.manual_seed(config.seed)
     prior = new_mini_prior(vocabulary(), vae)
-    network = nn.ModuleDict({"unet": prior.unet, "text_encoder": prior.text_encoder})
-    average = MovingAverage(network, train.ema_decay)
-    averaged = MultiViewPrior(
-        prior.tokenizer, average.module["text_encoder"], average.module["unet"], vae, prior.scheduler
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=1e-3)
-    parts = {"network": network, "average": average.module}
+    average = MovingAverage(prior, train.ema_decay)
+    parameters = [*prior.unet.parameters(), *prior.text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-3)
+    parts: dict[str, nn.Module] = {
+        "unet": prior.unet,
+        "text_encoder": prior.text_encoder,
+        "average.unet": average.module.unet,
+        "average.text_encoder": average.module.text_encoder,
+    }
     start = _restore(run.checkpoints, optimizer, parts)
     with ProgressLine("prior") as progress:
         for step in range(start, train.steps):
@@ -217,8 +221,8 @@ def _train_prior(config: Config, run: RunDirectory, vae: AutoencoderKL, batches:
             text = prior.encode_text(captions).repeat_interleave(num_views, 0)
             loss = denoising_loss(prior, latents, noise, timestep, text, camera, num_views)
             lr = learning_rate(step, train.steps, train.lr, train.warmup_steps, train.decay_fraction)
-            norm = optimizer_step(optimizer, network.parameters(), loss.mean(), lr)
-            average.update(network, step)
+            norm = optimizer_step(optimizer, parameters, loss.mean(), lr)
+            average.update(prior, step)
             late = timestep >= 750
             name = "2d" if camera is None else "multiview"
             fields = {name: loss.mean().item(), "grad_norm": norm}
@@ -228,11 +232,11 @@ def _train_prior(config: Config, run: RunDirectory, vae: AutoencoderKL, batches:
             if (step + 1) % train.checkpoint_every == 0:
                 _save(run.checkpoints, step + 1, optimizer, parts)
             if (step + 1) % train.sample_every == 0:
-                path, quality = _sample_sheet(averaged, config, run.path(f"samples/step-{step + 1:06d}.png"))
-                averaged.save_pretrained(run.folder / "prior")
+                path, quality = _sample_sheet(average.module, config, run.path(f"samples/step-{step + 1:06d}.png"))
+                average.module.save_pretrained(run.folder / "prior")
                 run.events.write("samples", step=step + 1, psnr=quality, path=path)
                 print(f"held-out views at step {step + 1}: {quality:.2f} dB inside the silhouettes", flush=True)
-    return averaged
+    return average.module
 
 
 def _report(run: RunDirectory, progress: ProgressLine, event: str, report: StepReport, train: TrainConfig) -> None:
@@ -248,7 +252,9 @@ def _restore(folder: Path, optimizer: torch.optim.Optimizer, modules: dict[str, 
         return 0
     for name, module in modules.items():
         prefix = f"{name}."
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        )
     restore_optimizer_state(optimizer, checkpoint.tensors)
     return checkpoint.step
 
@@ -269,12 +275,17 @@ def _sample_sheet(prior: MultiViewPrior, config: Config, path: Path) -> tuple[Pa
     cameras = viewing_cameras(config.camera, azimuth, 15, prior.image_size)
     camera = mvdream_camera_vectors(cameras).repeat(len(specs), 1)
     images = sample_views(
-        prior, [spec.caption for spec in specs], camera, num_views, generator(config.seed, 0, "sample sheet"),
-        num_inference_steps=25, guidance_scale=3.0,
+        prior,
+        [spec.caption for spec in specs],
+        camera,
+        num_views,
+        generator(config.seed, 0, "sample sheet"),
+        num_inference_steps=25,
+        guidance_scale=3.0,
     )
-    images = images.movedim(1, -1).reshape(len(specs), num_views, *images.shape[2:], 3).numpy()
+    sampled_views = images.unflatten(0, (len(specs), num_views)).movedim(2, -1).numpy()
     rows, scores = [], []
-    for spec, sampled in zip(specs, images, strict=True):
+    for spec, sampled in zip(specs, sampled_views, strict=True):
         truth = render(build(spec), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), prior.image_size)
         inside = truth.opacity[..., 0] > 0.5
         scores.append(psnr(sampled[inside], truth.rgb[inside]))

@@ -1,10 +1,10 @@
 """What can be said about miniworld: the captions, their meaning, and the captions kept for testing.
 
-    a red cat                                plain: animals and solids in one colour
-    a red cat with a green face              animals: the face looks along +x and is on the front only
-    a blue cube with a white nose            solids: the nose sits on the front
-    a red cone on a blue cylinder            stacks
-    a red cat with white stripes             patterns (stripes, dots): seen in the 2D images only
+a red cat                                plain: animals and solids in one colour
+a red cat with a green face              animals: the face looks along +x and is on the front only
+a blue cube with a white nose            solids: the nose sits on the front
+a red cone on a blue cylinder            stacks
+a red cat with white stripes             patterns (stripes, dots): seen in the 2D images only
 """
 
 import re

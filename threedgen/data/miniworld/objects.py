@@ -16,6 +16,7 @@ from threedgen.data.miniworld.primitives import Array, Primitive, Shape
 
 SCALE = 0.7
 JITTER = 0.08  # sizes vary by this fraction
+_BLOCK = 8  # points along the edge of a block of the distance grid
 _EYE_DARK, _EYE_LIGHT = (0.05, 0.05, 0.05), (0.95, 0.95, 0.95)
 _SHAPE_OF_SOLID = {"ball": Shape.ellipsoid, "cube": Shape.box, "cylinder": Shape.cylinder, "cone": Shape.cone}
 
@@ -60,16 +61,33 @@ class MiniObject:
         is_body = np.array([p.part == "body" for p in self.primitives])[primitive]
         return np.where((is_body & self.pattern.covers(points))[:, None], self.pattern.color, colors)
 
-    def mesh(self, resolution: int = 128) -> tuple[Array, Array]:
-        """Marching cubes of the signed distance: vertices [V, 3] world, faces [F, 3]."""
+    def mesh(self, resolution: int = 96) -> tuple[Array, Array]:
+        """Marching cubes of the signed distance on `resolution`^3 points: vertices [V, 3] world, faces [F, 3]."""
         import mcubes
 
-        edge = np.linspace(-1.0, 1.0, resolution, dtype=np.float32)
-        grid = np.stack(np.meshgrid(edge, edge, edge, indexing="ij"), -1).reshape(-1, 3)
-        distances = np.concatenate([self.signed_distance(chunk) for chunk in np.array_split(grid, 32)])
+        distance, cell = self._distance_grid(-(-resolution // _BLOCK) * _BLOCK)
         # mcubes takes the inside as the high side
-        vertices, faces = mcubes.marching_cubes(-distances.reshape((resolution,) * 3), 0.0)
-        return (vertices / (resolution - 1) * 2 - 1).astype(np.float32), faces.astype(np.int64)
+        vertices, faces = mcubes.marching_cubes(-distance, 0.0)
+        return (vertices * cell - 1).astype(np.float32), faces.astype(np.int64)
+
+    def _distance_grid(self, resolution: int) -> tuple[Array, float]:
+        """The signed distance on a grid over [-1, 1]^3, exact near the surface, and the distance between points.
+
+        A distance changes no faster than one moves: where a block's centre is farther from the surface than its
+        corners are from it, the whole block lies on one side and takes the centre's value.
+        """
+        cell = 2.0 / (resolution - 1)
+        corners = np.arange(0, resolution, _BLOCK)
+        blocks = np.stack(np.meshgrid(corners, corners, corners, indexing="ij"), -1).reshape(-1, 3)
+        centre_distance = self.signed_distance((blocks + (_BLOCK - 1) / 2) * cell - 1)
+        near = np.abs(centre_distance) <= (_BLOCK + 1) * cell * math.sqrt(3) / 2
+        inside_block = np.stack(np.meshgrid(*[np.arange(_BLOCK)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        values = np.repeat(centre_distance[:, None], _BLOCK**3, axis=1)
+        points = (blocks[near][:, None] + inside_block) * cell - 1
+        values[near] = self.signed_distance(points.reshape(-1, 3)).reshape(-1, _BLOCK**3)
+        count = len(corners)
+        grid = values.reshape(count, count, count, _BLOCK, _BLOCK, _BLOCK).transpose(0, 3, 1, 4, 2, 5)
+        return grid.reshape(resolution, resolution, resolution), cell
 
 
 def _rotation(axis: str, degrees: float) -> Array:
@@ -182,10 +200,21 @@ def _duck(b: _Builder) -> None:
     b.add(Shape.ellipsoid, (-0.1, 0, -0.28), (0.6 * body, 0.44 * body, 0.38 * body))
     b.add(Shape.cone, (-0.68, 0, -0.04), (0.2, 0.2, 0.26), tilt=("y", -60))
     b.ball((0.28, 0, 0.3), head)
-    b.add(Shape.ellipsoid, (0.28 + 0.6 * head, 0, 0.26), (0.52 * head, 0.7 * head, 0.62 * head), color=b.feature_color,
-          part="face")
-    b.add(Shape.cone, (0.28 + head + 0.2, 0, 0.22), (0.16, 0.16, 0.2 * b.size()), color=b.feature_color, part="face",
-          tilt=("y", 90))
+    b.add(
+        Shape.ellipsoid,
+        (0.28 + 0.6 * head, 0, 0.26),
+        (0.52 * head, 0.7 * head, 0.62 * head),
+        color=b.feature_color,
+        part="face",
+    )
+    b.add(
+        Shape.cone,
+        (0.28 + head + 0.2, 0, 0.22),
+        (0.16, 0.16, 0.2 * b.size()),
+        color=b.feature_color,
+        part="face",
+        tilt=("y", 90),
+    )
     _eyes(b, (0.28, 0.3), head)
     for y in (-0.18, 0.18):
         b.add(Shape.cylinder, (-0.04, y, -0.74), (0.08, 0.08, 0.16))

@@ -161,7 +161,7 @@ def _distance_ellipsoid(p: Array, e: Array) -> Array:
     y = np.maximum(np.abs(p), 1e-7).astype(np.float64)
     e = e.astype(np.float64)
     t = (e * y - e * e).max(-1)
-    for _ in range(40):
+    for _ in range(24):
         ratio = e * y / (t[:, None] + e * e)
         g = (ratio**2).sum(-1) - 1
         slope = (-2 * ratio**2 / (t[:, None] + e * e)).sum(-1)

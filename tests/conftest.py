@@ -1,0 +1,18 @@
+"""Shared by all tests: the reference implementation's numbers, where they are at hand."""
+
+from pathlib import Path
+
+import pytest
+
+GOLDENS = Path(__file__).parent.parent.parent / "shared" / "goldens"
+
+
+@pytest.fixture(scope="session")
+def goldens():
+    """The tensors of the reference network, guidance, sampler and cameras; skips where the folder is absent."""
+    path = GOLDENS / "golden_mvunet_small.safetensors"
+    if not path.exists():
+        pytest.skip("the reference implementation's golden numbers are not here")
+    from safetensors.torch import load_file
+
+    return load_file(path)

@@ -1,0 +1,53 @@
+"""The training pictures: cached exactly, told their cameras truthfully, and composited by the formula."""
+
+import numpy as np
+import torch
+
+from threedgen.cameras import orbit
+from threedgen.config.schema import CameraConfig
+from threedgen.data.captioned_views import composite_on, front_probabilities, multiview_captures, patterned_captures
+from threedgen.data.miniworld import held_out
+
+CAMERA = CameraConfig(fov_y_deg_range=(40.0, 40.0), distance_range=(0.9, 0.9), elevation_deg_range=(10.0, 10.0))
+
+
+def test_captures_are_cached_and_their_cameras_are_those_of_the_pictures(tmp_path):
+    first = multiview_captures(tmp_path, 6, CAMERA, 24, seed=1, workers=1)
+    again = multiview_captures(tmp_path, 6, CAMERA, 24, seed=1, workers=1)
+    assert len(list(tmp_path.iterdir())) == 1
+    np.testing.assert_array_equal(first.images, again.images)
+    assert first.captions == again.captions
+    assert first.images.shape == (6, 4, 4, 24, 24, 4)
+    assert not {spec.caption for spec in held_out()} & set(first.captions)
+    spacing = np.diff(first.azimuth_deg, axis=-1)
+    np.testing.assert_allclose(spacing, 90, atol=1e-3)
+    # the camera vector's position is the unit vector of its azimuth and elevation
+    position = first.camera_vectors.reshape(6, 4, 4, 4, 4)[..., :3, 3]
+    expected = orbit(first.azimuth_deg.ravel(), 10, 1.0, 40, 1).camera_to_world[:, :3, 3]
+    torch.testing.assert_close(torch.from_numpy(position.reshape(-1, 3)), expected, atol=1e-5, rtol=0)
+    other = multiview_captures(tmp_path, 6, CAMERA, 24, seed=2, workers=1)
+    assert other.captions != first.captions
+
+
+def test_single_images_show_patterns_mostly_from_the_front(tmp_path):
+    single = patterned_captures(tmp_path, 64, CAMERA, 8, seed=0, workers=1)
+    assert single.images.shape == (64, 1, 1, 8, 8, 4)
+    assert all("stripes" in caption or "dots" in caption for caption in single.captions)
+    front = np.abs((single.azimuth_deg + 180) % 360 - 180) < 75
+    assert 0.7 < front.mean() < 1.0
+
+
+def test_photographs_prefer_the_front_and_their_chances_sum_to_one():
+    azimuth = np.array([[0.0, 90, 180, 270], [80, 170, 260, 350], [100, 120, 140, 160]])
+    chances = front_probabilities(azimuth)
+    np.testing.assert_allclose(chances.sum(-1), 1)
+    np.testing.assert_allclose(chances[0], [0.85, 0.05, 0.05, 0.05])
+    np.testing.assert_allclose(chances[1], [0.05, 0.05, 0.05, 0.85])
+    np.testing.assert_allclose(chances[2], 0.25)  # nothing shows the front: all views alike
+
+
+def test_composite_puts_premultiplied_colours_on_a_background():
+    image = np.zeros((2, 1, 1, 4), np.uint8)
+    image[1] = (51, 0, 0, 102)  # 40 % covered, colour 0.2 already multiplied
+    out = composite_on(image, np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 0.5]]))
+    np.testing.assert_allclose(out.reshape(2, 3), [[0, 0, 1], [0.8, 0.6, 0.3]], atol=1e-6)

@@ -1,0 +1,114 @@
+"""A prior as a whole: what is saved is what is loaded, what a checkpoint predicts becomes noise, samples are true."""
+
+import math
+
+import pytest
+import torch
+
+from threedgen.core.errors import ConfigError, WeightsMissingError
+from threedgen.data.miniworld import vocabulary
+from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
+from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import ddim_timesteps, sample_latents
+
+
+@pytest.fixture(scope="module")
+def prior():
+    torch.manual_seed(0)
+    return new_mini_prior(vocabulary(), new_mini_vae()).eval().requires_grad_(False)
+
+
+def _forward(prior):
+    rng = torch.Generator().manual_seed(0)
+    latents, camera = torch.randn(4, 4, 16, 16, generator=rng), torch.randn(4, 16, generator=rng)
+    text = prior.encode_text(["a red cat"]).expand(4, -1, -1)
+    noise = prior.predict_noise(latents, torch.full((4,), 400), text, camera, 4)
+    return noise, prior.decode(latents), prior.encode_images(torch.rand(1, 3, 64, 64, generator=rng))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.0), (torch.float16, 0.02)])
+def test_saved_and_loaded_priors_are_equal(prior, tmp_path, dtype, tolerance):
+    prior.save_pretrained(tmp_path / "prior", dtype)
+    loaded = MultiViewPrior.from_pretrained(tmp_path / "prior")
+    assert loaded.image_size == 64
+    assert not any(p.requires_grad for p in loaded.parameters())
+    for before, after in zip(_forward(prior), _forward(loaded), strict=True):
+        torch.testing.assert_close(after, before, atol=tolerance, rtol=tolerance)
+    assert next(prior.parameters()).dtype == torch.float32  # saving halves a copy, not the model
+
+
+def test_missing_weights_say_what_to_do(tmp_path):
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(
+        WeightsMissingError, match=r"tokenizer, text_encoder, vae, scheduler/ not found.*weights=FOLDER"
+    ):
+        MultiViewPrior.from_pretrained(tmp_path)
+
+
+def test_velocity_and_noise_predictions_agree(prior, monkeypatch):
+    """If the network knew x0 and the noise, both parametrisations must return that noise."""
+    rng = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 4, 16, 16, generator=rng), torch.randn(2, 4, 16, 16, generator=rng)
+    timestep = torch.tensor([50, 900])
+    noisy = prior.add_noise(x0, noise, timestep)
+    alpha, sigma = prior.noise_level(timestep)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(2, 1, 1, 1))
+    answers = {"v_prediction": alpha * noise - sigma * x0, "epsilon": noise}
+    for kind, answer in answers.items():
+        monkeypatch.setattr(prior.unet, "forward", lambda *args, answer=answer: answer)
+        monkeypatch.setattr(
+            prior, "scheduler", type(prior.scheduler).from_config(prior.scheduler.config, prediction_type=kind)
+        )
+        torch.testing.assert_close(prior.predict_noise(noisy, timestep, None, None, 1), noise, atol=1e-5, rtol=1e-4)
+
+
+def test_unknown_words_are_named_with_what_is_known(prior):
+    prior.check_prompt("A red Cat with a GREEN face, 3d asset")
+    with pytest.raises(ConfigError) as error:
+        prior.check_prompt("a red zebra on a red sofa")
+    message = str(error.value)
+    assert "'zebra', 'sofa'" in message and "rabbit" in message and "mvdream-sd21.yaml" in message
+    assert "\n" not in message
+    with pytest.raises(ConfigError, match="shorten"):
+        prior.check_prompt("a red cat " * 10)
+
+
+def test_padding_and_case_do_not_matter_but_words_do(prior):
+    first, second, other = prior.encode_text(["a red cat", "A RED cat", "a blue cat"])
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, other)
+
+
+def test_ddim_timesteps_are_the_reference_sampler_s(goldens):
+    for steps in (25, 30, 50):
+        assert ddim_timesteps(steps) == goldens[f"sched.ddim_timesteps_{steps}"].flip(0).tolist()
+
+
+def test_schedule_is_stable_diffusion_s(goldens, prior):
+    torch.testing.assert_close(prior.alphas_cumprod.double(), goldens["sched.alphas_cumprod"], atol=1e-6, rtol=1e-5)
+
+
+class _GaussianPrior:
+    """The exact noise predictor of data drawn from N(mean, std^2)."""
+
+    def __init__(self, alphas_cumprod, mean, std):
+        self.alphas_cumprod, self.mean, self.std = alphas_cumprod, mean, std
+
+    def noise_level(self, timestep):
+        alpha_bar = self.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    def predict_noise(self, noisy, timestep, text, camera, num_views):
+        alpha, sigma = self.noise_level(timestep)
+        return sigma * (noisy - alpha * self.mean) / (alpha**2 * self.std**2 + sigma**2)
+
+
+def test_sampling_draws_from_a_known_distribution(prior):
+    """With the exact score of a Gaussian, DDIM must end in that Gaussian (but for the noise left at t = 981)."""
+    gaussian = _GaussianPrior(prior.alphas_cumprod, mean=0.7, std=0.3)
+    noise = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    text = torch.zeros(64, 1, 1)
+    latents = sample_latents(gaussian, text, text, None, 1, noise, 200, guidance_scale=1.0)
+    assert latents.mean().item() == pytest.approx(0.7, abs=0.06)
+    assert latents.std().item() == pytest.approx(0.3, rel=0.1)
+    assert math.isfinite(latents.abs().max().item())

@@ -1,0 +1,58 @@
+"""The training objective and its schedule, in closed form."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from threedgen.data.miniworld import vocabulary
+from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
+from threedgen.diffusion.training import MovingAverage, denoising_loss, learning_rate
+
+
+def test_loss_is_zero_for_the_true_velocity_and_its_square_for_silence(monkeypatch):
+    torch.manual_seed(0)
+    prior = new_mini_prior(vocabulary(), new_mini_vae())
+    latents, noise, timestep = torch.randn(4, 4, 16, 16), torch.randn(4, 4, 16, 16), torch.tensor([0, 10, 500, 999])
+    alpha_bar = prior.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
+    velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
+    for answer, expected in ((velocity, torch.zeros(4)), (velocity * 0, velocity.square().mean((1, 2, 3)))):
+        monkeypatch.setattr(prior.unet, "forward", lambda *args, answer=answer: answer)
+        torch.testing.assert_close(denoising_loss(prior, latents, noise, timestep, None, None, 1), expected)
+
+
+def test_learning_rate_warms_up_holds_and_decays():
+    rates = [learning_rate(step, 1000, 2.0, 100, 0.6) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.02) and rates[99] == pytest.approx(2.0)
+    assert rates[100:400] == pytest.approx([2.0] * 300)
+    assert rates[700] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.02)
+    assert all(b <= a for a, b in pairwise(rates[400:]))
+
+
+def test_moving_average_follows_the_formula():
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(0.0)
+    average = MovingAverage(module, decay=0.9)
+    expected = 0.0
+    module.weight.data.fill_(1.0)
+    for step in range(200):
+        average.update(module, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_new_vae_starts_as_a_blur_that_keeps_colours():
+    """Before any training, an even image comes back in its own colour, brighter and darker ones in order."""
+    torch.manual_seed(0)
+    vae = new_mini_vae().eval()
+    colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0.5]])
+    images = colours[:, :, None, None].expand(-1, -1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        posterior = vae.encode(images).latent_dist
+        decoded = vae.decode(posterior.mean).sample[:, :, 16:48, 16:48].mean((2, 3))
+    assert posterior.std.mean() < 0.1
+    assert (decoded[:3].argmax(1) == torch.arange(3)).all()
+    assert decoded[3].std() < 0.7 * decoded[:3].std(1).min()

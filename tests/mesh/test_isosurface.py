@@ -1,0 +1,137 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from threedgen.config.schema import ExportConfig
+from threedgen.core.errors import EmptyMeshError
+from threedgen.mesh import extract_mesh
+from threedgen.mesh.isosurface import choose_threshold, extract_isosurface, keep_large_components
+from threedgen.mesh.unwrap import is_closed
+
+
+def as_trimesh(vertices, faces):
+    return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def test_a_ball_has_its_volume_and_faces_outwards(analytic):
+    surface = as_trimesh(*extract_isosurface(analytic.Field(analytic.ball()), 64))
+    assert surface.is_watertight
+    assert surface.volume == pytest.approx(4 / 3 * math.pi * 0.4**3, rel=0.02)  # positive: counter-clockwise outside
+    assert np.abs(np.linalg.norm(surface.vertices, axis=1) - 0.4).max() < 0.01  # 0.8 of a cell
+
+
+def test_a_small_object_off_centre_gets_the_whole_grid(analytic):
+    center, radius = np.array([0.5, -0.6, 0.3]), 0.15
+    field = analytic.Field(analytic.ball(tuple(center), radius, softness=0.003))
+    surface = as_trimesh(*extract_isosurface(field, 64, threshold=100.0))
+    assert len(surface.faces) > 10_000  # a grid of 64 cells over the whole cube would give a sixteenth
+    assert np.abs(np.linalg.norm(surface.vertices - center, axis=1) - radius).max() < 0.003
+
+
+def test_the_shorter_edges_of_the_box_have_cells_of_the_same_size(analytic):
+    lengths = torch.tensor([0.8, 0.2, 0.4])
+    field = analytic.Field(lambda p: 200 * torch.sigmoid((1 - (p / lengths).norm(dim=-1)) / 0.02))
+    surface = as_trimesh(*extract_isosurface(field, 80, threshold=100.0))
+    assert surface.bounds[1] == pytest.approx(lengths.numpy(), abs=0.01)
+    assert surface.volume == pytest.approx(4 / 3 * math.pi * 0.8 * 0.2 * 0.4, rel=0.04)
+
+
+def test_a_surface_that_leaves_the_cube_is_closed_at_its_side(analytic):
+    field = analytic.Field(lambda p: 50.0 * (p[:, 2] < 0.0) + 1e-3, radius=0.5)
+    surface = as_trimesh(*extract_isosurface(field, 32, threshold=5.0))
+    assert surface.is_watertight
+    assert surface.volume == pytest.approx(1.0 * 1.0 * 0.5, rel=0.1)
+    assert np.abs(surface.vertices).max() < 0.52
+
+
+def test_the_chosen_surface_has_the_silhouette_of_the_fog(analytic):
+    """Fog has no surface of its own: the radius of the half-opaque image is known in closed form."""
+    vertices, _ = extract_isosurface(analytic.Field(analytic.fog()), 96)
+    radius = np.linalg.norm(vertices, axis=1)
+    assert radius.mean() == pytest.approx(analytic.half_opaque_radius(), rel=0.03)
+
+
+def test_the_chosen_threshold_of_a_hard_object_lies_between_inside_and_outside():
+    density = np.full((32, 32, 32), 0.2, np.float32)
+    density[10:20, 8:24, 12:18] = 300.0
+    assert 5 < choose_threshold(density, cell=0.05, lowest=0.35) < 150
+
+
+def test_thin_fog_in_front_of_an_object_is_left_out(analytic):
+    """An opaque ball in a cube of haze: on an axis the haze hides 40 %, the surface must be the ball's."""
+    solid = analytic.ball()
+    vertices, _ = extract_isosurface(analytic.Field(lambda p: torch.maximum(solid(p), torch.tensor(0.25))), 64)
+    assert np.linalg.norm(vertices, axis=1).mean() == pytest.approx(0.4, rel=0.03)
+
+
+def test_the_given_threshold_is_used(analytic):
+    peak, sigma, threshold = 12.0, 0.25, 3.0
+    vertices, _ = extract_isosurface(analytic.Field(analytic.fog(peak, sigma)), 64, threshold)
+    expected = sigma * math.sqrt(2 * math.log(peak / threshold))
+    assert np.linalg.norm(vertices, axis=1) == pytest.approx(expected, abs=0.005)
+
+
+def test_floaters_go_and_second_objects_stay(analytic):
+    balls = [analytic.ball((-0.4, 0.0, 0.0), 0.3), analytic.ball((0.5, 0, 0), 0.2), analytic.ball((0, 0.6, 0.6), 0.02)]
+    field = analytic.Field(lambda p: torch.stack([ball(p) for ball in balls]).amax(0))
+    surface = as_trimesh(*extract_isosurface(field, 96))
+    assert surface.body_count == 2
+    assert surface.volume == pytest.approx(4 / 3 * math.pi * (0.3**3 + 0.2**3), rel=0.02)
+
+
+def test_components_are_measured_against_the_largest():
+    large, small = trimesh.creation.icosphere(4), trimesh.creation.icosphere(1)  # 5120 and 80 faces
+    tiny = trimesh.creation.box()  # 12
+    vertices = np.concatenate([small.vertices, large.vertices, tiny.vertices])
+    faces = np.concatenate([small.faces, large.faces + 42, tiny.faces + 42 + len(large.vertices)])
+    kept_vertices, kept_faces = keep_large_components(vertices, faces)
+    assert len(kept_faces) == 5120 + 80
+    assert np.array_equal(kept_vertices[kept_faces], vertices[faces[:5200]])
+
+
+def test_what_nobody_sees_is_filled(analytic):
+    """A hollow ball, and a bent shaft from outside to its hollow, wider than five cells: no straight look gets in."""
+    outer, inner = analytic.ball(radius=0.5), analytic.ball(radius=0.25)
+
+    def density(p):
+        x, y, z = p.unbind(1)
+        shaft = ((x - 0.1 * torch.sin(12 * z)).abs() < 0.045) & (y.abs() < 0.045) & (z > 0.2)
+        return (outer(p) - inner(p)).clamp_min(0.01).where(~shaft, torch.tensor(0.01))
+
+    surface = as_trimesh(*extract_isosurface(analytic.Field(density), 64))
+    assert surface.body_count == 1
+    assert surface.volume == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("density", "threshold", "words"),
+    [
+        (0.0, 0.0, "largest density 0)"),
+        (0.01, 0.0, "largest density 0.01"),
+        (0.3, 0.0, "export.threshold"),
+        (5.0, 7.0, "largest density 5)"),
+    ],
+)
+def test_an_empty_scene_is_refused_with_its_density(analytic, density, threshold, words):
+    field = analytic.Field(lambda p: torch.full((len(p),), density))
+    with pytest.raises(EmptyMeshError, match=r"largest density") as caught:
+        extract_mesh(field, ExportConfig(resolution=16, threshold=threshold, texture_size=16))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.exit_status == 4
+
+
+def test_a_broken_scene_is_refused(analytic):
+    field = analytic.Field(lambda p: torch.full((len(p),), math.nan))
+    with pytest.raises(EmptyMeshError, match="not a number"):
+        extract_mesh(field, ExportConfig(resolution=16, texture_size=16))
+
+
+def test_faces_are_closed_only_if_every_edge_has_two():
+    box = trimesh.creation.box()
+    assert is_closed(box.faces)
+    assert not is_closed(box.faces[1:])
+    assert not is_closed(np.concatenate([box.faces[1:], box.faces[:1, ::-1]]))
+    assert not is_closed(np.concatenate([box.faces, box.faces]))

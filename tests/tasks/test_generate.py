@@ -1,0 +1,115 @@
+"""The whole chain with the bundled weights, short: the loss falls, a stopped run resumes exactly, files come out."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+
+from threedgen import cli
+from threedgen.cameras import CameraSampler
+from threedgen.config.load import load_config
+from threedgen.config.schema import Schedule
+from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.guidance.sds import ScoreDistillation
+from threedgen.runs.directory import open_run
+from threedgen.runs.events import read_events
+from threedgen.scene.nerf import NeRF
+from threedgen.tasks import generate
+
+PROMPT = "a red cat with a green face"
+
+
+def _config(*settings):
+    return load_config("mvdream-mini.yaml", [f"prompt={PROMPT}", *settings])
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return MultiViewPrior.from_pretrained("mini")
+
+
+def _loss_at_half_noise(scene, prior, config):
+    """Mean guidance loss over fixed cameras, noise and timestep: comparable before and after."""
+    fixed = replace(config.guidance, min_timestep=Schedule(0.5, 0.5), max_timestep=Schedule(0.5, 0.5))
+    guidance, sampler = ScoreDistillation(prior, fixed, seed=9), CameraSampler(config.camera, seed=9)
+    text, negative = prior.encode_text([PROMPT]), prior.encode_text([""])
+    losses = []
+    with torch.no_grad():
+        for step in range(6):
+            cameras = sampler.sample(step, 6)
+            rgb = scene.render(cameras, background=torch.full((3,), 0.5)).rgb
+            losses.append(guidance(rgb, cameras, text, negative, step, 6).loss.item())
+    return sum(losses) / len(losses)
+
+
+def test_thirty_steps_bring_the_loss_down(prior, tmp_path):
+    config = _config("steps=30", "camera.resolution=32", "preview_every=30")
+    before = _loss_at_half_noise(NeRF(config.scene, config.seed), prior, config)
+    with open_run(tmp_path / "run", config) as run:
+        scene = generate.optimize(config, run, prior)
+    after = _loss_at_half_noise(scene, prior, config)
+    assert after < 0.75 * before, (before, after)
+    assert (tmp_path / "run/previews/step-000030.png").exists()
+    steps = [event for event in read_events(tmp_path / "run/events.jsonl") if event["event"] == "step"]
+    assert [event["step"] for event in steps] == list(range(1, 31))
+
+
+def test_a_stopped_run_resumes_to_the_same_scene(prior, tmp_path, monkeypatch):
+    config = _config("steps=8", "camera.resolution=16", "checkpoint_every=4", "scene.occupancy_every=3")
+    with open_run(tmp_path / "straight", config) as run:
+        straight = generate.optimize(config, run, prior)
+
+    class Stopped(Exception):
+        pass
+
+    def stop_at_six(run, progress, step, *args):
+        if step == 6:
+            raise Stopped
+
+    monkeypatch.setattr(generate, "_report", stop_at_six)
+    with open_run(tmp_path / "stopped", config) as run, pytest.raises(Stopped):
+        generate.optimize(config, run, prior)
+    monkeypatch.undo()
+    with open_run(tmp_path / "stopped", config) as run:
+        resumed = generate.optimize(config, run, prior)
+    for (name, a), (_, b) in zip(straight.state_dict().items(), resumed.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_command_writes_a_textured_asset(tmp_path, capsys):
+    settings = [f"prompt={PROMPT}", f"output_root={tmp_path}", "steps=2", "camera.resolution=16", "num_threads=1"]
+    settings += ["export.resolution=32", "export.texture_size=128", "export.turntable_frames=4", "export.image_size=64"]
+    assert cli.main(["--config", "mvdream-mini.yaml", *settings]) == 0
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    for name in ("glb", "obj", "turntable", "sheet", "report"):
+        assert Path(printed[name]).stat().st_size > 100, name
+    mesh = trimesh.load(printed["glb"], force="mesh")
+    assert len(mesh.faces) > 100 and mesh.visual.material.baseColorTexture.size == (128, 128)
+    report = json.loads(Path(printed["report"]).read_text())
+    assert report["prompt"] == PROMPT and report["mesh_vs_scene_psnr"] > 15
+    # the same command finds the run finished
+    assert cli.main(["--config", "mvdream-mini.yaml", *settings]) == 0
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_what_cannot_be_done_is_one_line_and_a_status(tmp_path, capsys):
+    def status(*settings):
+        code = cli.main(["--config", "mvdream-mini.yaml", f"output_root={tmp_path}", *settings])
+        return code, capsys.readouterr().err.strip()
+
+    code, message = status("prompt=a red zebra")
+    assert code == 2 and "'zebra'" in message and "rabbit" in message and "\n" not in message
+    code, message = status("prompt=a red cat", f"weights={tmp_path}/none")
+    assert code == 3 and "none" in message and "\n" not in message
+    tiny = ["steps=1", "camera.resolution=8", "num_threads=1"]
+    code, message = status("prompt=a red cat", "export.threshold=1000000", *tiny)
+    assert code == 4 and "export.threshold" in message
+    assert not list(tmp_path.rglob("*.glb"))
+    # a hostile prompt runs as typed once unknown words are allowed, and stays as typed in the run's files
+    hostile = "${oc.env:HOME} #1: a 'red' cat\\ \u00e9"
+    code, _ = status(f"prompt={hostile}", "allow_unknown_words=true", "export.threshold=1000000", *tiny)
+    assert code == 4
+    assert any(load_config(path).prompt == hostile for path in tmp_path.rglob("config.yaml"))

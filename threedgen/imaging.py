@@ -1,0 +1,139 @@
+"""Pictures for people: PNG files, contact sheets with labels, turntable animations. Images are 0..1, display sRGB."""
+
+from __future__ import annotations
+
+import io
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from threedgen.core.files import write_bytes_atomically
+
+Array = np.ndarray
+Row = tuple[str, Any]  # a label and images [N, H, W, 3], array or tensor
+
+_PAPER, _INK, _PALE_INK = (250, 250, 248), (32, 34, 38), (104, 108, 114)
+_MARGIN, _GAP = 32, 8  # pixels: around the sheet, between tiles
+_TITLE_SIZE, _LABEL_SIZE = 26, 16  # pixels
+_TILE_RANGE = (160, 256)  # pixels: smallest and largest tile of a sheet
+_PALETTE_FRAMES = 16  # frames of an animation from which its colours are chosen
+
+
+def to_numpy(images: Any) -> Array:
+    """An array as it is; a torch tensor, on any device and with or without a gradient, as an array."""
+    return np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+
+
+def to_uint8(images: Any) -> Array:
+    """0..1 -> 0..255, rounded and clipped; uint8 stays as it is. NaN becomes 0. Any shape."""
+    images = to_numpy(images)
+    if images.dtype == np.uint8:
+        return images
+    return np.rint(np.clip(np.nan_to_num(images.astype(np.float32)), 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def save_png(image: Any, path: str | Path) -> None:
+    """Write a PIL image, or [H, W, 3] in 0..1 or uint8, as a PNG. The file is whole or not there."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(to_uint8(image))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_bytes_atomically(path, buffer.getvalue())
+
+
+def tile(rows: Sequence[Any]) -> Image.Image:
+    """Images without any frame: each element of `rows`, [N, H, W, 3], is one row; smaller ones are enlarged."""
+    arrays = [to_uint8(row) for row in rows]
+    height = max(row.shape[1] for row in arrays)
+    pictures = [[_resized(image, height) for image in row] for row in arrays]
+    width = max(sum(picture.width for picture in row) for row in pictures)
+    canvas = Image.new("RGB", (width, height * len(rows)), _PAPER)
+    for i, row in enumerate(pictures):
+        _paste(canvas, row, 0, i * height, gap=0)
+    return canvas
+
+
+def contact_sheet(rows: Sequence[Row], title: str = "") -> Image.Image:
+    """Labelled rows of images under a title, all tiles of one height, smaller images enlarged smoothly.
+
+    Args:
+        rows: (label, images [N, H, W, 3]); rows may differ in N and in size; an empty label takes no space.
+        title: any text; it is wrapped to the sheet's width.
+    """
+    arrays = [(label, to_uint8(images)) for label, images in rows]
+    height = min(max(_TILE_RANGE[0], *(images.shape[1] for _, images in arrays)), _TILE_RANGE[1])
+    pictures = [(label, [_resized(image, height) for image in images]) for label, images in arrays]
+    widths = [sum(p.width for p in row) + _GAP * (len(row) - 1) for _, row in pictures]
+    width = max(widths)
+    title_font, label_font = ImageFont.load_default(_TITLE_SIZE), ImageFont.load_default(_LABEL_SIZE)
+    title_lines = _wrapped(title, title_font, width)
+    labels = [_wrapped(label, label_font, width) for label, _ in pictures]
+
+    title_line, label_line = round(_TITLE_SIZE * 1.35), round(_LABEL_SIZE * 1.6)
+    total = 2 * _MARGIN + len(title_lines) * title_line + (_GAP * 2 if title_lines else 0)
+    total += sum(len(lines) * label_line + height for lines in labels)
+    row_gaps = [2 * _GAP if lines else _GAP for lines in labels[1:]]
+    canvas = Image.new("RGB", (width + 2 * _MARGIN, total + sum(row_gaps)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    y = _MARGIN
+    for line in title_lines:
+        draw.text((_MARGIN, y), line, _INK, title_font)
+        y += title_line
+    y += _GAP * 2 if title_lines else 0
+    for lines, (_, row), gap in zip(labels, pictures, [0, *row_gaps], strict=True):
+        y += gap
+        for line in lines:
+            draw.text((_MARGIN, y), line, _PALE_INK, label_font)
+            y += label_line
+        _paste(canvas, row, _MARGIN, y, _GAP)
+        y += height
+    return canvas
+
+
+def save_turntable_gif(frames: Any, path: str | Path, fps: float = 20) -> None:
+    """Write frames [N, H, W, 3] as an endless GIF: one palette for all frames, so that nothing flickers.
+
+    GIF counts in hundredths of a second: the rate is rounded to 100 / a whole number.
+    """
+    frames = to_uint8(frames)
+    sample = frames[:: math.ceil(len(frames) / _PALETTE_FRAMES)]
+    palette = Image.fromarray(np.concatenate(list(sample))).quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+    indexed = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for f in frames]
+    buffer = io.BytesIO()
+    duration = max(round(100 / fps), 1) * 10  # milliseconds
+    indexed[0].save(buffer, "GIF", save_all=True, append_images=indexed[1:], duration=duration, loop=0, optimize=False)
+    write_bytes_atomically(path, buffer.getvalue())
+
+
+def _resized(image: Array, height: int) -> Image.Image:
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if picture.height == height:
+        return picture
+    width = max(round(picture.width * height / picture.height), 1)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _paste(canvas: Image.Image, row: Sequence[Image.Image], x: int, y: int, gap: int) -> None:
+    for picture in row:
+        canvas.paste(picture, (x, y))
+        x += picture.width + gap
+
+
+def _wrapped(text: str, font: Any, width: int) -> list[str]:
+    """Lines no wider than `width` pixels; a single word that is wider is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        while font.getlength(word) > width and len(word) > 1:
+            fitting = bisect_right(range(1, len(word)), width, key=lambda n, word=word: font.getlength(word[:n]))
+            lines.append(word[: max(fitting, 1)])
+            word = word[max(fitting, 1) :]
+        lines.append(word)
+    return lines

@@ -1,0 +1,52 @@
+"""What mesh extraction reads and what it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray
+_POINTS_AT_ONCE = 1 << 17  # bounds the memory of a field's hidden layers
+
+
+class RadianceField(Protocol):
+    """A scene as mesh extraction sees it: anything with a field inside the cube [-radius, radius]^3."""
+
+    @property
+    def radius(self) -> float: ...
+
+    def field(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """World positions [N, 3] -> density [N] per world unit, rgb [N, 3] in 0..1."""
+        ...
+
+
+@dataclass(frozen=True)
+class TexturedMesh:
+    """A triangle mesh in world axes (z up, front along +x), faces counter-clockwise seen from outside.
+
+    Vertices on a texture seam occur once for each side of it. UV (0, 0) is the lower left corner of the texture
+    and (1, 1) the upper right one, as in OBJ files; `texture`'s row 0 is the top.
+    """
+
+    vertices: Array  # [V, 3] float32, world units
+    faces: Array  # [F, 3] int64
+    normals: Array  # [V, 3] float32, unit length
+    uvs: Array  # [V, 2] float32 in 0..1
+    texture: Array  # [T, T, 3] uint8, sRGB
+
+
+@torch.no_grad()
+def evaluate_field(scene: RadianceField, positions: Array) -> tuple[Array, Array]:
+    """Density [N] and rgb [N, 3], float32, at positions [N, 3]; in pieces, on the scene's device if it has one."""
+    device = getattr(scene, "device", "cpu")
+    densities, colors = [np.zeros(0, np.float32)], [np.zeros((0, 3), np.float32)]
+    for start in range(0, len(positions), _POINTS_AT_ONCE):
+        piece = np.ascontiguousarray(positions[start : start + _POINTS_AT_ONCE], np.float32)
+        density, rgb = scene.field(torch.from_numpy(piece).to(device))
+        densities.append(density.float().cpu().numpy())
+        colors.append(rgb.float().cpu().numpy())
+    return np.concatenate(densities), np.concatenate(colors)

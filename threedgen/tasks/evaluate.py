@@ -1,0 +1,240 @@
+"""Generate held-out miniworld captions and score them against their ground truth, for several numbers of views."""
+
+import json
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from threedgen.cameras import Angles, viewing_cameras
+from threedgen.config.schema import Config, Task
+from threedgen.core.errors import EmptyMeshError
+from threedgen.core.files import write_text_atomically
+from threedgen.data.miniworld import COLORS, MiniObject, Rendering, build, held_out, parse, render
+from threedgen.imaging import Row, contact_sheet, save_png
+from threedgen.mesh.isosurface import extract_isosurface
+from threedgen.metrics.geometry import chamfer_distance, sample_surface
+from threedgen.metrics.image import psnr, silhouette_iou, ssim
+from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
+from threedgen.runs.directory import RunDirectory, open_run, slug
+from threedgen.scene.nerf import NeRF
+from threedgen.scene.output import RenderOutput
+from threedgen.tasks.generate import load_prior, optimize
+
+_ELEVATIONS = (5.0, 15.0, 25.0)
+_FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
+_CHAMFER_POINTS = 20_000
+_SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One prompt's result. chamfer is in world units (objects are about 1.4 across), None where no surface was found;
+    face is None for objects without a feature on the front."""
+
+    prompt: str
+    num_views: int
+    psnr: float
+    ssim: float
+    iou: float
+    chamfer: float | None
+    face: JanusScore | None
+    seconds: float
+    peak_gib: float
+
+    @staticmethod
+    def from_json(text: str) -> "Score":
+        fields = json.loads(text)
+        return Score(**{**fields, "face": fields["face"] and JanusScore(**fields["face"])})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One caption to be generated with guidance of `num_views` views, below the evaluation's folder."""
+
+    config: Config
+    evaluation: Path
+    caption: str
+    num_views: int
+
+    @property
+    def folder(self) -> Path:
+        return self.evaluation / f"{self.num_views}-views" / slug(self.caption)
+
+
+def run(config: Config, run: RunDirectory) -> dict[str, Path]:
+    """Score `eval.prompts` held-out captions for every number of views in `eval.views`; prints and saves a table."""
+    load_prior(config)  # missing weights are told before anything is started
+    captions = [spec.caption for spec in held_out()[: config.eval.prompts]]
+    jobs = [Job(config, run.folder, caption, views) for caption in captions for views in config.eval.views]
+    print(f"{len(captions)} prompts with {' and '.join(map(str, config.eval.views))} views", flush=True)
+    scores = []
+    for score in _scores(jobs):
+        scores.append(score)
+        print(_line(score), flush=True)
+        run.events.write("score", **asdict(score))
+    results = {"table": run.path("results.md"), "scores": run.path("results.json"), "sheet": run.path("sheet.png")}
+    table = markdown_table(scores)
+    print(table)
+    write_text_atomically(results["table"], table)
+    write_text_atomically(results["scores"], "[\n" + ",\n".join(map(to_json, scores)) + "]\n")
+    save_png(contact_sheet(_sheet_rows(jobs), "held-out prompts"), results["sheet"])
+    return results
+
+
+def _scores(jobs: Sequence[Job]) -> Iterator[Score]:
+    """Score the jobs in order, `eval.workers` at a time."""
+    workers = jobs[0].config.eval.workers
+    if workers == 1:
+        yield from map(score_job, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_score_in_worker, jobs)
+
+
+def _score_in_worker(job: Job) -> Score:
+    torch.set_num_threads(job.config.num_threads or 1)
+    return score_job(job)
+
+
+def score_job(job: Job) -> Score:
+    """Optimise a caption in a run folder of its own and compare; a score that is there is not made again."""
+    config = job.config
+    # as many images a step whatever the number of views, so that only what the prior sees differs
+    images = config.camera.num_views * config.camera.sets_per_step
+    camera = replace(config.camera, num_views=job.num_views, sets_per_step=max(1, images // job.num_views))
+    one = replace(config, task=Task.generate, prompt=job.caption, camera=camera)
+    with open_run(job.folder, one) as run:
+        saved = run.path("score.json")
+        if saved.exists():
+            return Score.from_json(saved.read_text("utf-8"))
+        started = time.monotonic()
+        scene = optimize(one, run, load_prior(one))
+        score = compare(scene, job, time.monotonic() - started)
+        save_png(_views(scene, config), run.path("scene.png"))
+        write_text_atomically(saved, to_json(score))
+    return score
+
+
+def compare(scene: NeRF, job: Job, seconds: float) -> Score:
+    """Scene against truth from `eval.num_cameras` cameras that no training step was tied to."""
+    config, truth = job.config, build(parse(job.caption))
+    azimuth = (np.arange(config.eval.num_cameras) + 0.5) * 360 / config.eval.num_cameras
+    elevation = np.resize(_ELEVATIONS, len(azimuth))
+    seen, true = _both(scene, truth, config, azimuth, elevation)
+    rgb = seen.rgb.numpy()
+    return Score(
+        prompt=job.caption,
+        num_views=job.num_views,
+        psnr=float(psnr(rgb, true.rgb)),
+        ssim=float(ssim(rgb, true.rgb)),
+        iou=float(silhouette_iou(seen.opacity.numpy(), true.opacity)),
+        chamfer=_chamfer(scene, truth, config),
+        face=_face(scene, truth, config),
+        seconds=seconds,
+        peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    )
+
+
+def _both(
+    scene: NeRF, truth: MiniObject, config: Config, azimuth: Angles, elevation: Angles
+) -> tuple[RenderOutput, Rendering]:
+    """The same cameras on scene and truth, both on mid grey."""
+    size = config.eval.image_size
+    cameras = viewing_cameras(config.camera, azimuth, elevation, size)
+    with torch.no_grad():
+        seen = scene.render(cameras, background=torch.full((3,), 0.5))
+    return seen, render(truth, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), size, supersample=4)
+
+
+def _face(scene: NeRF, truth: MiniObject, config: Config) -> JanusScore | None:
+    """Is the feature on the front also seen from behind?"""
+    spec = truth.spec
+    if spec.feature not in ("face", "nose") or spec.feature_color is None:
+        return None
+    seen, true = _both(scene, truth, config, [*_FRONT, *_BACK], 15.0)
+    fractions = colour_fraction(seen.rgb, seen.opacity, spec.feature_color, COLORS)
+    true_fractions = colour_fraction(true.rgb, true.opacity, spec.feature_color, COLORS)
+    front, back = slice(0, len(_FRONT)), slice(len(_FRONT), None)
+    return janus_score(fractions[front], fractions[back], true_fractions[front], true_fractions[back])
+
+
+def _chamfer(scene: NeRF, truth: MiniObject, config: Config) -> float | None:
+    try:
+        vertices, faces = extract_isosurface(scene, config.export.resolution, config.export.threshold)
+    except EmptyMeshError:
+        return None
+    points = [sample_surface(v, f, _CHAMFER_POINTS, seed=0) for v, f in ((vertices, faces), truth.mesh())]
+    return float(chamfer_distance(*points))
+
+
+def _views(scene: NeRF, config: Config) -> np.ndarray:
+    """Four pictures side by side, [H, 4 W, 3]."""
+    cameras = viewing_cameras(config.camera, _SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
+    with torch.no_grad():
+        rgb = scene.render(cameras, background=torch.full((3,), 0.5)).rgb
+    return np.concatenate(list(rgb.numpy()), 1)
+
+
+def to_json(score: Score) -> str:
+    return json.dumps(asdict(score), indent=2) + "\n"
+
+
+def _line(score: Score) -> str:
+    janus = "  JANUS" if score.face and score.face.is_janus else ""
+    quality = f"{score.psnr:6.2f} dB  IoU {score.iou:.3f}"
+    return f"{quality}  {score.num_views} views  {score.seconds:.0f} s  {score.prompt}{janus}"
+
+
+def markdown_table(scores: Sequence[Score]) -> str:
+    """One row a prompt and number of views, then the mean of each number of views."""
+    lines = [
+        "| prompt | views | PSNR dB | SSIM | IoU | Chamfer | face front / back (truth) | Janus | s | GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for score in scores:
+        face, janus = "", ""
+        if score.face is not None:
+            f = score.face
+            face = f"{f.front:.3f} / {f.back:.3f} ({f.truth_front:.3f} / {f.truth_back:.3f})"
+            janus = "yes" if f.is_janus else "no"
+        lines.append(_row(score.prompt, [score], face, janus))
+    for views in dict.fromkeys(score.num_views for score in scores):
+        group = [score for score in scores if score.num_views == views]
+        asked = [score.face.is_janus for score in group if score.face is not None]
+        lines.append(_row(f"**mean of {len(group)}**", group, "", f"{sum(asked)} of {len(asked)}"))
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, scores: Sequence[Score], face: str, janus: str) -> str:
+    def mean(field: str) -> float:
+        values = [getattr(score, field) for score in scores if getattr(score, field) is not None]
+        return float(np.mean(values)) if values else float("nan")
+
+    return (
+        f"| {name} | {scores[0].num_views} | {mean('psnr'):.2f} | {mean('ssim'):.3f} | {mean('iou'):.3f} "
+        f"| {mean('chamfer'):.4f} | {face} | {janus} | {mean('seconds'):.0f} | {mean('peak_gib'):.1f} |"
+    )
+
+
+def _sheet_rows(jobs: Sequence[Job]) -> list[Row]:
+    """For each caption the scene of every number of views, then the truth."""
+    config = jobs[0].config
+    rows: list[Row] = []
+    cameras = viewing_cameras(config.camera, _SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
+    for caption, group in groupby(jobs, key=lambda job: job.caption):
+        for job in group:
+            picture = np.asarray(Image.open(job.folder / "scene.png"))
+            views = np.stack(np.split(picture, len(_SHEET_AZIMUTHS), axis=1)) / 255
+            rows.append((f"{caption}: {job.num_views} views", views))
+        truth = render(build(parse(caption)), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), cameras.height)
+        rows.append((f"{caption}: truth", truth.rgb))
+    return rows
