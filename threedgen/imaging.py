@@ -132,8 +132,13 @@ def _wrapped(text: str, font: Any, width: int) -> list[str]:
             lines[-1] = longer
             continue
         while font.getlength(word) > width and len(word) > 1:
-            fitting = bisect_right(range(1, len(word)), width, key=lambda n, word=word: font.getlength(word[:n]))
-            lines.append(word[: max(fitting, 1)])
-            word = word[max(fitting, 1) :]
+            fitting = _fitting(word, font, width)
+            lines.append(word[:fitting])
+            word = word[fitting:]
         lines.append(word)
     return lines
+
+
+def _fitting(word: str, font: Any, width: int) -> int:
+    """How many letters of a word fit into `width` pixels, at least one."""
+    return max(bisect_right(range(1, len(word)), width, key=lambda n: font.getlength(word[:n])), 1)

@@ -123,6 +123,12 @@ def test_an_empty_scene_is_refused_with_its_density(analytic, density, threshold
     assert caught.value.exit_status == 4
 
 
+def test_a_surface_smaller_than_a_cell_is_refused(analytic):
+    field = analytic.Field(analytic.ball(radius=0.002, inside=1e4))
+    with pytest.raises(EmptyMeshError, match="smaller than a grid cell"):
+        extract_isosurface(field, 8, threshold=100.0)
+
+
 def test_a_broken_scene_is_refused(analytic):
     field = analytic.Field(lambda p: torch.full((len(p),), math.nan))
     with pytest.raises(EmptyMeshError, match="not a number"):

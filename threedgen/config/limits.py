@@ -50,6 +50,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "optimizer.grid_lr": (0, _INF),
     "optimizer.network_lr": (0, _INF),
     "optimizer.background_lr": (0, _INF),
+    "optimizer.lr_scale.start": (0, _INF),
+    "optimizer.lr_scale.end": (0, _INF),
     "optimizer.betas": (0, 0.999999999),
     "optimizer.eps": (0, _INF),
     "optimizer.weight_decay": (0, _INF),

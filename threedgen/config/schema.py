@@ -80,6 +80,7 @@ class OptimizerConfig:
     grid_lr: float = 0.01
     network_lr: float = 0.001
     background_lr: float = 0.001
+    lr_scale: Schedule = field(default_factory=lambda: Schedule(1.0, 1.0))  # times each of the three
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-15
     weight_decay: float = 0.01

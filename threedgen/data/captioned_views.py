@@ -6,9 +6,8 @@ image = rgb + (1 - opacity) * background.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -16,17 +15,17 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from threedgen.cameras import mvdream_camera_vectors, orbit
+from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit
 from threedgen.config.schema import CameraConfig
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import stable_seed
-from threedgen.data.miniworld import Spec, build, parse, patterned_specs, render, training_specs
+from threedgen.data.miniworld import build, parse, patterned_specs, render, training_specs
 from threedgen.data.miniworld.grammar import ANIMALS
 
 SETS_PER_OBJECT = 4  # camera sets of `num_views` views
 _FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
 _FRONT_PROBABILITY = 0.8
-_RECIPE = 1  # part of the cache's key: raise it when the pictures change
+_VERSION = 1  # part of the cache's key: raise it when the pictures change
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,24 @@ class CapturedViews:
         return len(self.captions)
 
 
+@dataclass(frozen=True)
+class _Recipe:
+    """All that decides the pictures: equal recipes share a cache folder."""
+
+    kind: str  # names the folder and the random streams
+    captions: tuple[str, ...]
+    num_sets: int
+    num_views: int
+    camera: CameraConfig
+    size: int  # pixels, square
+    seed: int
+
+    @property
+    def folder_name(self) -> str:
+        text = json.dumps([_VERSION, asdict(self)])
+        return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
 def multiview_captures(
     cache: Path, num_objects: int, camera: CameraConfig, size: int, seed: int, workers: int
 ) -> CapturedViews:
@@ -53,7 +70,10 @@ def multiview_captures(
     specs = training_specs()
     weights = [6 if s.kind in ANIMALS else 2 if s.feature in (None, "nose") else 1 for s in specs]
     chosen = Random(stable_seed(seed, 0, "objects")).choices(specs, weights, k=num_objects)
-    return _cached(cache, "multiview", chosen, SETS_PER_OBJECT, camera.num_views, camera, size, seed, workers)
+    captions = tuple(spec.caption for spec in chosen)
+    return _cached(
+        cache, _Recipe("multiview", captions, SETS_PER_OBJECT, camera.num_views, camera, size, seed), workers
+    )
 
 
 def patterned_captures(
@@ -61,7 +81,8 @@ def patterned_captures(
 ) -> CapturedViews:
     """Single images of objects with patterns, which multi-view training never shows."""
     chosen = Random(stable_seed(seed, 0, "patterned")).choices(patterned_specs(), k=num_images)
-    return _cached(cache, "patterned", chosen, 1, 1, camera, size, seed, workers)
+    captions = tuple(spec.caption for spec in chosen)
+    return _cached(cache, _Recipe("patterned", captions, 1, 1, camera, size, seed), workers)
 
 
 def front_probabilities(azimuth_deg: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -77,76 +98,55 @@ def composite_on(images: NDArray[np.uint8], background: NDArray[np.floating]) ->
     return scaled[..., :3] + (1 - scaled[..., 3:]) * background[..., None, None, :].astype(np.float32)
 
 
-def _cached(
-    cache: Path,
-    kind: str,
-    specs: Sequence[Spec],
-    num_sets: int,
-    num_views: int,
-    camera: CameraConfig,
-    size: int,
-    seed: int,
-    workers: int,
-) -> CapturedViews:
-    captions = tuple(spec.caption for spec in specs)
-    recipe = [_RECIPE, kind, captions, num_sets, num_views, size, seed]
-    recipe += [camera.fov_y_deg_range, camera.distance_range, camera.elevation_deg_range]
-    folder = cache / f"{kind}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
+def _cached(cache: Path, recipe: _Recipe, workers: int) -> CapturedViews:
+    folder = cache / recipe.folder_name
     if not folder.is_dir():
         with atomic_folder(folder) as temporary:
-            _render_all(temporary, kind, captions, num_sets, num_views, camera, size, seed, workers)
+            _render_all(temporary, recipe, workers)
     images, vectors, azimuth = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("images", "cameras", "azimuth"))
-    return CapturedViews(images, vectors, azimuth, captions)
+    return CapturedViews(images, vectors, azimuth, recipe.captions)
 
 
-def _render_all(
-    folder: Path,
-    kind: str,
-    captions: Sequence[str],
-    num_sets: int,
-    num_views: int,
-    camera: CameraConfig,
-    size: int,
-    seed: int,
-    workers: int,
-) -> None:
-    rng = np.random.default_rng(stable_seed(seed, 0, f"{kind} cameras"))
-    shape = (len(captions), num_sets)
-
-    def uniform(bounds: tuple[float, float]) -> NDArray[np.floating]:
-        return rng.uniform(*bounds, (*shape, 1)).repeat(num_views, -1)
-
-    if num_views > 1:
-        azimuth = rng.uniform(0, 360, (*shape, 1)) + np.arange(num_views) * 360 / num_views
-    else:
-        in_front = rng.random((*shape, 1)) < _FRONT_PROBABILITY
-        azimuth = np.where(
-            in_front, rng.uniform(-_FRONT_DEG, _FRONT_DEG, (*shape, 1)), rng.uniform(0, 360, (*shape, 1))
-        )
-    fov = uniform(camera.fov_y_deg_range)
-    distance = uniform(camera.distance_range) / np.tan(np.radians(fov) / 2)
-    cameras = orbit(
-        azimuth.ravel(),
-        uniform(camera.elevation_deg_range).ravel(),
-        distance.ravel(),
-        fov.ravel(),
-        size,
-        num_views=num_views,
-    )
-    vectors = mvdream_camera_vectors(cameras).numpy().reshape(*shape, num_views, 16)
+def _render_all(folder: Path, recipe: _Recipe, workers: int) -> None:
+    cameras = _draw_cameras(recipe)
+    count, views, size = len(recipe.captions), recipe.num_sets * recipe.num_views, recipe.size
+    shape = (count, recipe.num_sets, recipe.num_views)
+    vectors = mvdream_camera_vectors(cameras).numpy().reshape(*shape, 16)
+    azimuth_deg = np.degrees(cameras.azimuth.numpy()).reshape(shape) % 360
     np.save(folder / "cameras.npy", vectors.astype(np.float32))
-    np.save(folder / "azimuth.npy", azimuth.astype(np.float32))
-    matrices = cameras.camera_to_world.numpy().reshape(len(captions), -1, 4, 4)
-    fov_y = cameras.fov_y.numpy().reshape(len(captions), -1)
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, num_views, size, size, 4))
-    seeds = [stable_seed(seed, i, f"{kind} sizes") for i in range(len(captions))]
+    np.save(folder / "azimuth.npy", azimuth_deg.astype(np.float32))
+    matrices = cameras.camera_to_world.numpy().reshape(count, views, 4, 4)
+    fov_y = cameras.fov_y.numpy().reshape(count, views)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, size, size, 4))
+    seeds = [stable_seed(recipe.seed, i, f"{recipe.kind} sizes") for i in range(count)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = pool.map(_render_object, captions, seeds, matrices, fov_y, [size] * len(captions), chunksize=16)
+        jobs = pool.map(_render_object, recipe.captions, seeds, matrices, fov_y, [size] * count, chunksize=16)
         for i, rgba in enumerate(jobs):
             images[i] = rgba.reshape(images.shape[1:])
             if (i + 1) % 500 == 0:
-                print(f"rendered {i + 1} of {len(captions)} {kind} objects", flush=True)
+                print(f"rendered {i + 1} of {count} {recipe.kind} objects", flush=True)
     images.flush()
+
+
+def _draw_cameras(recipe: _Recipe) -> Cameras:
+    """One camera a picture: each set has one start, elevation, field of view and distance."""
+    rng = np.random.default_rng(stable_seed(recipe.seed, 0, f"{recipe.kind} cameras"))
+    sets = (len(recipe.captions), recipe.num_sets, 1)
+
+    def uniform(bounds: tuple[float, float]) -> NDArray[np.floating]:
+        return rng.uniform(*bounds, sets).repeat(recipe.num_views, -1)
+
+    if recipe.num_views > 1:
+        azimuth = rng.uniform(0, 360, sets) + np.arange(recipe.num_views) * 360 / recipe.num_views
+    else:
+        in_front = rng.random(sets) < _FRONT_PROBABILITY
+        azimuth = np.where(in_front, rng.uniform(-_FRONT_DEG, _FRONT_DEG, sets), rng.uniform(0, 360, sets))
+    fov = uniform(recipe.camera.fov_y_deg_range)
+    distance = uniform(recipe.camera.distance_range) / np.tan(np.radians(fov) / 2)
+    elevation = uniform(recipe.camera.elevation_deg_range)
+    return orbit(
+        azimuth.ravel(), elevation.ravel(), distance.ravel(), fov.ravel(), recipe.size, num_views=recipe.num_views
+    )
 
 
 def _render_object(

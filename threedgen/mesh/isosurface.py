@@ -31,7 +31,7 @@ def extract_isosurface(scene: RadianceField, resolution: int, threshold: float =
         threshold: density of the surface, per world unit; 0: see `choose_threshold`.
 
     Raises:
-        EmptyMeshError: the density nowhere exceeds the threshold, or is too thin to look solid from any axis.
+        EmptyMeshError: the density nowhere exceeds the threshold, is not a number, or is too thin to look solid.
     """
     corner = np.full(3, -scene.radius)
     coarse, cell = _sample_grid(scene, corner, -corner, _COARSE_CELLS)
@@ -50,6 +50,11 @@ def extract_isosurface(scene: RadianceField, resolution: int, threshold: float =
     if density.max() <= threshold:
         raise _nothing_above(threshold, density.max())
     vertices, faces = _march(density, cell, threshold)
+    if len(faces) == 0:
+        raise EmptyMeshError(
+            f"what is denser than {threshold:.3g} is smaller than a grid cell of {cell:.3g} (largest density "
+            f"{density.max():.3g}). Set export.resolution higher or export.threshold lower"
+        )
     return keep_large_components(lower + vertices * cell, faces)
 
 

@@ -66,6 +66,7 @@ def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> NeRF:
         eps=config.optimizer.eps,
         weight_decay=config.optimizer.weight_decay,
     )
+    peak_lr = [group["lr"] for group in optimizer.param_groups]
     start = _restore(run, scene, optimizer)
     with ProgressLine("optimise") as progress:
         for step in range(start, config.steps):
@@ -73,6 +74,8 @@ def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> NeRF:
             output = scene.render(cameras, generator=generator(config.seed, step, "render"))
             guided = guidance(output.rgb, cameras, text, negative_text, step, config.steps)
             loss = guided.loss + _regularization(output, config, step)
+            for group, lr in zip(optimizer.param_groups, peak_lr, strict=True):
+                group["lr"] = lr * value_at(config.optimizer.lr_scale, step / config.steps)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
