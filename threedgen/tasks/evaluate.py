@@ -234,7 +234,8 @@ def _sheet_rows(jobs: Sequence[Job]) -> list[Row]:
         for job in group:
             picture = np.asarray(Image.open(job.folder / "scene.png"))
             views = np.stack(np.split(picture, len(_SHEET_AZIMUTHS), axis=1)) / 255
-            rows.append((f"{caption}: {job.num_views} views", views))
+            plural = "s" if job.num_views > 1 else ""
+            rows.append((f"{caption}: {job.num_views} view{plural}", views))
         truth = render(build(parse(caption)), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), cameras.height)
         rows.append((f"{caption}: truth", truth.rgb))
     return rows
