@@ -112,3 +112,16 @@ def test_sampling_draws_from_a_known_distribution(prior):
     assert latents.mean().item() == pytest.approx(0.7, abs=0.06)
     assert latents.std().item() == pytest.approx(0.3, rel=0.1)
     assert math.isfinite(latents.abs().max().item())
+
+
+def test_sampling_with_constant_noise_ends_at_the_schedule_s_first_level(prior):
+    """Closed form: x0 never changes, and the last step leaves alpha_0 x0 + sigma_0 noise (set_alpha_to_one=False)."""
+    rng = torch.Generator().manual_seed(0)
+    start, noise = torch.randn(2, 4, 8, 8, generator=rng), torch.randn(2, 4, 8, 8, generator=rng)
+    constant = _GaussianPrior(prior.alphas_cumprod, 0.0, 1.0)
+    constant.predict_noise = lambda noisy, *_: torch.cat([noise, noise])
+    text = torch.zeros(2, 1, 1)
+    latents = sample_latents(constant, text, text, None, 1, start, 50, guidance_scale=7.5)
+    (alpha_981, sigma_981), (alpha_0, sigma_0) = (constant.noise_level(torch.tensor(t)) for t in (981, 0))
+    x0 = (start - sigma_981 * noise) / alpha_981
+    torch.testing.assert_close(latents, alpha_0 * x0 + sigma_0 * noise, atol=1e-3, rtol=1e-3)
