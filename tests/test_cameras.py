@@ -1,22 +1,10 @@
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from threedgen.cameras import CameraSampler, mvdream_camera_vectors, orbit, rays_of
 from threedgen.config.schema import CameraConfig
-
-GOLDENS = Path(__file__).parents[2] / "shared" / "goldens" / "golden_mvunet_small.safetensors"
-
-
-@pytest.fixture(scope="module")
-def goldens():
-    if not GOLDENS.exists():
-        pytest.skip("the reference implementation's golden values are not here")
-    from safetensors.torch import load_file
-
-    return load_file(GOLDENS)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     """A folder with a recipe of its own, so that runs land there."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
@@ -86,29 +86,29 @@ def test_help_lists_the_recipes_and_starts_fast():
     assert after.children_user - before.children_user < 3
 
 
-def test_a_typo_is_answered_before_torch_and_before_a_folder_is_made(workplace):
+def test_a_typo_is_answered_before_torch_and_before_a_folder_is_made(workspace):
     result = launch("--config", "tiny", "guidence_scale=5")
     assert result.returncode == 2
     assert "did you mean guidance.guidance_scale" in one_error_line(result.stderr)
-    assert not (workplace / "outputs").exists()
+    assert not (workspace / "outputs").exists()
 
 
-def test_print_config_shows_a_config_that_loads_again(workplace):
+def test_print_config_shows_a_config_that_loads_again(workspace):
     prompt = "a #cat: ${oc.env:HOME} 'x' 😀\n\"y\""
     result = launch("--config", "tiny.yaml", "--print-config", f"prompt={prompt}", "seed=4")
     assert result.returncode == 0, result.stderr
-    (workplace / "again.yaml").write_text(result.stdout, "utf-8")
+    (workspace / "again.yaml").write_text(result.stdout, "utf-8")
     assert load_config("again", []) == Config(prompt=prompt, seed=4, steps=3)
-    assert not (workplace / "outputs").exists()
+    assert not (workspace / "outputs").exists()
 
 
-def test_bytes_that_are_no_utf8_are_refused(workplace):
+def test_bytes_that_are_no_utf8_are_refused(workspace):
     result = subprocess.run(
         [sys.executable, LAUNCH, "--config", "tiny", b"prompt=a \xff cat"], capture_output=True, timeout=60
     )
     assert result.returncode == 2
     assert b"not valid UTF-8" in result.stderr
-    assert not (workplace / "outputs").exists()
+    assert not (workspace / "outputs").exists()
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_bytes_that_are_no_utf8_are_refused(workplace):
         (["--resume", "nope", "--fresh"], "leave out --config and --fresh"),
     ],
 )
-def test_wrong_commands(words, message, capsys, workplace):
+def test_wrong_commands(words, message, capsys, workspace):
     assert cli.main(words) == 2
     assert message in one_error_line(capsys.readouterr().err)
-    assert not (workplace / "outputs").exists()
+    assert not (workspace / "outputs").exists()
 
 
 # ---------------------------------------------------------------- running
 
 
-def test_a_run_prints_its_results_and_keeps_the_prompt_byte_for_byte(task, capsys, workplace):
+def test_a_run_prints_its_results_and_keeps_the_prompt_byte_for_byte(task, capsys, workspace):
     prompt = "../../a #cat: ${seed} 😀"
     assert cli.main([f"prompt={prompt}", "--config", "tiny", "seed=1"]) == 0  # settings and options in any order
     glb = Path(capsys.readouterr().out.splitlines()[-1].split(maxsplit=1)[1])
@@ -187,10 +187,10 @@ def test_resume_refuses_to_make_it_another_run(task, capsys):
     assert "--resume cannot change steps" in one_error_line(capsys.readouterr().err)
 
 
-def test_resume_of_a_moved_run(task, workplace, capsys):
+def test_resume_of_a_moved_run(task, workspace, capsys):
     task.error = WeightsMissingError("no weights")
     assert cli.main(["--config", "tiny", "prompt=a cat"]) == 3
-    run_folder(task.calls[0], "tiny").rename(workplace / "moved")
+    run_folder(task.calls[0], "tiny").rename(workspace / "moved")
     task.error = None
     assert cli.main(["--resume", "moved"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "glb        moved/mesh/asset.glb"
@@ -224,8 +224,8 @@ def test_a_run_that_another_process_works_on(task, capsys):
 # ---------------------------------------------------------------- batch
 
 
-def test_batch_runs_every_prompt_and_reports_the_failed(monkeypatch, workplace, capsys):
-    (workplace / "list.txt").write_text("# three\na cat\n\na #2 dog\na bear\n")
+def test_batch_runs_every_prompt_and_reports_the_failed(monkeypatch, workspace, capsys):
+    (workspace / "list.txt").write_text("# three\na cat\n\na #2 dog\na bear\n")
 
     def fail_for_dogs(config, run):
         if "dog" in config.prompt:
@@ -245,7 +245,7 @@ def test_batch_runs_every_prompt_and_reports_the_failed(monkeypatch, workplace, 
     assert cli.main(["--config", "tiny", "prompt=a bear"]) == 0
     assert "finished before" in capsys.readouterr().out
 
-    (workplace / "list.txt").write_text("a cat\na bear\n")
+    (workspace / "list.txt").write_text("a cat\na bear\n")
     assert cli.main(["--config", "tiny", "prompts=list.txt"]) == 0
 
 
