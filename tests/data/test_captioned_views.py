@@ -24,7 +24,7 @@ def test_captures_are_cached_and_their_cameras_are_those_of_the_pictures(tmp_pat
     # the camera vector's position is the unit vector of its azimuth and elevation
     position = first.camera_vectors.reshape(6, 4, 4, 4, 4)[..., :3, 3]
     expected = orbit(first.azimuth_deg.ravel().copy(), 10, 1.0, 40, 1).camera_to_world[:, :3, 3]
-    torch.testing.assert_close(torch.from_numpy(position.reshape(-1, 3)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(position.reshape(-1, 3).copy()), expected, atol=1e-5, rtol=0)
     other = multiview_captures(tmp_path, 6, CAMERA, 24, seed=2, workers=1)
     assert other.captions != first.captions
 
