@@ -331,3 +331,6 @@ def test_a_recipe_extends_another_and_changes_what_it_names(tmp_path, monkeypatc
     (tmp_path / "child.yaml").write_text("extends: nowhere\n")
     with pytest.raises(ConfigError, match="no recipe 'nowhere'"):
         load_config("child")
+    (tmp_path / "child.yaml").write_text("extends: [base, other]\n")
+    with pytest.raises(ConfigError, match=r"child.yaml:1: extends takes the name of one recipe"):
+        load_config("child")

@@ -201,6 +201,8 @@ def _read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> Iterator[_As
         return
     for entry in [e for e in root.value if isinstance(root, yaml.MappingNode) and e[0].value == "extends"]:
         root.value.remove(entry)
+        if not isinstance(entry[1], yaml.ScalarNode):
+            raise ConfigError(f"{shown}:{_line(entry[0])}: extends takes the name of one recipe")
         base, chain = find_config(entry[1].value), (*extended_by, path.resolve())
         if base.resolve() in chain:
             raise ConfigError(f"{shown}:{_line(entry[0])}: extends {base.name}, which extends this recipe")

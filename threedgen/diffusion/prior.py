@@ -16,6 +16,7 @@ from threedgen.core.files import atomic_folder
 from threedgen.diffusion.multiview_unet import MultiViewUNet
 
 BUNDLED = "mini"
+ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
 _BUNDLED_FOLDER = Path(__file__).parent / "weights" / "mini"
 disable_progress_bar()  # transformers' bars for loading and saving would stand between the run's own lines
 _PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
@@ -134,10 +135,6 @@ class MultiViewPrior(nn.Module):
         """alpha_t = sqrt(alpha_bar_t) and sigma_t = sqrt(1 - alpha_bar_t), each [B, 1, 1, 1]. timestep: [B] or []."""
         alpha_bar = self.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        alpha, sigma = self.noise_level(timestep)
-        return alpha * latents + sigma * noise
 
     def predict_noise(
         self, noisy: Tensor, timestep: Tensor, text: Tensor, camera: Tensor | None, num_views: int

@@ -27,12 +27,12 @@ from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
 from threedgen.runs.directory import RunDirectory, open_run, slug
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.output import RenderOutput
+from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
 from threedgen.tasks.generate import load_prior, optimize
 
 _ELEVATIONS = (5.0, 15.0, 25.0)
 _FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
 _CHAMFER_POINTS = 20_000
-_SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,8 @@ def _chamfer(scene: NeRF, truth: MiniObject, config: Config) -> float | None:
 
 def _views(scene: NeRF, config: Config) -> np.ndarray:
     """Four pictures side by side, [H, 4 W, 3]."""
-    cameras = viewing_cameras(config.camera, _SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
-    with torch.no_grad():
-        rgb = scene.render(cameras, background=torch.full((3,), 0.5)).rgb
-    return np.concatenate(list(rgb.numpy()), 1)
+    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
+    return np.concatenate(list(render_scene(scene, cameras)), 1)
 
 
 def to_json(score: Score) -> str:
@@ -229,11 +227,11 @@ def _sheet_rows(jobs: Sequence[Job]) -> list[Row]:
     """For each caption the scene of every number of views, then the truth."""
     config = jobs[0].config
     rows: list[Row] = []
-    cameras = viewing_cameras(config.camera, _SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
+    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
     for caption, group in groupby(jobs, key=lambda job: job.caption):
         for job in group:
             picture = np.asarray(Image.open(job.folder / "scene.png"))
-            views = np.stack(np.split(picture, len(_SHEET_AZIMUTHS), axis=1)) / 255
+            views = np.stack(np.split(picture, len(SHEET_AZIMUTHS), axis=1)) / 255
             plural = "s" if job.num_views > 1 else ""
             rows.append((f"{caption}: {job.num_views} view{plural}", views))
         truth = render(build(parse(caption)), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), cameras.height)

@@ -21,7 +21,7 @@ from threedgen.metrics.image import psnr
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene.nerf import NeRF
 
-_SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
+SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
 _ELEVATION = 15.0
 _GREY = (0.5, 0.5, 0.5)
 _FRAMES_PER_SECOND = 20
@@ -42,7 +42,7 @@ def export_scene(scene: NeRF, prior: MultiViewPrior, config: Config, run: RunDir
     save_turntable_gif(render_mesh(mesh, frames, _GREY)[0], results["turntable"], _FRAMES_PER_SECOND)
 
     results["sheet"] = run.path("contact_sheet.png")
-    cameras = viewing_cameras(config.camera, _SHEET_AZIMUTHS, _ELEVATION, config.export.image_size)
+    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, _ELEVATION, config.export.image_size)
     scene_rgb, mesh_rgb = render_scene(scene, cameras), render_mesh(mesh, cameras, _GREY)[0]
     rows: list[Row] = [("sampled views", _sampled_views(prior, config))]
     rows += [("optimised scene", scene_rgb), ("textured mesh", mesh_rgb), *_ground_truth(config.prompt, cameras)]
@@ -71,7 +71,7 @@ def render_scene(scene: NeRF, cameras: Cameras) -> np.ndarray:
 
 def _sampled_views(prior: MultiViewPrior, config: Config) -> np.ndarray:
     """What the prior alone makes of the prompt, [4, H, W, 3] at the sheet's azimuths."""
-    cameras = viewing_cameras(config.camera, _SHEET_AZIMUTHS, _ELEVATION, prior.image_size)
+    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, _ELEVATION, prior.image_size)
     views = sample_views(
         prior,
         [config.prompt],

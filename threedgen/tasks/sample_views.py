@@ -9,12 +9,11 @@ from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator
+from threedgen.diffusion.prior import ASSET_SUFFIX
 from threedgen.diffusion.sampling import sample_views
 from threedgen.imaging import contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks.generate import load_prior
-
-_SUFFIX = ", 3d asset"
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
@@ -22,7 +21,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     views, prior, started = config.views, load_prior(config), time.monotonic()
     cameras = view_cameras(config)
     camera = mvdream_camera_vectors(cameras).to(prior.device) if len(cameras) > 1 else None
-    prompt = config.prompt if config.prompt.endswith(_SUFFIX) or camera is None else config.prompt + _SUFFIX
+    prompt = config.prompt if config.prompt.endswith(ASSET_SUFFIX) or camera is None else config.prompt + ASSET_SUFFIX
     images = sample_views(
         prior,
         [prompt],

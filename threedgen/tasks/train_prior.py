@@ -24,7 +24,7 @@ from threedgen.data.captioned_views import (
 )
 from threedgen.data.miniworld import build, held_out, render, vocabulary
 from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior, new_mini_vae
-from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.prior import ASSET_SUFFIX, MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.training import MovingAverage, denoising_loss, learning_rate, optimizer_step
 from threedgen.imaging import contact_sheet, save_png
@@ -39,7 +39,6 @@ from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import ProgressLine, StepReport
 
 _BACKGROUNDS = 2  # each picture is encoded on mid grey and on one random colour
-_SUFFIX = ", 3d asset"  # MVDream's mark of 3D data; on half of the captions, so that prompts work with and without
 _SAMPLE_PROMPTS = 6
 
 
@@ -172,9 +171,10 @@ class _Batches:
         index, chosen_set, background = (
             torch.randint(size, (count,), generator=rng).numpy() for size in self.latents.shape[:3]
         )
+        # on half of the captions, so that prompts work with the suffix and without
         suffix = torch.rand(count, generator=rng) < 0.5
         captions = [
-            self.views.captions[i] + (_SUFFIX if marked else "") for i, marked in zip(index, suffix, strict=True)
+            self.views.captions[i] + (ASSET_SUFFIX if marked else "") for i, marked in zip(index, suffix, strict=True)
         ]
         camera = torch.from_numpy(self.views.camera_vectors[index, chosen_set]).flatten(0, 1)
         latents = self.latents[index, chosen_set, background]

@@ -28,7 +28,7 @@ class Primitive:
     """One placed solid.
 
     center, half_size: [3] world units; rotation: [3, 3] local to world; color: [3] in 0..1;
-    part: the name that ground truth is asked for by ("body", "face", ...); pattern: None or a `Pattern`.
+    part: the name that ground truth is asked for by ("body", "face", ...).
     Cylinders and cones are circular: half_size[0] == half_size[1].
     """
 
