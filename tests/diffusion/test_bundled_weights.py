@@ -7,16 +7,17 @@ from threedgen.cameras import mvdream_camera_vectors, viewing_cameras
 from threedgen.config.load import load_config
 from threedgen.core.files import verify_folder
 from threedgen.data.miniworld import build, held_out, render
-from threedgen.diffusion.prior import _BUNDLED_FOLDER, MultiViewPrior
+from threedgen.diffusion.locate import BUNDLED_FOLDER
+from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.metrics.image import psnr
 
 
 def test_files_are_as_recorded_and_small():
-    assert verify_folder(_BUNDLED_FOLDER)
-    sizes = [path.stat().st_size for path in _BUNDLED_FOLDER.rglob("*") if path.is_file()]
+    assert verify_folder(BUNDLED_FOLDER)
+    sizes = [path.stat().st_size for path in BUNDLED_FOLDER.rglob("*") if path.is_file()]
     assert max(sizes) < 12e6 and sum(sizes) < 12e6
-    assert not list(_BUNDLED_FOLDER.rglob("*.bin")) and not list(_BUNDLED_FOLDER.rglob("*.pt"))
+    assert not list(BUNDLED_FOLDER.rglob("*.bin")) and not list(BUNDLED_FOLDER.rglob("*.pt"))
 
 
 def test_views_of_held_out_captions_match_their_own_truth_best():

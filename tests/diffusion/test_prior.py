@@ -37,6 +37,39 @@ def test_saved_and_loaded_priors_are_equal(prior, tmp_path, dtype, tolerance):
     assert next(prior.parameters()).dtype == torch.float32  # saving halves a copy, not the model
 
 
+def test_weights_in_half_precision_take_and_give_float32():
+    """bfloat16 holds 8 bits: results agree to a few percent, and the noise schedule is not rounded at all."""
+    full, half = MultiViewPrior.from_pretrained("mini"), MultiViewPrior.from_pretrained("mini", torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert torch.equal(half.alphas_cumprod, full.alphas_cumprod) and half.alphas_cumprod.dtype == torch.float32
+    for actual, expected in zip(_forward(half), _forward(full), strict=True):
+        assert actual.dtype == torch.float32
+        assert (actual - expected).norm() < 0.05 * expected.norm()
+    text = half.encode_text(["a red cat"])
+    assert text.dtype == torch.float32
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    half.encode_images(images).sum().backward()
+    assert images.grad.dtype == torch.float32 and images.grad.abs().max() > 0
+
+
+def test_released_parts_are_freed_and_say_so():
+    prior, whole = MultiViewPrior.from_pretrained("mini"), MultiViewPrior.from_pretrained("mini")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    prior.release("text_encoder", "vae_decoder")
+    kept = sum(p.numel() for p in [*whole.unet.parameters(), *whole.vae.encoder.parameters()])
+    assert sum(p.numel() for p in prior.parameters()) == kept + whole.vae.quant_conv.weight.numel() + 8
+    assert torch.equal(prior.encode_images(images), whole.encode_images(images))
+    latents = whole.encode_images(images)
+    with pytest.raises(RuntimeError, match="text_encoder was released"):
+        prior.encode_text(["a red cat"])
+    with pytest.raises(RuntimeError, match="vae_decoder was released"):
+        prior.decode(latents)
+    whole.release("vae_encoder")
+    with pytest.raises(RuntimeError, match="vae_encoder was released"):
+        whole.encode_images(images)
+    assert whole.decode(latents).isfinite().all()
+
+
 def test_missing_weights_say_what_to_do(tmp_path):
     (tmp_path / "unet").mkdir()
     with pytest.raises(
@@ -59,7 +92,8 @@ def test_velocity_and_noise_predictions_agree(prior, monkeypatch):
         monkeypatch.setattr(
             prior, "scheduler", type(prior.scheduler).from_config(prior.scheduler.config, prediction_type=kind)
         )
-        torch.testing.assert_close(prior.predict_noise(noisy, timestep, None, None, 1), noise, atol=1e-5, rtol=1e-4)
+        actual = prior.predict_noise(noisy, timestep, torch.zeros(2, 1, 96), None, 1)
+        torch.testing.assert_close(actual, noise, atol=1e-5, rtol=1e-4)
 
 
 def test_unknown_words_are_named_with_what_is_known(prior):
@@ -77,6 +111,13 @@ def test_padding_and_case_do_not_matter_but_words_do(prior):
     first, second, other = prior.encode_text(["a red cat", "A RED cat", "a blue cat"])
     torch.testing.assert_close(first, second)
     assert not torch.allclose(first, other)
+
+
+def test_every_number_of_steps_stays_on_the_schedule():
+    for steps in range(1, 501):
+        timesteps = ddim_timesteps(steps)
+        assert len(timesteps) >= steps and min(timesteps) > 0 and max(timesteps) < 1000
+        assert timesteps == sorted(set(timesteps), reverse=True)
 
 
 def test_ddim_timesteps_are_the_reference_sampler_s(goldens):

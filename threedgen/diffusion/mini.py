@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from threedgen.diffusion.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.schedule import stable_diffusion_schedule
 
 IMAGE_SIZE = 64  # pixels; the latents are 16 x 16 x 4
 _TEXT_LENGTH = 20
@@ -145,14 +146,5 @@ def new_mini_prior(vocabulary: Sequence[str], vae: AutoencoderKL) -> MultiViewPr
     )
     # Stable Diffusion's betas. Velocity prediction (Salimans & Ho 2022): with noise prediction a small network's
     # error is divided by sqrt(alpha_bar) = 0.07 at the last timestep, and each view gets colours of its own.
-    scheduler = DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
-    )
+    scheduler = stable_diffusion_schedule("v_prediction")
     return MultiViewPrior(tokenizer, text_encoder, unet, vae, scheduler)

@@ -1,10 +1,15 @@
 """Stable Diffusion's UNet, seeing all views of an object at once (MVDream, Shi et al. 2023, section 3.1)."""
 
 import functools
+from collections.abc import Mapping
 
+import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
+
+from threedgen.diffusion.ldm_unet import unet_config, unet_sources, words_of_shapes
+from threedgen.diffusion.tensor_files import MatchedTensors, StoredTensor, stored_tensors
 
 CAMERA_DIM = 16  # a flattened 4x4 camera-to-world matrix
 
@@ -48,6 +53,8 @@ class MultiViewUNet(UNet2DConditionModel):
         # No camera: nothing is added (2D mode). The parent would refuse, and MLP(0) is not zero.
         if class_labels is None:
             return None
+        if self.class_embedding is None:
+            raise ValueError("a camera is given, but the network was built without one")
         return super().get_class_embed(sample=sample, class_labels=class_labels)
 
     def forward(
@@ -74,3 +81,29 @@ class MultiViewUNet(UNet2DConditionModel):
             cross_attention_kwargs={"num_views": num_views},
         )
         return output.sample
+
+
+def multiview_unet_from_ldm(config: Mapping[str, object], state_dict: Mapping[str, Tensor]) -> MultiViewUNet:
+    """The network of the original `MultiViewUNetModel`'s config words and state_dict, of any size.
+
+    config: model_channels, channel_mult, num_res_blocks (one for all levels or one each), attention_resolutions,
+    num_head_channels or num_heads, context_dim, camera_dim, transformer_depth, use_linear_in_transformer, ...; of
+    the words that are left out, those that show in the tensors' shapes are read off there. The number of heads
+    never shows. state_dict: the original's keys; its tensors become the parameters without a copy, in their dtype.
+
+    Raises ThreedgenError for a word that would make another network, and for missing, unknown or misshaped keys.
+    """
+    unet = match_ldm_unet(config, stored_tensors(state_dict), "the UNet's state_dict")
+    unet.fill()
+    return unet.module.eval()
+
+
+def match_ldm_unet(
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], where: str
+) -> MatchedTensors[MultiViewUNet]:
+    """As `multiview_unet_from_ldm`, with nothing read yet and the network on the meta device."""
+    words = words_of_shapes({key: tensor.shape for key, tensor in tensors.items()}) | dict(config)
+    diffusers_config = unet_config(words, where)
+    with torch.device("meta"):
+        unet = MultiViewUNet(**diffusers_config)
+    return MatchedTensors(unet, unet_sources(unet), tensors, where)

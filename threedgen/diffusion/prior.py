@@ -3,30 +3,42 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, NoReturn, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerFast
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from threedgen.core.errors import ConfigError, WeightsMissingError
+from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
+from threedgen.diffusion.clip_tokenizer import load_tokenizer
+from threedgen.diffusion.folders import load_text_encoder, load_unet, load_vae
+from threedgen.diffusion.locate import locate_weights
 from threedgen.diffusion.multiview_unet import MultiViewUNet
 
-BUNDLED = "mini"
 ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
-_BUNDLED_FOLDER = Path(__file__).parent / "weights" / "mini"
 disable_progress_bar()  # transformers' bars for loading and saving would stand between the run's own lines
-_PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+
+
+class _Released(nn.Module):
+    """What stands where a part was that `MultiViewPrior.release` took away."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, *args: object, **kwargs: object) -> NoReturn:
+        raise RuntimeError(f"the prior's {self.name} was released and cannot be used any more")
 
 
 class MultiViewPrior(nn.Module):
     """Tokenizer, text encoder, multi-view UNet, VAE and noise schedule.
 
     Images are [B, 3, H, W] in 0..1; latents [B, 4, h, w] are scaled to unit standard deviation; a timestep is an
-    integer in 0..999. B counts views, those of one object adjacent.
+    integer in 0..999. B counts views, those of one object adjacent. Whatever the weights' dtype, the noise schedule
+    and every tensor that a method returns are in float32.
     """
 
     alphas_cumprod: Tensor
@@ -50,26 +62,36 @@ class MultiViewPrior(nn.Module):
         vae.to(memory_format=torch.channels_last)
 
     @classmethod
-    def from_pretrained(cls, weights: str | Path) -> Self:
-        """Load the bundled mini prior ("mini") or a folder in diffusers' layout, frozen and in float32.
+    def from_pretrained(
+        cls, weights: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Self:
+        """Load the bundled mini prior ("mini"), a folder in diffusers' layout or a hub id, frozen.
 
-        Raises WeightsMissingError if the folder, or a part of it, is not there.
+        The weights are held in `dtype`. Each tensor is read, converted and moved on its own, so that the peak memory
+        is that of the loaded prior. Raises WeightsMissingError if the weights are not there (see `locate_weights`)
+        and ThreedgenError if a file's tensors are not those of its model.
         """
-        folder = _BUNDLED_FOLDER if str(weights) == BUNDLED else Path(weights)
-        missing = [part for part in _PARTS if not (folder / part).is_dir()]
-        if missing:
-            raise WeightsMissingError(
-                f"no weights at {folder}: {', '.join(missing)}/ not found; "
-                f"give a folder in diffusers' layout with weights=FOLDER, or weights={BUNDLED} for the bundled model"
-            )
+        folder = locate_weights(str(weights))
         prior = cls(
-            AutoTokenizer.from_pretrained(folder / "tokenizer"),
-            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-            MultiViewUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False),
-            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False),
+            load_tokenizer(folder / "tokenizer"),
+            load_text_encoder(folder / "text_encoder", dtype, device),
+            load_unet(folder / "unet", dtype, device),
+            load_vae(folder / "vae", dtype, device),
             DDIMScheduler.from_pretrained(folder / "scheduler"),
         )
+        prior.alphas_cumprod = prior.alphas_cumprod.to(device)
         return prior.eval().requires_grad_(False)
+
+    def release(self, *parts: Literal["text_encoder", "vae_encoder", "vae_decoder"]) -> None:
+        """Free the memory of parts that are not needed any more; their methods raise RuntimeError from then on."""
+        for part in parts:
+            match part:
+                case "text_encoder":
+                    self.text_encoder = _Released(part)
+                case "vae_encoder":
+                    self.vae.encoder, self.vae.quant_conv = _Released(part), None
+                case "vae_decoder":
+                    self.vae.decoder, self.vae.post_quant_conv = _Released(part), None
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write a folder in diffusers' layout, atomically, the weights in `dtype`; the model itself is unchanged."""
@@ -91,7 +113,9 @@ class MultiViewPrior(nn.Module):
         return self.alphas_cumprod.device
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words that the tokenizer has no token for, in order."""
+        """The words that the tokenizer has no token for, in order; CLIP's spells every word in pieces."""
+        if self.tokenizer.unk_token_id == self.tokenizer.eos_token_id:
+            return []
         encoding = self.tokenizer(prompt, return_offsets_mapping=True, return_special_tokens_mask=True)
         columns = zip(encoding.input_ids, encoding.offset_mapping, encoding.special_tokens_mask, strict=True)
         unknown = self.tokenizer.unk_token_id
@@ -120,16 +144,17 @@ class MultiViewPrior(nn.Module):
             truncation=True,
             return_tensors="pt",
         )
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state.float()
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Scaled posterior means: [B, 3, H, W] in 0..1 -> [B, 4, H/f, W/f]. Differentiable."""
-        images = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
-        return self.vae.encode(images).latent_dist.mean * self.vae.config.scaling_factor
+        images = (images * 2 - 1).to(self.vae.dtype, memory_format=torch.channels_last)
+        return self.vae.encode(images).latent_dist.mean.float() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [B, 4, h, w] -> images [B, 3, H, W] in 0..1."""
-        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        return (self.vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def noise_level(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t = sqrt(alpha_bar_t) and sigma_t = sqrt(1 - alpha_bar_t), each [B, 1, 1, 1]. timestep: [B] or []."""
@@ -143,8 +168,11 @@ class MultiViewPrior(nn.Module):
 
         timestep: [B] or []; text: [B, L, C]; camera: [B, 16] or None for 2D mode (then num_views is 1).
         """
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        prediction = self.unet(noisy, timestep, text, camera, num_views)
+        dtype = self.unet.dtype
+        camera = None if camera is None else camera.to(dtype)
+        prediction = self.unet(
+            noisy.to(dtype, memory_format=torch.channels_last), timestep, text.to(dtype), camera, num_views
+        ).float()
         if self.scheduler.config.prediction_type == "epsilon":
             return prediction
         alpha, sigma = self.noise_level(timestep)  # v = alpha * noise - sigma * x0

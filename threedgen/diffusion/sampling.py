@@ -12,9 +12,11 @@ from threedgen.diffusion.prior import MultiViewPrior
 def ddim_timesteps(num_inference_steps: int, num_train_timesteps: int = 1000) -> list[int]:
     """Descending timesteps 1 + k * (1000 // steps), as MVDream's own sampler takes them.
 
-    30 steps give 31 timesteps, because 1000 // 30 = 33 fits 31 times.
+    30 steps give 31 timesteps, because 1000 // 30 = 33 fits 31 times. Where the first would lie behind the
+    schedule's end (3 steps: 1000), it is the end; the original fails there.
     """
-    return [t + 1 for t in range(0, num_train_timesteps, num_train_timesteps // num_inference_steps)][::-1]
+    every = num_train_timesteps // num_inference_steps
+    return [min(t + 1, num_train_timesteps - 1) for t in range(0, num_train_timesteps, every)][::-1]
 
 
 @torch.no_grad()

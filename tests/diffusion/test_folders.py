@@ -1,0 +1,116 @@
+"""Folders in diffusers' layout: the UNet in either naming, older names, half precision; nothing silently absent."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from threedgen.core.errors import ThreedgenError
+from threedgen.diffusion.folders import load_text_encoder, load_unet, load_vae
+from threedgen.diffusion.locate import BUNDLED_FOLDER
+from threedgen.diffusion.multiview_unet import multiview_unet_from_ldm
+from threedgen.diffusion.prior import MultiViewPrior
+
+UNET_FILE = "diffusion_pytorch_model.safetensors"
+
+
+def _copy(part, tmp_path):
+    shutil.copytree(BUNDLED_FOLDER / part, tmp_path / part)
+    return tmp_path / part
+
+
+def _state(module):
+    return module.state_dict()
+
+
+def test_a_unet_under_its_original_names(original, tmp_path):
+    """As published in diffusers' layout with the original's class: its config words leave out what is always so."""
+    prefix = "model.diffusion_model."
+    state = {key.removeprefix(prefix): value for key, value in original.items() if key.startswith(prefix)}
+    words = {
+        "_class_name": "MultiViewUNetModel",
+        "_diffusers_version": "0.25.0",
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 64,
+        "attention_resolutions": [4, 2, 1],
+        "num_res_blocks": 1,
+        "channel_mult": [1, 1, 2, 2],
+        "num_head_channels": 64,
+        "transformer_depth": 1,
+        "context_dim": 64,
+        "use_checkpoint": False,
+        "camera_dim": 16,
+        "ip_dim": 0,
+        "ip_weight": 1.0,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(words))
+    save_file({key: value.half() for key, value in state.items()}, tmp_path / UNET_FILE)
+    unet = load_unet(tmp_path, torch.float32, "cpu")
+    expected = multiview_unet_from_ldm(words, {key: value.half().float() for key, value in state.items()})
+    rng = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4, 4, 8, 8, generator=rng), torch.full((4,), 9), torch.randn(4, 3, 64, generator=rng)
+    camera = torch.randn(4, 16, generator=rng)
+    with torch.no_grad():
+        assert torch.equal(unet(*inputs, camera, 4), expected(*inputs, camera, 4))
+    (tmp_path / "config.json").write_text(json.dumps({**words, "ip_dim": 16}))
+    with pytest.raises(ThreedgenError, match="ip_dim=16"):
+        load_unet(tmp_path, torch.float32, "cpu")
+
+
+def test_older_names_of_the_autoencoder_s_attention(tmp_path):
+    folder = _copy("vae", tmp_path)
+    new, old = ("to_q", "to_k", "to_v", "to_out.0"), ("query", "key", "value", "proj_attn")
+    tensors = {}
+    for key, value in load_file(folder / UNET_FILE).items():
+        for a, b in zip(new, old, strict=True):
+            key = key.replace(f".attentions.0.{a}.", f".attentions.0.{b}.")
+        tensors[key] = value
+    save_file(tensors, folder / UNET_FILE)
+    ours, theirs = _state(load_vae(folder, torch.float32, "cpu")), _state(MultiViewPrior.from_pretrained("mini").vae)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_half_precision_variants_and_torch_files_are_found(tmp_path):
+    unet, text = _copy("unet", tmp_path), _copy("text_encoder", tmp_path)
+    (unet / UNET_FILE).rename(unet / "diffusion_pytorch_model.fp16.safetensors")
+    prefixed = {f"text_model.{key}": value for key, value in load_file(text / "model.safetensors").items()}
+    prefixed["text_model.embeddings.position_ids"] = torch.arange(20)[None]  # as older versions wrote it
+    torch.save(prefixed, text / "pytorch_model.bin")
+    (text / "model.safetensors").unlink()
+    prior = MultiViewPrior.from_pretrained("mini")
+    for loaded, module in (
+        (load_unet(unet, torch.float32, "cpu"), prior.unet),
+        (load_text_encoder(text, torch.float32, "cpu"), prior.text_encoder),
+    ):
+        expected = _state(module)
+        assert _state(loaded).keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in _state(loaded).items())
+
+
+@pytest.mark.parametrize(
+    ("part", "load"), [("unet", load_unet), ("vae", load_vae), ("text_encoder", load_text_encoder)]
+)
+def test_a_missing_tensor_is_an_error_not_a_random_one(tmp_path, part, load):
+    folder = _copy(part, tmp_path)
+    file = next(folder.glob("*.safetensors"))
+    tensors = load_file(file)
+    gone = sorted(tensors)[3]
+    del tensors[gone]
+    save_file(tensors, file)
+    with pytest.raises(ThreedgenError, match=f"1 key missing .{gone}."):
+        load(folder, torch.float32, "cpu")
+    file.unlink()
+    with pytest.raises(ThreedgenError, match="is missing"):
+        load(folder, torch.float32, "cpu")
+
+
+def test_a_cut_off_file_is_told(tmp_path):
+    folder = _copy("unet", tmp_path)
+    content = (folder / UNET_FILE).read_bytes()
+    (folder / UNET_FILE).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ThreedgenError, match="cut off"):
+        load_unet(folder, torch.float32, "cpu")

@@ -1,0 +1,51 @@
+"""CLIP's tokenizer (Radford et al. 2021), from the vocabulary that is part of this package: nothing is downloaded."""
+
+import gzip
+import json
+from pathlib import Path
+
+from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
+
+# Stable Diffusion 2 fills a prompt up with token 0, which is the piece "!", Stable Diffusion 1 with the end token.
+PAD_SD2 = "!"
+PAD_SD1 = "<|endoftext|>"
+CONTEXT_LENGTH = 77
+_MERGES = Path(__file__).parent / "tokenizer" / "bpe_simple_vocab_16e6.txt.gz"
+_VOCABULARY_SIZE = 49408
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def clip_tokenizer(pad: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of CLIP and OpenCLIP, filling up with `pad` (`PAD_SD1` or `PAD_SD2`)."""
+    letters = _byte_letters()
+    num_merges = _VOCABULARY_SIZE - 2 * len(letters) - 2
+    lines = gzip.decompress(_MERGES.read_bytes()).decode("utf-8").split("\n")
+    left_and_right = [line.split() for line in lines[1 : num_merges + 1]]  # the first line is a header
+    merges = [(left, right) for left, right in left_and_right]
+    pieces = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), _START, _END]
+    tokenizer = CLIPTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges, model_max_length=CONTEXT_LENGTH
+    )
+    tokenizer.pad_token = pad  # not as an argument, see load_tokenizer
+    return tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer saved in `folder`.
+
+    A padding token that is also an ordinary piece ("!") would be taken for the padding wherever a prompt holds it,
+    if it were handed to the tokenizer as a special token. So it is set only after loading.
+    """
+    pad = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("pad_token")
+    if pad != PAD_SD2:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, pad_token=PAD_SD1)
+    tokenizer.pad_token = pad
+    return tokenizer
+
+
+def _byte_letters() -> list[str]:
+    """One printable character for each of the 256 bytes, in the order of CLIP's vocabulary: first those that are
+    printable themselves, then stand-ins from U+0100 on."""
+    own = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in own] + [chr(256 + i) for i in range(256 - len(own))]

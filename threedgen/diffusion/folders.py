@@ -1,0 +1,86 @@
+"""The parts of a prior in diffusers' folder layout: ours, or one from the hub, its UNet in either naming."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from threedgen.core.errors import ThreedgenError
+from threedgen.diffusion.multiview_unet import MultiViewUNet, match_ldm_unet
+from threedgen.diffusion.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
+from threedgen.diffusion.text_towers import match_clip_text
+
+UNET_AND_VAE_FILE = "diffusion_pytorch_model.safetensors"
+TEXT_ENCODER_FILE = "model.safetensors"
+# the names that older versions of diffusers gave to the autoencoder's attention
+_OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> MultiViewUNet:
+    """The UNet in `folder`: `MultiViewUNet`'s own files, or the original's config words and keys.
+
+    This and the other two raise ThreedgenError for missing, unknown or misshaped keys.
+    """
+    config, tensors = _config(folder), _weights(folder, UNET_AND_VAE_FILE)
+    if "model_channels" in config:
+        unet = match_ldm_unet(config, tensors, str(folder))
+    else:
+        with torch.device("meta"):
+            module = MultiViewUNet.from_config(config)
+        unet = _match_own(module, tensors, folder)
+    unet.fill(dtype, device)
+    return unet.module
+
+
+def load_vae(folder: Path, dtype: torch.dtype, device: torch.device | str) -> AutoencoderKL:
+    """The autoencoder in `folder`."""
+    with torch.device("meta"):
+        module = AutoencoderKL.from_config(_config(folder))
+    vae = _match_own(module, _weights(folder, UNET_AND_VAE_FILE), folder)
+    vae.fill(dtype, device)
+    return module
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CLIPTextModel:
+    """The text encoder in `folder`."""
+    config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+    text_encoder = match_clip_text(_weights(folder, TEXT_ENCODER_FILE), str(folder), config)
+    text_encoder.fill(dtype, device)
+    return text_encoder.module
+
+
+def _match_own(module: Any, tensors: Mapping[str, StoredTensor], folder: Path) -> MatchedTensors:
+    is_old = any(".attentions.0.query." in key for key in tensors)
+    sources = {name: Source(_old_name(name) if is_old else name) for name in module.state_dict()}
+    return MatchedTensors(module, sources, tensors, str(folder))
+
+
+def _old_name(name: str) -> str:
+    match = re.fullmatch(r"(.*mid_block\.attentions\.0\.)(.+)(\.weight|\.bias)", name)
+    return match[1] + _OLD_ATTENTION.get(match[2], match[2]) + match[3] if match else name
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ThreedgenError(f"{path} is missing or cannot be read ({type(error).__name__})") from error
+    if not isinstance(config, dict):
+        raise ThreedgenError(f"{path} holds no settings")
+    return config
+
+
+def _weights(folder: Path, name: str) -> dict[str, StoredTensor]:
+    """The tensors of a part: full or half precision, in safetensors or torch's format, the first that is there."""
+    stem = name.removesuffix(".safetensors")
+    torch_stem = "pytorch_model" if name == TEXT_ENCODER_FILE else stem
+    for file in (name, f"{stem}.fp16.safetensors", f"{torch_stem}.bin", f"{torch_stem}.fp16.bin"):
+        if (folder / file).is_file():
+            return open_tensors(folder / file)
+    raise ThreedgenError(f"{folder / name} is missing")

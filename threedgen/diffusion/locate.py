@@ -1,0 +1,126 @@
+"""Where a prior's weights are: `mini`, a folder, or a repository of the Hugging Face hub.
+
+Imports no torch, so that missing weights are told at once.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+from threedgen.core.errors import WeightsMissingError
+
+BUNDLED = "mini"
+BUNDLED_FOLDER = Path(__file__).parent / "weights" / "mini"
+PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+ORIGINAL_REPOSITORY = "MVDream/MVDream"
+ORIGINAL_FILES = {"2.1": "sd-v2.1-base-4view.pt", "1.5": "sd-v1.5-4view.pt"}
+_LOCAL_FOLDERS = ("weights", "outputs")  # first words of paths that are never a hub id's owner
+_HUB_TIMEOUT = 1.0  # seconds in which the hub must answer
+_HUB_FILES = [f"{part}/*" for part in PARTS]
+_HUB_IGNORED = ["*.msgpack", "*.onnx*", "*.ckpt"]
+
+
+def locate_weights(weights: str) -> Path:
+    """The folder in diffusers' layout that `weights` stands for.
+
+    weights: "mini", a folder, or a hub id ("owner/name"), which is taken from the hub's cache or fetched into it.
+    Raises WeightsMissingError, with the command to run, if they are not there; without a network within two seconds.
+    """
+    if weights == BUNDLED:
+        return BUNDLED_FOLDER
+    path = Path(weights)
+    if path.is_dir():
+        _check_parts(path, f"give a folder in diffusers' layout with weights=FOLDER, or weights={BUNDLED}")
+        return path
+    if path.is_file():
+        folder = f"weights/{path.stem}"
+        raise WeightsMissingError(
+            f"{path} is a single file; turn it into a folder once, then use weights={folder}: "
+            f"python launch.py weights import {path} --to {folder}"
+        )
+    if _is_hub_id(weights):
+        return _from_hub(weights)
+    original = ORIGINAL_FILES["1.5" if re.search(r"1\.?5", path.name) else "2.1"]
+    raise WeightsMissingError(
+        f"no weights at {path}; make them from {original} (https://huggingface.co/{ORIGINAL_REPOSITORY}) with: "
+        f"python launch.py weights import {original} --to {path}"
+    )
+
+
+def _check_parts(folder: Path, advice: str) -> None:
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise WeightsMissingError(f"no weights at {folder}: {', '.join(missing)}/ not found; {advice}")
+
+
+def _is_hub_id(weights: str) -> bool:
+    owner = weights.split("/")[0]
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", weights)) and owner not in _LOCAL_FOLDERS
+
+
+def _from_hub(repository: str) -> Path:
+    if repository == ORIGINAL_REPOSITORY:
+        file = ORIGINAL_FILES["2.1"]
+        raise WeightsMissingError(
+            f"{repository} holds single files; fetch one and turn it into a folder: hf download {repository} {file} "
+            f"--local-dir . && python launch.py weights import {file} --to weights/mvdream-sd21"
+        )
+    # imported here, because it takes a third of a second and most runs do without
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    command = f"hf download {repository}"
+    fetch = partial(snapshot_download, repository, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED)
+    try:
+        folder = Path(fetch(local_files_only=True))
+        _check_parts(folder, f"fetch the rest: {command}")
+        return folder
+    except HFValidationError as error:
+        raise WeightsMissingError(
+            f"weights={repository} is neither a folder nor a name that the hub can have"
+        ) from error
+    except (LocalEntryNotFoundError, WeightsMissingError):
+        pass
+    if constants.HF_HUB_OFFLINE or not _can_be_reached(constants.ENDPOINT):
+        raise WeightsMissingError(
+            f"weights={repository} is neither a folder nor in the hub's cache, and {constants.ENDPOINT} cannot be "
+            f"reached; with a network, run: {command}"
+        )
+    print(f"fetching   {repository} from {constants.ENDPOINT}", flush=True)
+    try:
+        folder = Path(fetch())
+    except OSError as error:
+        reason = str(error).split("\n")[0]
+        raise WeightsMissingError(f"{repository} could not be fetched ({reason}); try: {command}") from error
+    _check_parts(folder, f"{repository} is not in diffusers' layout")
+    return folder
+
+
+def _can_be_reached(url: str) -> bool:
+    """Whether the host of `url`, or the proxy that leads to it, takes a connection in time.
+
+    In a thread, because looking up a name has no time limit of its own.
+    """
+    parts = urllib.parse.urlsplit(url)
+    proxy = None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
+    target = urllib.parse.urlsplit(proxy) if proxy else parts
+    answers: list[bool] = []
+
+    def connect() -> None:
+        port = target.port or (443 if target.scheme == "https" else 80)
+        try:
+            socket.create_connection((target.hostname or "", port), timeout=_HUB_TIMEOUT).close()
+        except OSError:
+            return
+        answers.append(True)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_HUB_TIMEOUT)
+    return bool(answers)

@@ -1,0 +1,154 @@
+"""Text to views of one object: the inputs of MVDream's public API, in the manner of diffusers' pipelines.
+
+    pipe = MultiViewPipeline.from_pretrained("mini")
+    views = pipe("a red cat", num_frames=4, seed=1)
+    views.images[0].save("front.png")
+
+The command line, this object and the service (`predict.py`) are one implementation and give the same pictures for
+the same inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
+from threedgen.config.schema import CameraConfig
+from threedgen.config.views import ViewInputs, ViewSettings, drawn_size
+from threedgen.core.randomness import generator, random_seed
+from threedgen.diffusion.prior import ASSET_SUFFIX, MultiViewPrior
+from threedgen.diffusion.sampling import sample_views
+from threedgen.imaging import to_uint8
+
+FRONT_AZIMUTH = 90.0  # degrees: MVDream's azimuth of the camera on +x, which is 0 in `Cameras`
+_HIGHEST_ELEVATION = 90 - 1e-4  # degrees: straight above, "up" in the image has no meaning
+_DEFAULT = ViewSettings()
+
+
+@dataclass(frozen=True)
+class Views:
+    """N views of one object and where they were seen from."""
+
+    images: list[Image.Image]  # N pictures, image_size x image_size
+    cameras: Cameras  # N; their field of view and distance are assumed: the model is told neither
+    camera_matrices: Tensor  # [N, 4, 4] camera to world, position of unit length: what the model is told
+    azimuth_angles: list[float]  # N, degrees as MVDream counts them: 90 looks at the front
+    seed: int  # the one given, or the one drawn
+    prompt: str  # as the model read it, ", 3d asset" included
+    drawn_size: int  # pixels at which the model drew; the images were resized if they are of another size
+
+    @property
+    def remark(self) -> str:
+        """For a log's line: ", drawn at ... and resized to ..."; empty if nothing was resized."""
+        size = self.cameras.height
+        return "" if self.drawn_size == size else f", drawn at the model's {self.drawn_size} px and resized to {size}"
+
+
+class MultiViewPipeline:
+    """Draws views of an object from text with a multi-view prior.
+
+    Args:
+        prior: the model.
+        camera: whose middle field of view and distance `Views.cameras` state; the pictures do not depend on it.
+    """
+
+    def __init__(self, prior: MultiViewPrior, camera: CameraConfig | None = None) -> None:
+        self.prior = prior
+        self.camera = camera or CameraConfig()
+
+    @classmethod
+    def from_pretrained(
+        cls, weights: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> MultiViewPipeline:
+        """weights: "mini", a folder in diffusers' layout or a hub id. Raises WeightsMissingError if there are none."""
+        return cls(MultiViewPrior.from_pretrained(weights, dtype, device))
+
+    def to(self, device: torch.device | str) -> MultiViewPipeline:
+        self.prior.to(device)
+        return self
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        image_size: int = _DEFAULT.image_size,
+        num_frames: int = _DEFAULT.num_frames,
+        num_inference_steps: int = _DEFAULT.num_inference_steps,
+        guidance_scale: float = _DEFAULT.guidance_scale,
+        camera_elevation: float = _DEFAULT.camera_elevation,
+        camera_azimuth: float = _DEFAULT.camera_azimuth,
+        camera_azimuth_span: float = _DEFAULT.camera_azimuth_span,
+        seed: int | None = None,
+        negative_prompt: str = "",
+        rescale: float = 0.0,
+        allow_unknown_words: bool = False,
+    ) -> Views:
+        """Draw the views.
+
+        The nine inputs up to `seed` are the public API's: names, defaults and ranges are in `config/views.py`. View i
+        stands at camera_azimuth + camera_azimuth_span * i / num_frames. One view is told its camera like any other.
+        `image_size` may also be the model's own size; a model smaller than all of the API's sizes always draws at
+        its own, and its views are resized (`Views.drawn_size`).
+
+        Args:
+            negative_prompt: what guidance leads away from.
+            rescale: 0 .. 1, how far x0's standard deviation follows the unguided one's (`guided_denoising`).
+            allow_unknown_words: go on when the mini model does not know a word.
+
+        Raises:
+            ConfigError: a value that is not allowed, or a prompt that the model cannot read.
+        """
+        asked = ViewInputs(
+            prompt=prompt,
+            image_size=image_size,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            camera_elevation=camera_elevation,
+            camera_azimuth=camera_azimuth,
+            camera_azimuth_span=camera_azimuth_span,
+            seed=seed,
+        ).checked(self.prior.image_size)
+        text = as_asset(asked.prompt)
+        if not allow_unknown_words:
+            self.prior.check_prompt(text)
+            self.prior.check_prompt(negative_prompt)
+        seed = random_seed() if asked.seed is None else asked.seed
+
+        azimuth_angles = [
+            asked.camera_azimuth + asked.camera_azimuth_span * i / asked.num_frames for i in range(asked.num_frames)
+        ]
+        cameras = viewing_cameras(
+            self.camera,
+            [azimuth - FRONT_AZIMUTH for azimuth in azimuth_angles],
+            min(asked.camera_elevation, _HIGHEST_ELEVATION),
+            asked.image_size,
+        )
+        camera_vectors = mvdream_camera_vectors(cameras)
+        size = drawn_size(asked.image_size, self.prior.image_size)
+        drawn = sample_views(
+            self.prior,
+            [text],
+            camera_vectors.to(self.prior.device),
+            asked.num_frames,
+            generator(seed, 0, "sampled views"),
+            negative_prompt=negative_prompt,
+            num_inference_steps=asked.num_inference_steps,
+            guidance_scale=asked.guidance_scale,
+            rescale=rescale,
+            image_size=size,
+        )
+        images = [Image.fromarray(picture) for picture in to_uint8(drawn.movedim(1, -1))]
+        if size != asked.image_size:
+            images = [image.resize((asked.image_size,) * 2, Image.Resampling.BICUBIC) for image in images]
+        return Views(images, cameras, camera_vectors.reshape(-1, 4, 4), azimuth_angles, seed, text, size)
+
+
+def as_asset(prompt: str) -> str:
+    """The prompt marked once as MVDream's 3D captions are: `, 3d asset` is added unless `3d asset` is in it."""
+    return prompt if ASSET_SUFFIX.strip(", ") in prompt.lower() else prompt + ASSET_SUFFIX

@@ -1,0 +1,184 @@
+"""Tensors in files, read one by one, and matched by name and shape with the module that they are for.
+
+A model never stands in memory twice: modules are built on the meta device, and each tensor is read, converted and
+assigned (or written) on its own.
+"""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from threedgen.core.errors import ThreedgenError
+
+NAMED_IN_ERRORS = 5
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES |= {"I64": torch.int64}  # of buffers; weights are of the four above
+
+
+class StoredTensor(NamedTuple):
+    """A tensor that is not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
+class Source(NamedTuple):
+    """Where a module's tensor comes from."""
+
+    key: str
+    third: int | None = None  # one third of its rows: q, k and v are stacked in the file
+    is_convolution: bool = False  # a linear layer that the file holds as a 1 x 1 convolution
+
+    def stored_shape(self, shape: torch.Size) -> tuple[int, ...]:
+        """The shape in the file of a tensor that has `shape` in the module."""
+        rows, *rest = (*shape, 1, 1) if self.is_convolution else shape
+        return (rows if self.third is None else 3 * rows, *rest)
+
+
+def stored_tensors(tensors: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
+    """Tensors that are in memory already, as if they were in a file."""
+    return {
+        key: StoredTensor(tuple(tensor.shape), tensor.dtype, partial(_itself, tensor))
+        for key, tensor in tensors.items()
+    }
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def open_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a `.safetensors` file or of a torch checkpoint (a dictionary, or one under "state_dict").
+
+    Torch checkpoints are mapped into memory and unpickled without running code (`weights_only`).
+    Raises ThreedgenError if the file is neither, is cut off, or holds anything but tensors.
+    """
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    if not zipfile.is_zipfile(path):
+        raise ThreedgenError(f"{path} is no checkpoint that can be read: not a .safetensors or torch file, or cut off")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ThreedgenError(
+            f"{path} is refused: besides tensors it holds Python objects, which could run code when they are loaded"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ThreedgenError(f"{path} cannot be read as a torch checkpoint: it is damaged or something else") from error
+    if isinstance(loaded, dict):
+        loaded = loaded.get("state_dict", loaded)
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ThreedgenError(f"{path} is no checkpoint: it must hold named tensors and nothing else")
+    return stored_tensors(loaded)
+
+
+def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    try:
+        # pread, not a memory map: pages of a map count as this process's memory for as long as it is open
+        file = safe_open(path, framework="pt", backend="pread")
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
+        return {
+            key: StoredTensor(tuple(part.get_shape()), _DTYPES[part.get_dtype()], partial(file.get_tensor, key))
+            for key, part in slices.items()
+        }
+    except KeyError as error:
+        raise ThreedgenError(f"{path} holds numbers of type {error}, which no model here has") from error
+    except (SafetensorError, OSError) as error:
+        raise ThreedgenError(f"{path} cannot be read: it is no .safetensors file, or it is cut off") from error
+
+
+def check_keys(tensors: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise ThreedgenError, naming the first keys of each kind, unless keys and shapes are those expected."""
+    wrong = (key for key, shape in expected.items() if key in tensors and tensors[key].shape != shape)
+    problems = [
+        _listed("missing", (key for key in sorted(expected) if key not in tensors)),
+        _listed("not known", (key for key in tensors if key not in expected)),
+        _listed("of another shape", (f"{k} {list(tensors[k].shape)} instead of {list(expected[k])}" for k in wrong)),
+    ]
+    if any(problems):
+        raise ThreedgenError(f"{where}: {'; '.join(filter(None, problems))}")
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class MatchedTensors(Generic[_Module]):
+    """The tensors of a file under the names of a module; every one is there, fits, and none is left over."""
+
+    def __init__(
+        self,
+        module: _Module,
+        sources: Mapping[str, Source],
+        tensors: Mapping[str, StoredTensor],
+        where: str,
+        unused: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        """module: may be on the meta device; sources: for each name of its state_dict; unused: keys and shapes of
+        what the file holds although the module does without.
+
+        Raises ThreedgenError naming the first keys that are missing, not known, or of another shape.
+        """
+        self.module, self.tensors, self.where = module, tensors, where
+        self.sources = {name: sources[name] for name in module.state_dict()}
+        shapes = {self.sources[name]: value.shape for name, value in module.state_dict().items()}
+        self.used = {source.key: source.stored_shape(shape) for source, shape in shapes.items()}  # keys and shapes
+        check_keys(tensors, {**self.used, **(unused or {})}, where)
+        weights = set(_DTYPES.values()) - {torch.int64}
+        if odd := _listed(
+            "of a number type that weights do not have", (k for k in self.used if tensors[k].dtype not in weights)
+        ):
+            raise ThreedgenError(f"{where}: {odd}")
+
+    def read(self, name: str, dtype: torch.dtype | None, device: torch.device | str = "cpu") -> Tensor:
+        """One tensor under the module's own name; dtype None leaves it as it is in the file."""
+        key, third, _ = self.sources[name]
+        value = self.tensors[key].read()
+        if third is not None:
+            value = value.chunk(3)[third]
+        converted = value.reshape(self.module.get_parameter(name).shape).to(device=device, dtype=dtype)
+        if converted.dtype == torch.float16 != value.dtype and not torch.stack(converted.aminmax()).isfinite().all():
+            raise ThreedgenError(f"{self.where}: {key} has values beyond float16's range; bfloat16 holds them")
+        return converted
+
+    def fill(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> None:
+        """Give the module its tensors, without a copy where dtype and device are the file's."""
+        self.module.load_state_dict({name: self.read(name, dtype, device) for name in self.sources}, assign=True)
+
+    def save(self, path: Path, dtype: torch.dtype | None = None, prefix: str = "") -> None:
+        """Write the tensors under the module's names to a `.safetensors` file, one by one.
+
+        (The library's own writer wants all of them in memory; the format is a header in JSON and the plain numbers.)
+        """
+        names = {torch_dtype: name for name, torch_dtype in _DTYPES.items()}
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        position = 0
+        for name, source in self.sources.items():
+            shape, number = self.module.get_parameter(name).shape, dtype or self.tensors[source.key].dtype
+            size = shape.numel() * number.itemsize
+            offsets = [position, position + size]
+            header[prefix + name] = {"dtype": names[number], "shape": list(shape), "data_offsets": offsets}
+            position += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in self.sources:
+                file.write(self.read(name, dtype).contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _listed(what: str, keys: Iterable[str]) -> str:
+    """For instance "7 keys missing (a, b, c, d, e, ...)"; nothing where there are none."""
+    found = list(keys)
+    if not found:
+        return ""
+    names = ", ".join(found[:NAMED_IN_ERRORS]) + (", ..." if len(found) > NAMED_IN_ERRORS else "")
+    return f"{len(found)} {'key' if len(found) == 1 else 'keys'} {what} ({names})"
