@@ -25,7 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from threedgen.config.limits import flatten, validate
 from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
+from threedgen.core.randomness import random_seed
 
+RANDOM = "random"  # seed=random: drawn here, once, so that the config of the run has the number
 COMMAND_LINE = "on the command line"
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -55,6 +57,8 @@ def load_config(config: str | os.PathLike[str] | None, overrides: Sequence[str] 
     for assignment in assignments:
         if _leaf_types()[assignment.key] is str:
             texts[assignment.key] = str(assignment.value)  # kept out of OmegaConf, which would resolve ${...}
+        elif assignment.key == "seed" and assignment.value == RANDOM:
+            tree.seed = random_seed()
         else:
             _assign(tree, assignment)
     result = OmegaConf.to_object(tree)
@@ -265,6 +269,8 @@ def _wrong_type(assignment: _Assignment) -> ConfigError:
 def _expected(key: str) -> str:
     """The setting's type in words."""
     declared = _leaf_types()[key]
+    if key == "seed":
+        return f"a whole number or {RANDOM}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if declared in names:
         return names[declared]

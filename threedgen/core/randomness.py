@@ -7,6 +7,7 @@ uninterrupted run drew there, and adding draws to one stream changes no other.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ def stable_seed(seed: int, step: int, stream: str) -> int:
     """
     digest = hashlib.blake2b(f"{seed}/{step}/{stream}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def random_seed() -> int:
+    """A seed nobody chose, in 0 .. 2**32 - 1. Whoever draws one tells it, so that the result can be had again."""
+    return secrets.randbelow(2**32)
 
 
 def generator(seed: int, step: int, stream: str) -> torch.Generator:

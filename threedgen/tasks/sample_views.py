@@ -1,67 +1,62 @@
-"""Text to images of one object from several sides, with the inputs of MVDream's public API."""
+"""Text to images of one object from several sides, as files."""
 
 import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
+import numpy as np
+
 from threedgen.config.schema import Config
 from threedgen.core.files import write_text_atomically
-from threedgen.core.randomness import generator
-from threedgen.diffusion.prior import ASSET_SUFFIX
-from threedgen.diffusion.sampling import sample_views
-from threedgen.imaging import contact_sheet, save_png
+from threedgen.diffusion.pipeline import MultiViewPipeline, Views
+from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.generate import load_prior
+from threedgen.tasks.prior import load_prior
+
+_VIEWS_A_ROW = 8  # of the contact sheet
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
-    """Write one PNG a view, a contact sheet, and cameras.json with the matrices and angles."""
-    views, prior, started = config.views, load_prior(config), time.monotonic()
-    cameras = view_cameras(config)
-    camera = mvdream_camera_vectors(cameras).to(prior.device) if len(cameras) > 1 else None
-    prompt = config.prompt if config.prompt.endswith(ASSET_SUFFIX) or camera is None else config.prompt + ASSET_SUFFIX
-    images = sample_views(
-        prior,
-        [prompt],
-        camera,
-        len(cameras),
-        generator(config.seed, 0, "sampled views"),
+    """Write one PNG a view, a contact sheet, and cameras.json with the matrices, the angles and the seed."""
+    pipeline = MultiViewPipeline(load_prior(config), config.camera)
+    started = time.monotonic()
+    views = pipeline(
+        config.prompt,
+        **asdict(config.views),
+        seed=config.seed,
         negative_prompt=config.negative_prompt,
-        num_inference_steps=views.num_inference_steps,
-        guidance_scale=views.guidance_scale,
-        rescale=views.rescale,
-        image_size=views.image_size,
+        allow_unknown_words=config.allow_unknown_words,
     )
-    pictures = images.movedim(1, -1).cpu().numpy()
-    print(f"{time.monotonic() - started:.1f} s for {len(cameras)} views")
+    print(f"{time.monotonic() - started:.1f} s for {len(views.images)} views{views.remark}")
     results = {}
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(views.images):
         results[f"view {i}"] = run.path(f"view-{i}.png")
-        save_png(picture, results[f"view {i}"])
+        save_png(image, results[f"view {i}"])
     results["sheet"] = run.path("contact_sheet.png")
-    save_png(contact_sheet([("", pictures)], config.prompt), results["sheet"])
+    save_png(contact_sheet(_rows(views), config.prompt), results["sheet"])
     results["cameras"] = run.path("cameras.json")
-    write_text_atomically(results["cameras"], json.dumps(_describe(cameras, config), indent=2) + "\n")
+    write_text_atomically(results["cameras"], json.dumps(describe(views), indent=2) + "\n")
     return results
 
 
-def view_cameras(config: Config) -> Cameras:
-    """The API's cameras: azimuth = start + span * i / num_frames, where MVDream counts 90 degrees as the front."""
-    views = config.views
-    azimuth = [
-        views.camera_azimuth - 90 + views.camera_azimuth_span * i / views.num_frames for i in range(views.num_frames)
-    ]
-    return viewing_cameras(config.camera, azimuth, views.camera_elevation, views.image_size)
-
-
-def _describe(cameras: Cameras, config: Config) -> dict[str, object]:
+def describe(views: Views) -> dict[str, object]:
+    """What cameras.json holds: plain numbers, see docs/howto/camera-conventions.md."""
     return {
-        "prompt": config.prompt,
-        "seed": config.seed,
-        "fov_y_deg": math.degrees(cameras.fov_y[0]),
-        "azimuth_deg": [round(math.degrees(a), 6) for a in cameras.azimuth],
-        "elevation_deg": config.views.camera_elevation,
-        "camera_to_world": cameras.camera_to_world.tolist(),
+        "prompt_as_read": views.prompt,
+        "seed": views.seed,
+        "image_size": views.images[0].width,
+        "drawn_size": views.drawn_size,
+        "elevation_deg": round(math.degrees(views.cameras.elevation[0]), 3),
+        "azimuth_deg_mvdream_front_90": views.azimuth_angles,
+        "azimuth_deg_threedgen_front_0": [round(math.degrees(azimuth), 3) for azimuth in views.cameras.azimuth],
+        "camera_matrices": views.camera_matrices.tolist(),
+        "assumed_distance": round(float(views.cameras.distance[0]), 6),
+        "assumed_fov_y_deg": round(math.degrees(views.cameras.fov_y[0]), 6),
     }
+
+
+def _rows(views: Views) -> list[Row]:
+    pictures = np.stack([np.asarray(image) for image in views.images])
+    return [("", pictures[i : i + _VIEWS_A_ROW]) for i in range(0, len(pictures), _VIEWS_A_ROW)]
