@@ -1,33 +1,64 @@
 """Ranges that the library works with; requirements.txt pins the versions that the tests run with."""
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "threedgen/__init__.py").read_text("utf-8")).group(1)
 README = ROOT / "README.md"
 
+
+class BuildWithKernels(build_py):
+    """Compiles the CPU kernels into the package. Without a compiler the package is whole but slower, and says so."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # compiled at first use, for the very machine
+        spec = importlib.util.spec_from_file_location("build_kernels", ROOT / "threedgen/ops/native/build.py")
+        build = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(build)
+        try:
+            for level in build.LEVELS:
+                build.build_cpu_library(level, Path(self.build_lib) / "threedgen/ops/native")
+        except build.BuildError as error:
+            print(f"note: installed without compiled kernels: {error}", file=sys.stderr)
+
+
+class PlatformDistribution(Distribution):
+    """Its wheels belong to one platform."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
 setup(
+    cmdclass={"build_py": BuildWithKernels},
+    distclass=PlatformDistribution,
     name="threedgen",
     version=VERSION,
     description="Text to 3D: multi-view diffusion guidance, NeRF, textured mesh",
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
-    # the recipes stand at the top of the repository and are installed inside the package
-    packages=[*find_packages(include=["threedgen", "threedgen.*"]), "threedgen.configs"],
-    package_dir={"threedgen": "threedgen", "threedgen.configs": "configs"},
+    # the recipes and the kernels' sources stand at the top of the repository and are installed inside the package
+    packages=[*find_packages(include=["threedgen", "threedgen.*"]), "threedgen.configs", "threedgen.cuda_ext"],
+    package_dir={"threedgen": "threedgen", "threedgen.configs": "configs", "threedgen.cuda_ext": "cuda_ext"},
     package_data={
-        "threedgen": ["**/*.safetensors", "**/*.json", "**/*.txt", "**/*.md"],
+        "threedgen": ["**/*.safetensors", "**/*.json", "**/*.txt", "**/*.md", "**/*.gz", "**/*.html", "**/*.js"],
         "threedgen.configs": ["*.yaml"],
+        "threedgen.cuda_ext": ["**/*.h", "**/*.cpp", "**/*.cu", "**/*.cuh"],
     },
     install_requires=[
         "torch>=2.2",
         "diffusers>=0.30",
-        "transformers>=4.40",
-        "safetensors>=0.4",
+        "transformers>=5",
+        "safetensors>=0.8",
         "omegaconf>=2.4",
         "PyYAML>=6.0",
         "numpy>=1.26",
@@ -39,6 +70,8 @@ setup(
         "PyMCubes>=0.1.4",
         "xatlas>=0.0.9",
         "fast-simplification>=0.1.9",
+        "ninja>=1.10",
     ],
+    extras_require={"serve": ["cog>=0.23.1,<0.24"], "video": ["imageio-ffmpeg>=0.6"]},
     entry_points={"console_scripts": ["threedgen=threedgen.cli:main"]},
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from threedgen.ops import march, ray_box
+from threedgen.ops import ray_box
 
 
 def slow_march(origin, direction, occupancy, radius, step, jitter):
@@ -49,7 +49,7 @@ AXIS_PARALLEL = [
 
 
 @pytest.mark.parametrize("fill", ["full", "ball", "sparse", "corner", "empty"])
-def test_equals_the_slow_loop(fill):
+def test_equals_the_slow_loop(ops, fill):
     cells, radius, step = 10, 1.25, 0.037
     centres = (np.indices((cells,) * 3) + 0.5) / cells * 2 - 1
     occupancy = {
@@ -63,7 +63,7 @@ def test_equals_the_slow_loop(fill):
     origins = torch.cat([origins, torch.tensor([o for o, _ in AXIS_PARALLEL])])
     directions = torch.cat([directions, torch.tensor([d for _, d in AXIS_PARALLEL])])
     jitter = torch.rand(len(origins), generator=torch.Generator().manual_seed(1))
-    samples = march(origins, directions, torch.from_numpy(occupancy), radius, step, jitter)
+    samples = ops.march(origins, directions, torch.from_numpy(occupancy), radius, step, jitter)
 
     expected = [
         slow_march(o, d, occupancy, radius, step, j)
@@ -107,12 +107,12 @@ def test_ray_box_misses(origin, direction):
 
 
 @pytest.mark.parametrize(("jitter", "expected"), [(0.0, [2, 2.5, 3, 3.5]), (0.5, [2.25, 2.75, 3.25, 3.75])])
-def test_no_sample_beyond_the_cube(jitter, expected):
+def test_no_sample_beyond_the_cube(ops, jitter, expected):
     rays = torch.tensor([[3.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]])
-    samples = march(*rays, torch.ones(8, 8, 8, dtype=torch.bool), 1.0, 0.5, torch.tensor([jitter]))
+    samples = ops.march(*rays, torch.ones(8, 8, 8, dtype=torch.bool), 1.0, 0.5, torch.tensor([jitter]))
     assert samples.t_mids.tolist() == expected
 
 
-def test_no_rays():
-    samples = march(torch.zeros(0, 3), torch.zeros(0, 3), torch.ones(4, 4, 4, dtype=torch.bool), 1.0, 0.1)
+def test_no_rays(ops):
+    samples = ops.march(torch.zeros(0, 3), torch.zeros(0, 3), torch.ones(4, 4, 4, dtype=torch.bool), 1.0, 0.1)
     assert len(samples.t_starts) == 0 and samples.offsets.tolist() == [0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -44,6 +45,14 @@ class HashGrid:
     @property
     def num_outputs(self) -> int:
         return len(self.levels) * self.num_features
+
+    @functools.cached_property
+    def layout(self) -> list[int]:
+        """As the kernels take it: number of levels, features per level; for each level its resolution, first row and
+        number of slots - 1, or 0 for a dense one."""
+        slot_mask = 2**self.log2_table_size - 1
+        levels = [(level.resolution, level.first_row, slot_mask if level.hashed else 0) for level in self.levels]
+        return [len(self.levels), self.num_features, *(number for level in levels for number in level)]
 
     @staticmethod
     def from_config(config: GridConfig) -> HashGrid:

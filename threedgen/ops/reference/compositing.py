@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-
-class Composite(NamedTuple):
-    """What R rays see, before any background."""
-
-    rgb: Tensor  # [R, 3], already weighted: add (1 - opacity) * background
-    opacity: Tensor  # [R] in 0..1
-    depth: Tensor  # [R] sum of weight * t, world units; divide by the opacity for the mean depth
-    weights: Tensor  # [S] each sample's share of its ray
+from threedgen.ops.types import Composite
 
 
 def composite(
@@ -38,14 +29,14 @@ def composite(
         tensor([[0.5000, 0.5000, 0.0000]])
     """
     optical_depth = density * (t_ends - t_starts)
-    weights = _transmittance(optical_depth, ray_indices, offsets) * -torch.expm1(-optical_depth)
+    weights = transmittance(optical_depth, ray_indices, offsets) * -torch.expm1(-optical_depth)
     t_mids = 0.5 * (t_starts + t_ends)
     values = torch.cat([rgb, torch.ones_like(t_mids)[:, None], t_mids[:, None]], -1)
     sums = values.new_zeros(len(offsets) - 1, 5).index_add(0, ray_indices, weights[:, None] * values)
     return Composite(sums[:, :3], sums[:, 3], sums[:, 4], weights)
 
 
-def _transmittance(optical_depth: Tensor, ray_indices: Tensor, offsets: Tensor) -> Tensor:
+def transmittance(optical_depth: Tensor, ray_indices: Tensor, offsets: Tensor) -> Tensor:
     """[S]: the part of the light that passes all earlier samples of the same ray.
 
     One running sum over all rays, minus its value where the ray begins. In float32 that difference would lose

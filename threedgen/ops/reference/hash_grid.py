@@ -37,11 +37,32 @@ def hash_grid_encode(positions: Tensor, table: Tensor, grid: HashGrid) -> Tensor
     return torch.cat(features, -1)
 
 
-def _encode_level(positions: Tensor, rows: Tensor, level: GridLevel, slot_mask: int) -> Tensor:
-    """[N, 3], [level.num_rows, F] -> [N, F]. Bilinear in (y, z) over pairs of x neighbours, then linear in x."""
+def interpolate(positions: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
+    """The same numbers as `hash_grid_encode`, by indexing alone: slow, and differentiable any number of times."""
+    features = []
+    for level in grid.levels:
+        corner, inside = _locate(positions, level)
+        x, y, z = inside.split(1, -1)
+        rows = level.first_row + _row_indices(corner.long(), level, 2**grid.log2_table_size - 1)
+        pair_weights = [(1 - y) * (1 - z), y * (1 - z), (1 - y) * z, y * z]
+        low, high = (
+            sum(weight * table[rows[:, k] + offset] for k, weight in enumerate(pair_weights)) for offset in (0, 1)
+        )
+        features.append(low + x * (high - low))
+    return torch.cat(features, -1)
+
+
+def _locate(positions: Tensor, level: GridLevel) -> tuple[Tensor, Tensor]:
+    """[N, 3] in the unit cube -> the lower corner of the cell [N, 3], whole numbers, and 0..1 inside it [N, 3]."""
     lattice = positions.clamp(0.0, 1.0) * (level.resolution - 1)
     corner = lattice.detach().floor().clamp_(max=level.resolution - 2)
-    x, y, z = (lattice - corner).unbind(-1)
+    return corner, lattice - corner
+
+
+def _encode_level(positions: Tensor, rows: Tensor, level: GridLevel, slot_mask: int) -> Tensor:
+    """[N, 3], [level.num_rows, F] -> [N, F]. Bilinear in (y, z) over pairs of x neighbours, then linear in x."""
+    corner, inside = _locate(positions, level)
+    x, y, z = inside.unbind(-1)
     index = _row_indices(corner.long(), level, slot_mask)
     weights = torch.stack([(1 - y) * (1 - z), y * (1 - z), (1 - y) * z, y * z], -1)
     pairs = torch.cat([rows[:-1], rows[1:]], -1)  # row i beside row i + 1: both x corners in one read

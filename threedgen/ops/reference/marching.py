@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class RaySamples(NamedTuple):
-    """S samples of R rays, packed ray after ray, front to back."""
-
-    t_starts: Tensor  # [S] world units along the ray
-    t_ends: Tensor  # [S]
-    ray_indices: Tensor  # [S] int64, ascending
-    offsets: Tensor  # [R + 1] int64: the samples of ray r are offsets[r] .. offsets[r + 1] - 1
-
-    @property
-    def t_mids(self) -> Tensor:
-        return 0.5 * (self.t_starts + self.t_ends)
+from threedgen.ops.types import RaySamples
 
 
 def ray_box(origins: Tensor, directions: Tensor, low: Tensor | float, high: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -91,7 +79,7 @@ def march(
     rays = torch.repeat_interleave(num_candidates)  # [C] the ray of each candidate
     start = num_candidates.cumsum(0) - num_candidates - first  # candidate number minus step number, per ray
     step = torch.arange(len(rays), device=rays.device) - start[rays]
-    t = (t_near + jitter * step_size)[rays] + step * step_size
+    t = (t_near + jitter * step_size)[rays] + step.to(t_near.dtype) * step_size
     inside = _occupied_at(origins[rays] + directions[rays] * t[:, None], occupancy, radius)
     kept = (inside & (t < t_far[rays])).nonzero()[:, 0]
 

@@ -1,0 +1,12 @@
+"""The device that the tests of the emulated kernels run on here."""
+
+import pytest
+import torch
+
+from threedgen.ops.native import cuda
+
+
+@pytest.fixture
+def device():
+    assert cuda.why_not() == ""  # a GPU without kernels is a failure, not a reason to skip
+    return torch.device("cuda")

@@ -1,0 +1,78 @@
+"""The parts of benchmarks/gpu.py that need no GPU."""
+
+import contextlib
+import ctypes
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from threedgen.config.schema import GridConfig
+from threedgen.ops import reference
+from threedgen.ops.grid import HashGrid
+from threedgen.ops.native import build, cuda
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
+    module = sys.modules["gpu_benchmark"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """The CUDA kernels, which mark out the samples, run on the CPU."""
+    try:
+        library = ctypes.CDLL(str(build.cached_emulated_cuda_library()))
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(cuda, "_load", lambda: (library, ""))
+    monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
+
+
+def test_floors_counted_by_hand(benchmark):
+    """One level of one feature, 8 vertices, a network of 6 products, 1000 samples."""
+    grid = HashGrid.from_config(GridConfig(1, 1, 4, 2, 2))
+    rates = benchmark.Rates(memory_bytes=1e9, matrix_flops=1e9, l2_bytes=1e9, l2_atomics=1e9)
+    found = benchmark.floor_ms(rates, grid, [1, 2, 2], 1000)
+    sectors = 1000 * 4 * 1.125  # 4 pairs of 8 bytes, of which each eighth touches two sectors
+    expected = {"encode": sectors * 32e-6, "network": 1000 * 6 * 6e-6, "scatter": sectors * 1e-6, "adamw": 32 * 14e-6}
+    assert found == pytest.approx({**expected, "total": sum(expected.values())})
+
+
+@pytest.mark.parametrize(("num_samples", "total"), [(524_288, 0.62), (8_388_608, 8.5)])
+def test_floors_of_the_papers_grid_on_an_h200(benchmark, num_samples, total):
+    """The study's own count for this GPU, which the script's text states."""
+    grid = HashGrid.from_config(GridConfig())
+    rates = benchmark.Rates(memory_bytes=4.3e12, matrix_flops=790e12)
+    assert benchmark.floor_ms(rates, grid, [32, 64, 64, 16], num_samples)["total"] == pytest.approx(total, rel=0.05)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_the_step_learns_from_32_samples_a_ray(benchmark):
+    step = benchmark.Step(GridConfig(2, 2, 10, 4, 16), 4, "cpu")
+    assert step.num_samples == pytest.approx(32 * 64, rel=0.05)
+    before = [param.detach().clone() for param in step.params]
+    step.learn(reference.march(*step.marching), reference)
+    assert all(not torch.equal(param, old) for param, old in zip(step.params, before, strict=True))
+
+
+def test_the_table(benchmark):
+    row = {"grid": "paper", "pixels": 64, "ops": "native", "samples": 500_000, "ms": 2.0, "floor_ms": 0.5}
+    header, line = benchmark.table([row]).splitlines()
+    assert header.split() == ["grid", "pixels", "ops", "ms", "M", "samples/s", "floor", "ms", "ratio"]
+    assert line.split() == ["paper", "4x64^2", "native", "2.000", "250", "0.500", "4.0"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the script would run")
+def test_without_a_gpu_it_says_so_in_one_line():
+    run = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True)
+    assert run.returncode == 3
+    assert run.stderr == "benchmarks/gpu.py needs a GPU: torch sees no CUDA device\n"

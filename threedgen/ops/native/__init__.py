@@ -1,0 +1,27 @@
+"""Every op by the kernels of `cuda_ext/`; the names, arguments and results are those of `ops.reference`."""
+
+from threedgen.ops.native.compositing import composite
+from threedgen.ops.native.field import evaluate_field, field_with_normals, refresh_occupancy, render_field
+from threedgen.ops.native.hash_grid import hash_grid_encode
+from threedgen.ops.native.library import available, why_not
+from threedgen.ops.native.marching import march
+from threedgen.ops.native.optimizer import adamw_step
+from threedgen.ops.native.splats import splat
+from threedgen.ops.reference.marching import ray_box
+from threedgen.ops.reference.random import ray_jitter
+
+__all__ = [
+    "adamw_step",
+    "available",
+    "composite",
+    "evaluate_field",
+    "field_with_normals",
+    "hash_grid_encode",
+    "march",
+    "ray_box",
+    "ray_jitter",
+    "refresh_occupancy",
+    "render_field",
+    "splat",
+    "why_not",
+]
