@@ -82,9 +82,9 @@ def test_slices_keep_objects_whole():
 
 @pytest.mark.parametrize("num_views", [1, 4])
 def test_sampled_views_are_evenly_spaced_and_in_range(num_views):
-    config = CameraConfig(num_views=num_views, distance_range=(0.8, 1.0))
+    config = CameraConfig(num_views=num_views, sets_per_step=3, distance_range=(0.8, 1.0))
     sampler = CameraSampler(config, seed=3)
-    drawn = [sampler.sample(step, 50, num_objects=3) for step in range(50)]
+    drawn = [sampler.sample(step, 50) for step in range(50)]
     for cameras in drawn:
         assert len(cameras) == 3 * num_views and cameras.num_views == num_views
         azimuth = cameras.azimuth.double().rad2deg().view(3, num_views)
@@ -117,3 +117,5 @@ def test_cameras_are_a_function_of_seed_and_step():
 def test_resolution_grows_after_the_coarse_part():
     sampler = CameraSampler(CameraConfig(resolution=256, coarse_resolution=64, coarse_fraction=0.5), seed=0)
     assert [sampler.sample(step, 10).height for step in (0, 4, 5, 9)] == [64, 64, 256, 256]
+    fewer = CameraConfig(sets_per_step=1, coarse_sets_per_step=2, coarse_fraction=0.5)
+    assert [len(CameraSampler(fewer, seed=0).sample(step, 10)) for step in (0, 4, 5, 9)] == [8, 8, 4, 4]

@@ -178,9 +178,14 @@ class CameraSampler:
         self.config = config
         self.seed = seed
 
-    def sample(self, step: int, num_steps: int, num_objects: int = 1) -> Cameras:
-        """num_objects * num_views cameras for step 0 .. num_steps - 1."""
-        config = self.config
+    def coarse(self, step: int, num_steps: int) -> bool:
+        """Whether step 0 .. num_steps - 1 is rendered at the coarse resolution."""
+        return step < self.config.coarse_fraction * num_steps
+
+    def sample(self, step: int, num_steps: int) -> Cameras:
+        """The step's sets of `num_views` cameras, as many as the config has for its resolution."""
+        config, coarse = self.config, self.coarse(step, num_steps)
+        num_objects = (coarse and config.coarse_sets_per_step) or config.sets_per_step
         uniform = torch.rand(4, num_objects, 1, dtype=torch.float64, generator=generator(self.seed, step, "camera"))
         spacing = 360.0 / config.num_views
         azimuth = uniform[0] * 360.0 + spacing * torch.arange(config.num_views)
@@ -188,7 +193,6 @@ class CameraSampler:
         fov_y = _within(config.fov_y_deg_range, uniform[2])
         half_height = _within(config.distance_range, uniform[3])
         distance = half_height / (0.5 * fov_y.deg2rad()).tan()
-        coarse = step < config.coarse_fraction * num_steps
         resolution = config.coarse_resolution if coarse else config.resolution
         return orbit(
             azimuth.flatten() % 360.0,

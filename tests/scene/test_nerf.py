@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import GridConfig, OptimizerConfig, SceneConfig
+from threedgen.config.schema import BackendName, GridConfig, OptimizerConfig, SceneConfig
 from threedgen.scene.nerf import NeRF
 
 CONFIG = SceneConfig(
@@ -99,10 +99,10 @@ def test_the_grid_spans_the_cube():
     """A vertex of the table moves the field where it lies in the world and nowhere else."""
     scene = NeRF(replace(CONFIG, radius=2.0, blob_radius=8.0), seed=0)
     corners = torch.tensor([[x, y, z] for z in (-2.0, 2.0) for y in (-2.0, 2.0) for x in (-2.0, 2.0)])
-    edge = scene.grid.levels[0].resolution - 1
+    edge = scene.layout.grid.levels[0].resolution - 1
     rows = [x + (edge + 1) * y + (edge + 1) ** 2 * z for z in (0, edge) for y in (0, edge) for x in (0, edge)]
     nn.init.zeros_(scene.table)
-    features = (torch.arange(scene.grid.num_outputs) < scene.grid.num_features).float()
+    features = (torch.arange(scene.layout.grid.num_outputs) < scene.layout.grid.num_features).float()
     before = scene.field(corners)[1]
     for corner, row in enumerate(rows):
         with torch.no_grad():
@@ -140,6 +140,37 @@ def test_rendering_without_gradients_in_parts_gives_the_same(monkeypatch):
         parts = scene.render(cameras_at(0.0), generator=generator(3))
     torch.testing.assert_close(parts.rgb, whole.rgb)
     torch.testing.assert_close(parts.depth, whole.depth)
+
+
+def test_low_memory_computes_the_same_gradients_in_parts(monkeypatch):
+    monkeypatch.setattr("threedgen.scene.nerf.RAYS_AT_ONCE", 500)
+    gradients = []
+    for low_memory in (False, True):
+        scene = NeRF(CONFIG, seed=0, low_memory=low_memory)
+        output = scene.render(cameras_at(0.0), generator=generator(3))
+        (output.rgb.square().mean() + output.opacity.mean() + output.depth.mean()).backward()
+        gradients.append([p.grad for p in scene.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("backend", [BackendName.native, BackendName.reference])
+def test_every_back_end_renders_the_same_scene(backend):
+    """Against plain torch in float64; the native kernels keep features in half precision: 1e-3 of them."""
+    scene, exact = (NeRF(replace(CONFIG, backend=b), seed=0) for b in (backend, BackendName.reference))
+    for each in (scene, exact):
+        nn.init.normal_(each.table, generator=generator(1))
+    exact.double()
+    cameras = cameras_at(10.0)
+    output = scene.render(cameras, background=GREY)
+    double = replace(cameras, camera_to_world=cameras.camera_to_world.double(), fov_y=cameras.fov_y.double())
+    expected = exact.render(double, background=GREY.double())
+    different = 0.002 if backend is BackendName.native else 2e-4
+    for name in ("rgb", "opacity", "depth"):
+        error = (getattr(output, name) - getattr(expected, name)).abs()
+        assert error.mean() < different / 10, name
+        assert error.quantile(0.999) < 5 * different, name  # a sample on a cell's border may count on one side only
 
 
 def test_evaluation_is_deterministic_and_training_is_a_function_of_the_generator():

@@ -3,14 +3,24 @@ import math
 import torch
 
 from threedgen.config.schema import GridConfig, SceneConfig
+from threedgen.ops import FieldLayout, HashGrid, composed
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.occupancy import MAX_THRESHOLD, OccupancyGrid
 
 TINY = GridConfig(num_levels=2, num_features=2, log2_table_size=10, base_resolution=4, max_resolution=8)
 
 
-def generator(seed):
-    return torch.Generator().manual_seed(seed)
+def refresh(grid, density, seed, all_cells, decay=0.8):
+    """Refreshes a grid from any density: a field whose encoding is the position and whose network is its logit."""
+    layout = FieldLayout(HashGrid.from_config(TINY), grid.radius, 0.0, 1.0, 1.0)
+    field = composed.Primitives(
+        hash_grid_encode=lambda unit, table, layout: (unit * 2 - 1) * grid.radius,
+        mlp=lambda at, weights: density(at).expm1().log()[:, None].expand(-1, 4),
+        composite=None,
+    )
+    grid.update(
+        composed.refresh_occupancy(field, None, None, layout, grid.opacity, grid.occupied, seed, decay, all_cells)
+    )
 
 
 def ball(positions):
@@ -26,12 +36,12 @@ def cells_inside(resolution):
 
 
 def test_keeps_every_cell_that_holds_density_and_drops_the_others():
-    grid = OccupancyGrid(16, 1.0, decay=0.8)
+    grid = OccupancyGrid(16, 1.0)
     grid.start_from(lambda positions: torch.full((len(positions),), 1.0))
     assert grid.occupied.all()  # an even fog is kept
     inside = cells_inside(16)
     for step in range(40):
-        grid.refresh(ball, generator(step), all_cells=step < 20)
+        refresh(grid, ball, step, all_cells=step < 20)
         assert grid.occupied[inside].all()
     edges = torch.linspace(-1, 1, 17)
     nearest = torch.zeros(16).clamp(edges[:-1], edges[1:])
@@ -40,22 +50,22 @@ def test_keeps_every_cell_that_holds_density_and_drops_the_others():
 
 
 def test_finds_density_that_appears_in_an_empty_cell():
-    grid = OccupancyGrid(8, 1.0, decay=0.8)
+    grid = OccupancyGrid(8, 1.0)
     corner, other = torch.tensor([1.0, 1.0, -1.0]), torch.tensor([-1.0, 1.0, 1.0])
-    grid.refresh(lambda positions: 50.0 * (positions * corner > 0.5).all(-1), generator(0), all_cells=True)
+    refresh(grid, lambda positions: 50.0 * (positions * corner > 0.5).all(-1), 0, all_cells=True)
     before = grid.occupied.clone()
     for step in range(12):  # a random half of the empty cells each time: 1 in 4096 is missed twelve times
-        grid.refresh(lambda positions: 50.0 * (positions * other > 0.5).all(-1), generator(step + 1), all_cells=False)
+        refresh(grid, lambda positions: 50.0 * (positions * other > 0.5).all(-1), step + 1, all_cells=False)
     assert before[-2:, -2:, :2].all() and before.sum() == 8 and grid.occupied[:2, -2:, -2:].all()
 
 
 def test_forgets_slowly():
     """Density met once decays from refresh to refresh: 1 - exp(-20/4) times 0.8^n passes 0.001 at n = 31."""
-    grid = OccupancyGrid(8, 1.0, decay=0.8)
-    grid.refresh(lambda positions: torch.full((len(positions),), 20.0), generator(0), all_cells=True)
+    grid = OccupancyGrid(8, 1.0)
+    refresh(grid, lambda positions: torch.full((len(positions),), 20.0), 0, all_cells=True)
     occupied = []
     for step in range(31):
-        grid.refresh(lambda positions: torch.zeros(len(positions)), generator(step + 1), all_cells=True)
+        refresh(grid, lambda positions: torch.zeros(len(positions)), step + 1, all_cells=True)
         torch.testing.assert_close(grid.opacity, torch.full_like(grid.opacity, (1 - math.exp(-5)) * 0.8 ** (step + 1)))
         occupied.append(bool(grid.occupied.any()))
     assert occupied == [True] * 30 + [False]
@@ -75,6 +85,6 @@ def test_starts_as_the_ball_of_the_density_blob():
 
 
 def test_light_lost_in_a_pruned_cell_is_bounded():
-    grid = OccupancyGrid(16, 1.0, decay=0.8)
-    grid.refresh(lambda positions: 3.0 * positions[:, 0].clamp(min=0), generator(0), all_cells=True)
+    grid = OccupancyGrid(16, 1.0)
+    refresh(grid, lambda positions: 3.0 * positions[:, 0].clamp(min=0), 0, all_cells=True)
     assert grid.opacity[~grid.occupied].max() <= MAX_THRESHOLD and grid.occupied.any() and not grid.occupied.all()

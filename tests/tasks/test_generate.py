@@ -54,7 +54,7 @@ def test_thirty_steps_bring_the_loss_down(prior, tmp_path):
     assert after < 0.75 * before, (before, after)
     assert (tmp_path / "run/previews/step-000030.png").exists()
     steps = [event for event in read_events(tmp_path / "run/events.jsonl") if event["event"] == "step"]
-    assert [event["step"] for event in steps] == list(range(1, 31))
+    assert [event["step"] for event in steps] == [10, 20, 30]
 
 
 def test_a_stopped_run_resumes_to_the_same_scene(prior, tmp_path, monkeypatch):

@@ -8,12 +8,14 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from threedgen.config.schema import Config
+from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
 from threedgen.core.schedules import value_at
 
 _INF = math.inf
 
 # dotted key -> smallest and largest value, both allowed; for a tuple every element must lie between them
+# (`views` has its own in views.py)
 LIMITS: dict[str, tuple[float, float]] = {
     "num_threads": (0, 1024),
     "steps": (1, _INF),
@@ -21,6 +23,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "preview_every": (1, _INF),
     "camera.num_views": (1, 64),
     "camera.sets_per_step": (1, 64),
+    "camera.coarse_sets_per_step": (0, 64),
     "camera.resolution": (1, 8192),
     "camera.coarse_resolution": (1, 8192),
     "camera.coarse_fraction": (0, 1),
@@ -30,23 +33,30 @@ LIMITS: dict[str, tuple[float, float]] = {
     "scene.grid.num_levels": (1, 64),
     "scene.grid.num_features": (1, 64),
     "scene.grid.log2_table_size": (1, 30),
-    "scene.grid.base_resolution": (1, 65536),
-    "scene.grid.max_resolution": (1, 1 << 20),
+    "scene.grid.base_resolution": (2, 65536),
+    "scene.grid.max_resolution": (2, 1 << 20),
     "scene.hidden_width": (1, 8192),
     "scene.num_hidden_layers": (0, 64),
     "scene.radius": (1e-6, 1e6),
     "scene.blob_radius": (1e-6, 1e6),
     "scene.density_scale": (1e-9, _INF),
     "scene.samples_per_ray": (1, 65536),
+    "scene.min_transmittance": (0, 1),
     "scene.occupancy_resolution": (1, 1024),
     "scene.occupancy_every": (1, _INF),
     "scene.occupancy_warmup": (0, _INF),
     "scene.occupancy_decay": (0, 1),
     "scene.background_random_probability": (0, 1),
+    "shading.diffuse_probability": (0, 1),
+    "shading.textureless_probability": (0, 1),
+    "shading.light_distance_range": (1e-3, 1e6),
+    "shading.light_position_noise": (0, 1e6),
     "regularizer.sparsity.start": (0, _INF),
     "regularizer.sparsity.end": (0, _INF),
     "regularizer.opaque.start": (0, _INF),
     "regularizer.opaque.end": (0, _INF),
+    "regularizer.orientation.start": (0, _INF),
+    "regularizer.orientation.end": (0, _INF),
     "optimizer.grid_lr": (0, _INF),
     "optimizer.network_lr": (0, _INF),
     "optimizer.background_lr": (0, _INF),
@@ -64,14 +74,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     "guidance.gradient_clip": (0, _INF),
     "export.resolution": (8, 1024),
     "export.threshold": (0, _INF),
+    "export.faces": (0, _INF),
+    "export.smooth": (0, 1000),
     "export.texture_size": (16, 16384),
     "export.turntable_frames": (1, 10000),
     "export.image_size": (8, 8192),
-    "views.image_size": (8, 8192),
-    "views.num_frames": (1, 64),
-    "views.num_inference_steps": (1, 1000),
     "views.rescale": (0, 1),
-    "views.camera_elevation": (-90, 90),
     "train.multiview_probability": (0, 1),
     "train.text_drop_probability": (0, 1),
     "train.batch_objects": (1, _INF),
@@ -94,6 +102,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     "eval.image_size": (8, 8192),
     "eval.views": (1, 64),
     "eval.workers": (1, 1024),
+    "reconstruct.rays_per_step": (1, 1 << 24),
+    "reconstruct.opacity_weight": (0, _INF),
+    "reconstruct.sparsity_weight": (0, _INF),
+    "reconstruct.scale": (0, 1e6),
+    "reconstruct.max_size": (0, 65536),
+    "reconstruct.held_out_every": (0, _INF),
 }
 
 
@@ -137,6 +151,8 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         if key.endswith("_range") and value[0] > value[1]:
             fail(key, "the first number must not be larger than the second")
         section, _, name = key.rpartition(".")
+        if section == "views" and name in INPUTS and (problem := INPUTS[name].problem(value, MINI_SIZE)):
+            fail(key, problem)
         if name == "to_fraction" and flat[f"{section}.from_fraction"] > value:
             fail(key, f"must not be smaller than {section}.from_fraction={flat[f'{section}.from_fraction']}")
 

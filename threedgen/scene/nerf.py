@@ -7,17 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 from threedgen.cameras import Cameras, rays_of
 from threedgen.config.schema import OptimizerConfig, SceneConfig
 from threedgen.core.randomness import generator as seeded_generator
-from threedgen.ops import HashGrid, composite, hash_grid_encode, march
+from threedgen.core.randomness import stable_seed
+from threedgen.ops import Composite, FieldLayout, HashGrid, RaySamples, ray_jitter
+from threedgen.ops.backends import select_backend
+from threedgen.ops.composed import activate
 from threedgen.scene.background import BackgroundNetwork, bias_free_mlp
 from threedgen.scene.occupancy import OccupancyGrid
 from threedgen.scene.output import RenderOutput
+from threedgen.scene.shading import Shading
 
-RAYS_AT_ONCE = 16384  # without gradients; bounds the memory of large images
+RAYS_AT_ONCE = 16384  # without gradients or with little memory; bounds what large images need
 
 
 class NeRF(nn.Module):
@@ -29,19 +34,24 @@ class NeRF(nn.Module):
     in the middle of the cube (Magic3D, Lin et al. 2023, supplement).
     """
 
-    def __init__(self, config: SceneConfig, seed: int):
+    def __init__(self, config: SceneConfig, seed: int, device: torch.device | str = "cpu", low_memory: bool = False):
+        """`low_memory`: large images are rendered part by part, and a part once more for its gradients."""
         super().__init__()
+        self.low_memory = low_memory
         self.config = config
         self.seed = seed
-        self.grid = HashGrid.from_config(config.grid)
+        self.ops = select_backend(config.backend, device)
+        grid = HashGrid.from_config(config.grid)
+        self.layout = FieldLayout(grid, config.radius, config.blob_density, config.blob_radius, config.density_scale)
         generator = seeded_generator(seed, 0, "scene")
-        table = torch.empty(self.grid.num_rows, self.grid.num_features)
+        table = torch.empty(grid.num_rows, grid.num_features)
         self.table = nn.Parameter(nn.init.uniform_(table, -1e-4, 1e-4, generator=generator))
-        widths = [self.grid.num_outputs, *[config.hidden_width] * config.num_hidden_layers, 4]
+        widths = [grid.num_outputs, *[config.hidden_width] * config.num_hidden_layers, 4]
         self.network = bias_free_mlp(widths, generator)
         self.background = BackgroundNetwork(generator)
-        self.occupancy = OccupancyGrid(config.occupancy_resolution, config.radius, config.occupancy_decay)
-        self.occupancy.start_from(lambda positions: self._density(torch.zeros(len(positions)), positions))
+        self.occupancy = OccupancyGrid(config.occupancy_resolution, config.radius)
+        self.occupancy.start_from(lambda at: activate(at.new_zeros(len(at), 4), at, self.layout)[0])
+        self.to(device)
 
     @property
     def radius(self) -> float:
@@ -57,18 +67,23 @@ class NeRF(nn.Module):
         """Distance between samples, world units: `samples_per_ray` of them across the cube's diagonal."""
         return 2.0 * math.sqrt(3.0) * self.radius / self.config.samples_per_ray
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """The network's matrices [outputs, inputs]."""
+        return list(self.network.parameters())
+
     def field(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """World positions [N, 3] in the cube -> density [N] >= 0 per world unit, rgb [N, 3] in 0..1."""
-        features = hash_grid_encode((positions + self.radius) / (2.0 * self.radius), self.table, self.grid)
-        raw = self.network(features)
-        return self._density(raw[:, 0], positions), torch.sigmoid(raw[:, 1:])
-
-    def _density(self, raw: Tensor, positions: Tensor) -> Tensor:
-        blob = self.config.blob_density * (1.0 - positions.norm(dim=-1) / self.config.blob_radius)
-        return self.config.density_scale * softplus(raw + blob)
+        return self.ops.evaluate_field(self.table, self.weights, self.layout, positions)
 
     def render(
-        self, cameras: Cameras, *, generator: torch.Generator | None = None, background: Tensor | None = None
+        self,
+        cameras: Cameras,
+        *,
+        generator: torch.Generator | None = None,
+        background: Tensor | None = None,
+        shading: Shading | None = None,
+        normals: bool = False,
     ) -> RenderOutput:
         """Images of the scene.
 
@@ -78,49 +93,86 @@ class NeRF(nn.Module):
                 probability `background_random_probability` one random colour stands behind the whole batch.
                 None: deterministic, samples in the middle of their steps.
             background: a colour [3] in 0..1 instead of the background network (then nothing is drawn for it).
+            shading: lights for the B cameras; None: the plain colours.
+            normals: fill `normal` and `facing_away` (shading does too).
         """
-        rays = rays_of(cameras.to(self.device))
+        cameras = cameras.to(self.device)
+        rays = rays_of(cameras)
         num_rays = len(rays.origins)
-        jitter = None
+        jitter = lights = None
         if generator is not None:
-            jitter = torch.rand(num_rays, generator=generator).to(self.device)
+            jitter = ray_jitter(int(torch.randint(2**32, (), generator=generator)), num_rays, self.device)
             if background is None:
                 draw = torch.rand(4, generator=generator)
                 if draw[3] < self.config.background_random_probability:
                     background = draw[:3].to(self.device)
-        size = max(num_rays, 1) if torch.is_grad_enabled() else RAYS_AT_ONCE
-        parts = [
-            self._render_rays(
-                rays.origins[start : start + size],
-                rays.directions[start : start + size],
-                None if jitter is None else jitter[start : start + size],
-                background,
-            )
-            for start in range(0, num_rays, size)
-        ]
-        shape = (len(cameras), cameras.height, cameras.width, -1)
-        return RenderOutput(*(torch.cat(part).view(shape) for part in zip(*parts, strict=True)))
+        if shading is not None:
+            lights = shading.lights.to(self.device).repeat_interleave(cameras.height * cameras.width, 0)
 
-    def _render_rays(
-        self, origins: Tensor, directions: Tensor, jitter: Tensor | None, background: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """[R, 3] -> rgb [R, 3], opacity [R, 1], depth [R, 1]."""
-        samples = march(origins, directions, self.occupancy.occupied, self.radius, self.step_size, jitter)
+        def part(start: int, stop: int) -> tuple[Tensor, ...]:
+            origins, directions = rays.origins[start:stop], rays.directions[start:stop]
+            shifts = None if jitter is None else jitter[start:stop]
+            samples = self.ops.march(origins, directions, self.occupancy.occupied, self.radius, self.step_size, shifts)
+            if normals or shading is not None:
+                light = None if lights is None else lights[start:stop]
+                seen, *of_normals = self._composite_with_normals(origins, directions, samples, shading, light)
+            else:
+                seen, of_normals = self._composite(origins, directions, samples), []
+            opacity = seen.opacity[:, None]
+            behind = self.background(directions) if background is None else background
+            return seen.rgb + (1.0 - opacity) * behind, opacity, seen.depth[:, None], *of_normals
+
+        # What backward needs of a part is kept for as long as the whole image, or computed again from its rays
+        learning = torch.is_grad_enabled()
+        size = RAYS_AT_ONCE if self.low_memory or not learning else max(num_rays, 1)
+        ranges = [(start, min(start + size, num_rays)) for start in range(0, num_rays, size)]
+        again = self.low_memory and learning
+        parts = [checkpoint(part, *r, use_reentrant=False) if again else part(*r) for r in ranges]
+        shape = (len(cameras), cameras.height, cameras.width, -1)
+        return RenderOutput(*(torch.cat(tensors).view(shape) for tensors in zip(*parts, strict=True)))
+
+    def _composite(self, origins: Tensor, directions: Tensor, samples: RaySamples) -> Composite:
+        return self.ops.render_field(
+            self.table, self.weights, self.layout, origins, directions, samples, self.config.min_transmittance
+        )
+
+    def _composite_with_normals(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        samples: RaySamples,
+        shading: Shading | None,
+        lights: Tensor | None,
+    ) -> tuple[Composite, Tensor, Tensor]:
+        """What rays [R, 3] see, the mean normal [R, 3], and how much of it faces away [R, 1]."""
+        with torch.no_grad():  # normals only where light comes from
+            samples = samples.select(self._composite(origins, directions, samples).weights > 0)
         ray = samples.ray_indices
         positions = origins[ray] + samples.t_mids[:, None] * directions[ray]
-        density, rgb = self.field(positions)
-        seen = composite(density, rgb, samples.t_starts, samples.t_ends, ray, samples.offsets)
-        opacity = seen.opacity[:, None]
-        behind = self.background(directions) if background is None else background
-        return seen.rgb + (1.0 - opacity) * behind, opacity, seen.depth[:, None]
+        density, rgb, normals = self.ops.field_with_normals(self.table, self.weights, self.layout, positions)
+        if shading is not None and lights is not None:
+            rgb = shading.apply(rgb, normals, positions, lights[ray])
+        seen = self.ops.composite(density, rgb, *samples)
+        weights = seen.weights.detach()[:, None]
+        away = (normals * directions[ray]).sum(-1, keepdim=True).clamp(min=0).square()
+        facing_away = weights.new_zeros(len(origins), 1).index_add(0, ray, weights * away)
+        normal = normalize(weights.new_zeros(len(origins), 3).index_add(0, ray, weights * normals.detach()), dim=-1)
+        return seen, normal, facing_away
 
     def after_step(self, step: int) -> None:
         """Call after each optimiser step 0, 1, ...: refreshes the occupancy grid when it is due."""
         if (step + 1) % self.config.occupancy_every == 0:
-            self.occupancy.refresh(
-                lambda positions: self.field(positions)[0],
-                seeded_generator(self.seed, step, "occupancy"),
-                all_cells=step < self.config.occupancy_warmup,
+            self.occupancy.update(
+                self.ops.refresh_occupancy(
+                    self.table,
+                    self.weights,
+                    self.layout,
+                    self.occupancy.opacity,
+                    self.occupancy.occupied,
+                    stable_seed(self.seed, step, "occupancy"),
+                    self.config.occupancy_decay,
+                    all_cells=step < self.config.occupancy_warmup,
+                )
             )
 
     def param_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -27,11 +27,10 @@ class OccupancyGrid(nn.Module):
     opacity: Tensor  # [G, G, G] float32, decaying maximum of what was met in the cell
     occupied: Tensor  # [G, G, G] bool
 
-    def __init__(self, resolution: int, radius: float, decay: float):
+    def __init__(self, resolution: int, radius: float):
         super().__init__()
         self.resolution = resolution
         self.radius = radius
-        self.decay = decay
         self.cell_width = 2.0 * radius / resolution
         self.register_buffer("opacity", torch.zeros(resolution, resolution, resolution))
         self.register_buffer("occupied", torch.zeros(resolution, resolution, resolution, dtype=torch.bool))
@@ -46,29 +45,12 @@ class OccupancyGrid(nn.Module):
         edges = torch.linspace(-self.radius, self.radius, self.resolution + 1, device=self.opacity.device)
         nearest = torch.zeros_like(edges[:-1]).clamp(edges[:-1], edges[1:])
         points = torch.cartesian_prod(nearest, nearest, nearest)
-        self.opacity.copy_(self._opacity_of(density(points)).view_as(self.opacity))
+        self.update(-torch.expm1(-density(points) * self.cell_width).view_as(self.opacity))
+
+    def update(self, opacity: Tensor) -> None:
+        """Take over refreshed opacities [G, G, G], see `ops.reference.refresh_occupancy`."""
+        self.opacity.copy_(opacity)
         self._decide()
-
-    @torch.no_grad()
-    def refresh(self, density: Callable[[Tensor], Tensor], generator: torch.Generator, all_cells: bool) -> None:
-        """Looks at one random point in each cell, or in the occupied ones and a random half of the others.
-
-        Each of these cells keeps the larger of its decayed opacity and the one just met.
-        """
-        cells = self.resolution
-        jitter = torch.rand(cells**3, 3, generator=generator).to(self.opacity.device)
-        chosen = torch.rand(cells**3, generator=generator).to(self.opacity.device) < 0.5
-        if all_cells:
-            chosen.fill_(True)
-        index = (chosen | self.occupied.flatten()).nonzero()[:, 0]
-        corners = torch.stack([index // cells**2, index // cells % cells, index % cells], -1)
-        points = (corners + jitter[index]) * self.cell_width - self.radius
-        opacity = self.opacity.view(-1)
-        opacity[index] = torch.maximum(opacity[index] * self.decay, self._opacity_of(density(points)))
-        self._decide()
-
-    def _opacity_of(self, density: Tensor) -> Tensor:
-        return -torch.expm1(-density * self.cell_width)
 
     def _decide(self) -> None:
         threshold = (0.5 * self.opacity.mean()).clamp(MIN_THRESHOLD, MAX_THRESHOLD)

@@ -14,4 +14,5 @@ class RenderOutput:
     rgb: Tensor  # [B, H, W, 3] in 0..1, background included
     opacity: Tensor  # [B, H, W, 1] in 0..1, of the object alone
     depth: Tensor  # [B, H, W, 1] sum of weight * distance along the ray, world units; / opacity is the mean distance
-    normal: Tensor | None = None  # [B, H, W, 3] unit, world axes
+    normal: Tensor | None = None  # [B, H, W, 3] unit (0 where nothing is), world axes; without gradients
+    facing_away: Tensor | None = None  # [B, H, W, 1] sum of weight * max(0, normal . direction)^2, weights constant

@@ -17,3 +17,13 @@ def opaque(output: RenderOutput) -> Tensor:
     """[] mean binary entropy of the opacity in nats: pixels are object or background, not fog; at most ln 2."""
     opacity = output.opacity.clamp(1e-3, 1.0 - 1e-3)  # finite gradients at 0 and 1
     return binary_cross_entropy(opacity, opacity)
+
+
+def orientation(output: RenderOutput) -> Tensor:
+    """[] surfaces that face away from the camera that sees them (Ref-NeRF, Verbin et al. 2022, equation 11).
+
+    The sum over pixels, divided by the number of pixels that see anything. Needs a render with normals.
+    """
+    if output.facing_away is None:
+        raise ValueError("the orientation loss needs normals: render(..., normals=True)")
+    return output.facing_away.sum() / (output.opacity > 0).sum().clamp(min=1)

@@ -28,7 +28,8 @@ from threedgen.runs.directory import RunDirectory, open_run, slug
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.output import RenderOutput
 from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
-from threedgen.tasks.generate import load_prior, optimize
+from threedgen.tasks.generate import optimize
+from threedgen.tasks.prior import load_prior
 
 _ELEVATIONS = (5.0, 15.0, 25.0)
 _FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
@@ -110,7 +111,8 @@ def score_job(job: Job) -> Score:
     config = job.config
     # as many images a step whatever the number of views, so that only what the prior sees differs
     images = config.camera.num_views * config.camera.sets_per_step
-    camera = replace(config.camera, num_views=job.num_views, sets_per_step=max(1, images // job.num_views))
+    sets = max(1, images // job.num_views)
+    camera = replace(config.camera, num_views=job.num_views, sets_per_step=sets, coarse_sets_per_step=0)
     one = replace(config, task=Task.generate, prompt=job.caption, camera=camera)
     with open_run(job.folder, one) as run:
         saved = run.path("score.json")

@@ -7,30 +7,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from threedgen.cameras import CameraSampler
-from threedgen.config.schema import Config
+from threedgen.cameras import Cameras, CameraSampler
+from threedgen.config.schema import Config, MemoryUse
 from threedgen.core.randomness import generator
 from threedgen.core.schedules import value_at
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
-from threedgen.runs.checkpoint import (
-    flatten_optimizer_state,
-    load_latest_checkpoint,
-    restore_optimizer_state,
-    save_checkpoint,
-)
+from threedgen.mesh import make_rasterizer
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import ProgressLine, StepReport
 from threedgen.scene import regularizers
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.output import RenderOutput
+from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import export_scene
+from threedgen.tasks.prior import load_prior
+from threedgen.tasks.scene_optimizer import SceneOptimizer
+
+REPORT_EVERY = 10  # steps; reading the numbers makes a GPU wait
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Generate the asset of `config.prompt`; returns the files made for the user."""
     started = time.monotonic()
+    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
     prior = load_prior(config)
     scene = optimize(config, run, prior)
     optimized = time.monotonic()
@@ -42,75 +43,61 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     return results
 
 
-def load_prior(config: Config) -> MultiViewPrior:
-    """The config's prior, with its prompts checked before any work is done."""
-    prior = MultiViewPrior.from_pretrained(config.weights)
-    if not config.allow_unknown_words:
-        for text in (config.prompt, config.negative_prompt):
-            prior.check_prompt(text)
-    return prior
-
-
 def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> NeRF:
     """Score distillation into a NeRF; goes on from the run's latest checkpoint, bit for bit."""
     sampler = CameraSampler(config.camera, config.seed)
-    scene = NeRF(config.scene, config.seed)
+    low_memory = config.runtime.memory is MemoryUse.low
+    scene = NeRF(config.scene, config.seed, prior.device, low_memory)
+    if low_memory:
+        prior.vae.enable_gradient_checkpointing()
     guidance = ScoreDistillation(prior, config.guidance, config.seed)
     with torch.no_grad():
         text, negative_text = prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt])
-    num_objects = config.camera.sets_per_step
-    text, negative_text = (t.expand(num_objects, -1, -1) for t in (text, negative_text))
-    optimizer = torch.optim.AdamW(
-        scene.param_groups(config.optimizer),
-        betas=config.optimizer.betas,
-        eps=config.optimizer.eps,
-        weight_decay=config.optimizer.weight_decay,
-    )
-    peak_lr = [group["lr"] for group in optimizer.param_groups]
-    start = _restore(run, scene, optimizer)
+    optimizer = SceneOptimizer(scene, config)
+    start = optimizer.restore(run)
     with ProgressLine("optimise") as progress:
         for step in range(start, config.steps):
-            cameras = sampler.sample(step, config.steps, num_objects)
-            output = scene.render(cameras, generator=generator(config.seed, step, "render"))
-            guided = guidance(output.rgb, cameras, text, negative_text, step, config.steps)
-            loss = guided.loss + _regularization(output, config, step)
-            for group, lr in zip(optimizer.param_groups, peak_lr, strict=True):
-                group["lr"] = lr * value_at(config.optimizer.lr_scale, step / config.steps)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            scene.after_step(step)
-            _report(run, progress, step + 1, config, guided, output)
+            cameras = sampler.sample(step, config.steps)
+            output = _render(scene, cameras, config, step)
+            wanted, unwanted = (t.expand(len(cameras) // cameras.num_views, -1, -1) for t in (text, negative_text))
+            guided = guidance(output.rgb, cameras, wanted, unwanted, step, config.steps)
+            optimizer.step(guided.loss + _regularization(output, config, step), step)
+            if (step + 1) % REPORT_EVERY == 0 or step + 1 == config.steps:
+                _report(run, progress, step + 1, config, guided, output)
             if (step + 1) % config.preview_every == 0:
                 _save_preview(run, step + 1, output, guided)
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                tensors = {f"scene.{name}": value for name, value in scene.state_dict().items()}
-                save_checkpoint(run.checkpoints, step + 1, tensors | flatten_optimizer_state(optimizer), {})
+            if _is_checkpoint_due(step + 1, config, sampler):
+                optimizer.save(run, step + 1)
     return scene
 
 
-def _restore(run: RunDirectory, scene: NeRF, optimizer: torch.optim.Optimizer) -> int:
-    """Load the latest checkpoint, if there is one; returns the step to go on from."""
-    checkpoint = load_latest_checkpoint(run.checkpoints)
-    if checkpoint is None:
-        return 0
-    prefix = "scene."
-    scene.load_state_dict({k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
-    restore_optimizer_state(optimizer, checkpoint.tensors)
-    print(f"resumed    at step {checkpoint.step}")
-    return checkpoint.step
+def _is_checkpoint_due(done: int, config: Config, sampler: CameraSampler) -> bool:
+    """Every so many steps, at the end, and before the resolution grows: what needs more memory may fail."""
+    grows = sampler.coarse(done - 1, config.steps) and not sampler.coarse(done, config.steps)
+    return done % config.checkpoint_every == 0 or done == config.steps or grows
+
+
+def _render(scene: NeRF, cameras: Cameras, config: Config, step: int) -> RenderOutput:
+    """The scene as this step shows it: with a light where the config has one, with normals where a loss needs them."""
+    fraction, shading = step / config.steps, None
+    if config.shading.enabled and fraction >= config.shading.from_fraction:
+        shading = draw_shading(config.shading, cameras, generator(config.seed, step, "shading"))
+    normals = value_at(config.regularizer.orientation, fraction) > 0
+    return scene.render(cameras, generator=generator(config.seed, step, "render"), shading=shading, normals=normals)
 
 
 def _regularization(output: RenderOutput, config: Config, step: int) -> Tensor:
     """The scene's own losses. They are means over pixels, the guidance a sum over latents: the weights say how much."""
-    fraction = step / config.steps
-    sparsity = value_at(config.regularizer.sparsity, fraction)
-    opaque = value_at(config.regularizer.opaque, fraction)
-    loss = output.opacity.new_zeros(())
-    if sparsity > 0:
-        loss = loss + sparsity * regularizers.sparsity(output)
-    if opaque > 0:
-        loss = loss + opaque * regularizers.opaque(output)
+    weights, loss = config.regularizer, output.opacity.new_zeros(())
+    losses = (
+        (weights.sparsity, regularizers.sparsity),
+        (weights.opaque, regularizers.opaque),
+        (weights.orientation, regularizers.orientation),
+    )
+    for schedule, loss_of in losses:
+        weight = value_at(schedule, step / config.steps)
+        if weight > 0:
+            loss = loss + weight * loss_of(output)
     return loss
 
 

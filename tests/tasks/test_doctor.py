@@ -1,0 +1,43 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from threedgen.core.errors import ConfigError
+from threedgen.tasks import doctor
+
+
+def lines_of(capsys):
+    assert doctor.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return {" ".join(line.split(":")[0].split()): line for line in lines}
+
+
+def test_says_what_this_machine_can_run_and_why_not_the_rest(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    lines = lines_of(capsys)
+    assert lines["backend reference on cpu"].endswith(": yes")
+    assert "nerfacc cannot be imported" in lines["backend nerfacc on cpu"]
+    assert lines["recipe mvdream-mini.yaml"].endswith(": yes")
+    assert "launch.py weights import" in lines["recipe mvdream-sd21.yaml"]
+    assert lines["GPU no"]
+
+
+@pytest.mark.parametrize(
+    ("gib", "said"), [(None, "without a GPU"), (8, "about 11 are needed"), (12, "add runtime.memory=low"), (24, "yes")]
+)
+def test_full_size_weights_need_a_gpu_that_holds_a_step(tmp_path, monkeypatch, gib, said):
+    for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler"):
+        (tmp_path / part).mkdir()
+    with open(tmp_path / "unet/model.safetensors", "wb") as file:
+        file.truncate(2 * doctor.GIB)  # takes no space
+    card = SimpleNamespace(name="card", total_memory=(gib or 0) * doctor.GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gib is not None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    assert said in doctor._line("recipe", "x", lambda: doctor._check_weights(str(tmp_path)))
+
+
+def test_takes_no_arguments():
+    with pytest.raises(ConfigError, match="no arguments"):
+        doctor.main(["--help-me"])

@@ -1,0 +1,87 @@
+"""`launch.py doctor`: what this machine can run, and why it cannot run the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import threedgen
+from threedgen.config.load import config_folders, load_config
+from threedgen.config.schema import BackendName, Task
+from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.diffusion.locate import locate_weights
+from threedgen.ops.backends import select_backend
+
+GIB = 2**30
+# what a step of the full-size recipes needs on a GPU, with weights in half precision; estimated from their sizes
+FULL_SIZE_GIB = {"normal": 16, "low": 11}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one line per thing looked at; always 0, for a machine that cannot do everything is not ill."""
+    if arguments:
+        raise ConfigError("doctor takes no arguments")
+    for line in [*_machine(), *_backends(), *_recipes()]:
+        print(line)
+    return 0
+
+
+def _machine() -> list[str]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    lines = [
+        f"threedgen  {threedgen.__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        f"processor  {torch.get_num_threads()} threads, {memory:.0f} GiB of memory",
+    ]
+    if not torch.cuda.is_available():
+        why = "torch finds none" if torch.version.cuda else "torch is built without CUDA"
+        return [*lines, f"GPU        no: {why}"]
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        lines.append(f"GPU        {card.name}, {card.total_memory / GIB:.0f} GiB")
+    return lines
+
+
+def _backends() -> list[str]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [
+        _line("backend", f"{name.value} on {device}", partial(select_backend, name, device))
+        for name in BackendName
+        if name is not BackendName.auto
+    ]
+
+
+def _recipes() -> list[str]:
+    lines = []
+    for path in sorted({p.name: p for folder in reversed(config_folders()) for p in folder.glob("*.yaml")}.values()):
+        config = load_config(path)
+        if config.task in (Task.generate, Task.sample_views):
+            lines.append(_line("recipe", path.name, partial(_check_weights, config.weights)))
+    return lines
+
+
+def _check_weights(weights: str) -> None:
+    """Raise if the weights are not there, or if they are full-size ones and no GPU could hold a step with them."""
+    folder = locate_weights(weights)
+    size = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / GIB
+    if size < 1:
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError("the weights are there, but without a GPU a step takes minutes")
+    largest = max(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / GIB
+    if largest < FULL_SIZE_GIB["low"]:
+        raise ConfigError(f"the GPU has {largest:.0f} GiB, about {FULL_SIZE_GIB['low']} are needed")
+    if largest < FULL_SIZE_GIB["normal"]:
+        raise ConfigError(f"the GPU has {largest:.0f} GiB: add runtime.memory=low")
+
+
+def _line(kind: str, name: str, check: Callable[[], object]) -> str:
+    try:
+        check()
+    except ThreedgenError as error:
+        return f"{kind:10} {name}: no: {error}"
+    return f"{kind:10} {name}: yes"
