@@ -1,4 +1,6 @@
 import io
+import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import torch
 from PIL import Image
 
 from threedgen import imaging
-from threedgen.imaging import contact_sheet, save_png, save_turntable_gif, tile, to_uint8
+from threedgen.imaging import contact_sheet, save_png, save_turntable, save_turntable_gif, tile, to_uint8
 
 RED, BLUE = np.array([0.8, 0.1, 0.1]), np.array([0.1, 0.2, 0.9])
 
@@ -98,3 +100,55 @@ def test_the_turntable_plays_all_frames_in_their_colours(tmp_path):
         shown = np.asarray(gif.convert("RGB"), float) / 255
         assert np.abs(shown - frame).mean() < 0.02
         assert np.abs(shown[:8] - 0.5).max() < 0.01  # the background is clean, without dots
+
+
+def wheel(n, height, width):
+    """n frames of a coloured bar that goes round once, on grey."""
+    y, x = np.mgrid[:height, :width] - np.array([height / 2, width / 2])[:, None, None]
+    frames = np.full((n, height, width, 3), 0.5, np.float32)
+    for i in range(n):
+        angle = 2 * np.pi * i / n
+        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        frames[i][(along > 0) & (along < 28) & (np.abs(across) < 9)] = RED
+    return frames
+
+
+def decoded(path):
+    """Frames [N, H, W, 3] uint8, and what ffmpeg says of the file."""
+    ffmpeg = imaging.find_ffmpeg()
+    about = subprocess.run([ffmpeg, "-i", path], capture_output=True, text=True).stderr
+    width, height = map(int, re.search(r"Video:.*?, (\d+)x(\d+)", about).groups())
+    command = [ffmpeg, "-v", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(data, np.uint8).reshape(-1, height, width, 3), about
+
+
+needs_ffmpeg = pytest.mark.skipif(imaging.find_ffmpeg() is None, reason="there is no ffmpeg")
+
+
+@needs_ffmpeg
+def test_the_film_has_every_frame_once_in_its_colours(tmp_path):
+    frames = wheel(120, 63, 65)  # odd: a row and a column more
+    path = save_turntable(frames, tmp_path, fps=24)
+    assert path == tmp_path / "turntable.mp4" and [p.name for p in tmp_path.iterdir()] == ["turntable.mp4"]
+    shown, about = decoded(path)
+    assert shown.shape == (120, 64, 66, 3)
+    assert len(np.unique(shown.reshape(120, -1), axis=0)) == 120
+    assert np.abs(shown[:, :63, :65] / 255 - frames).mean() < 0.02
+    assert np.abs(shown[:, :5, :5] / 255 - 0.5).max() < 0.02
+    assert np.abs(shown[:, 63, :5] / 255 - 0.5).max() < 0.02 and np.abs(shown[:, :5, 65] / 255 - 0.5).max() < 0.02
+    assert "h264" in about and "yuv420p(tv, bt709" in about and "24 fps" in about
+
+
+@needs_ffmpeg
+def test_a_film_that_cannot_be_made_becomes_a_gif(tmp_path, monkeypatch, capsys):
+    broken = tmp_path / "ffmpeg"
+    broken.write_text("#!/bin/sh\necho Unknown encoder libx264 >&2\nexit 1\n")
+    broken.chmod(0o755)
+    for found, words in ((None, "there is no ffmpeg"), (str(broken), "Unknown encoder libx264")):
+        monkeypatch.setattr(imaging, "find_ffmpeg", lambda found=found: found)
+        path = save_turntable(wheel(6, 32, 32), tmp_path)
+        assert path.name == "turntable.gif" and Image.open(path).n_frames == 6
+        printed = capsys.readouterr().out
+        assert words in printed and printed.count("\n") == 1
+    assert not (tmp_path / "turntable.mp4").exists()

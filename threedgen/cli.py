@@ -6,6 +6,7 @@ Nothing here imports torch until a task starts, so that `--help` and a typo answ
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,10 +18,18 @@ from threedgen.config.limits import flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
 from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.diffusion.locate import locate_weights
 from threedgen.runs.batch import read_prompts, run_batch, summary
 from threedgen.runs.directory import INCIDENTAL, RunDirectory, open_run, run_folder
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"
+# words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
+VERBS: dict[str, str] = {
+    "doctor": "threedgen.tasks.doctor",
+    "export": "threedgen.tasks.export_run",
+    "render-meshes": "threedgen.tasks.render_meshes",
+    "weights": "threedgen.tasks.weights",
+}
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 _EXAMPLES = f"""\
@@ -51,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str]) -> int:
+    if argv and argv[0] in VERBS:
+        return importlib.import_module(VERBS[argv[0]]).main(argv[1:])
     arguments = _parse(argv)
     if arguments.help:
         print(_help())
@@ -70,6 +81,8 @@ def _command(argv: Sequence[str]) -> int:
         return _run_prompts(config, name, arguments.fresh)
     if needs_prompt and not config.prompt.strip():
         raise ConfigError('the prompt is empty: add prompt="a red cat with a green face" (or prompts=FILE)')
+    if config.task is Task.reconstruct and not (config.data and Path(config.data).exists()):
+        raise ConfigError(f"data={config.data}: no such folder: add data=FOLDER, see docs/howto/reconstruct.md")
     _show(_run(config, folder or run_folder(config, name), arguments.fresh))
     return 0
 
@@ -90,12 +103,14 @@ def _run_prompts(config: Config, name: str, fresh: bool) -> int:
 
 def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
     """Carry out one run, or find it finished; its results as name -> path."""
+    if not folder.exists():
+        _require_weights(config)  # before a folder is made
     with open_run(folder, config, fresh=fresh) as run:
         finished = run.finished_results()
         if finished is not None:
             print(f"this run was finished before (--fresh starts it anew): {folder}")
             return finished
-        print(f"run        {folder}", flush=True)
+        print(f"run        {folder}\nseed       {config.seed}", flush=True)
         run.events.write("started", task=config.task.name)
         try:
             results = _task(config)(config, run)
@@ -106,8 +121,15 @@ def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
         return results
 
 
+def _require_weights(config: Config) -> None:
+    """Raise WeightsMissingError, before torch is imported, if the task needs weights that are not there."""
+    if config.task not in (Task.train_prior, Task.reconstruct):
+        locate_weights(config.weights)
+
+
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
     """The function that carries out `config.task`. From here on torch is there."""
+    _require_weights(config)
     if config.num_threads > 0:
         import torch
 
@@ -129,6 +151,10 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
             from threedgen.tasks import evaluate
 
             return evaluate.run
+        case Task.reconstruct:
+            from threedgen.tasks import reconstruct
+
+            return reconstruct.run
 
 
 def _show(results: dict[str, Path]) -> None:
@@ -170,6 +196,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _help() -> str:
     lines = [
         "usage: launch.py [--config NAME] [key=value ...] [--print-config] [--fresh] [--resume RUN_DIR]",
+        f"       launch.py {'|'.join(VERBS)} ...",
         "",
         "From a sentence to a textured 3D mesh.",
         "",
@@ -180,10 +207,16 @@ def _help() -> str:
         "  --resume RUN_DIR   go on with the run in that folder",
         "  --help             this text",
         "",
+        "  doctor             what this machine can run, and why not the rest",
+        "  export RUN         write the assets of a run again, with other export.* settings",
+        "  render-meshes ...  pictures of meshes from known cameras",
+        "  weights import ... the public MVDream checkpoints into a folder that weights=FOLDER takes",
+        "",
         "recipes:",
     ]
     recipes = {path.name: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
-    lines += [f"  {name:22} {_first_comment(path)}".rstrip() for name, path in sorted(recipes.items())]
+    width = max((len(name) for name in recipes), default=0)
+    lines += [f"  {name:{width}}  {_first_comment(path)}".rstrip() for name, path in sorted(recipes.items())]
     return "\n".join([*lines, "", _EXAMPLES])
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
+import subprocess
+import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +97,59 @@ def contact_sheet(rows: Sequence[Row], title: str = "") -> Image.Image:
     return canvas
 
 
-def save_turntable_gif(frames: Any, path: str | Path, fps: float = 20) -> None:
+def save_turntable(frames: Any, folder: str | Path, fps: float = 24) -> Path:
+    """Write frames [N, H, W, 3] as `turntable.mp4`, or as `turntable.gif` where no ffmpeg is found; returns the path.
+
+    The reason for a GIF is printed in one line.
+    """
+    ffmpeg = find_ffmpeg()
+    if ffmpeg is None:
+        print("turntable  as a GIF: there is no ffmpeg (pip install imageio-ffmpeg brings one)")
+    else:
+        try:
+            return save_turntable_mp4(frames, Path(folder) / "turntable.mp4", fps, ffmpeg)
+        except subprocess.CalledProcessError as error:
+            reason = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            print(f"turntable  as a GIF: {ffmpeg} cannot write H.264 ({reason})")
+    path = Path(folder) / "turntable.gif"
+    save_turntable_gif(frames, path, fps)
+    return path
+
+
+def find_ffmpeg() -> str | None:
+    """The ffmpeg program: imageio-ffmpeg's if that package is there, otherwise the system's, otherwise None."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        return get_ffmpeg_exe()
+    except (ImportError, RuntimeError):  # RuntimeError: the package is there, its program is not
+        return shutil.which("ffmpeg")
+
+
+def save_turntable_mp4(frames: Any, path: Path, fps: float, ffmpeg: str) -> Path:
+    """Write frames [N, H, W, 3] as H.264 in yuv420p, which all browsers play, with the colours marked as BT.709.
+
+    yuv420p needs even sizes: an odd last row or column is repeated.
+
+    Raises:
+        subprocess.CalledProcessError: ffmpeg failed; `stderr` says why.
+    """
+    frames = to_uint8(frames)
+    _, height, width, _ = frames.shape
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", f"{fps:g}"]
+    color = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709"]
+    color += ["-color_trc", "bt709", "-color_range", "tv"]
+    codec = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-preset", "fast", "-movflags", "+faststart"]
+    with tempfile.TemporaryDirectory() as folder:  # the program writes where it can seek
+        made = Path(folder) / "turntable.mp4"
+        command = [ffmpeg, "-v", "error", "-y", *source, "-i", "-", *color, *codec, "-threads", "2", str(made)]
+        subprocess.run(command, input=frames.tobytes(), check=True, capture_output=True)
+        write_bytes_atomically(path, made.read_bytes())
+    return path
+
+
+def save_turntable_gif(frames: Any, path: str | Path, fps: float = 24) -> None:
     """Write frames [N, H, W, 3] as an endless GIF: one palette for all frames, so that nothing flickers.
 
     GIF counts in hundredths of a second: the rate is rounded to 100 / a whole number.

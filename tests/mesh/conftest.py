@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.mesh.gltf_validator import ValidatorMissing, validate
 from threedgen.config.schema import ExportConfig
 from threedgen.mesh import extract_mesh
 
@@ -28,7 +29,7 @@ def color_at(positions):
     return (positions * torch.tensor([0.8, 0.9, 1.0]) + torch.tensor([0.55, 0.5, 0.45])).clamp(0, 1)
 
 
-def ball(center=(0.0, 0.0, 0.0), radius=0.4, inside=200.0, softness=0.001):
+def ball(center=(0.0, 0.0, 0.0), radius=0.4, inside=200.0, softness=0.0002):
     """Density `inside` within, 0 without, half of it exactly on the sphere.
 
     Soft edges look larger than half the density: grazing rays gather much of the tail. This one is hard.
@@ -55,4 +56,19 @@ def analytic():
 @pytest.fixture(scope="session")
 def ball_mesh():
     """The ball of radius 0.4, textured; fine enough that it is simplified too."""
-    return extract_mesh(Field(ball()), ExportConfig(resolution=66, texture_size=256))
+    return extract_mesh(Field(ball()), ExportConfig(resolution=66, texture_size=256, faces=8000))
+
+
+@pytest.fixture(scope="session")
+def glb_issues():
+    """Function of .glb files that returns all that the Khronos validator finds in them, hints too."""
+
+    def issues(*glbs):
+        try:
+            reports = validate(*glbs)
+        except ValidatorMissing as missing:
+            pytest.skip(str(missing))
+        assert all(report["mimeType"] == "model/gltf-binary" for report in reports)
+        return [message for report in reports for message in report["issues"]["messages"]]
+
+    return issues

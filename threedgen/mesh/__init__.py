@@ -1,13 +1,35 @@
-"""From a radiance field to a textured mesh, its files and its pictures.
+"""From a radiance field to a coloured mesh, its files and its pictures.
 
-extract_mesh    isosurface -> simplify -> unwrap -> bake
-write_glb, write_obj
-render_mesh
+extract_mesh                    isosurface -> smooth -> simplify -> unwrap -> bake
+write_glb, write_obj, write_ply
+render_mesh, render_views
+describe_mesh                   what report.json says of it
 """
 
-from threedgen.mesh.extract import extract_mesh
-from threedgen.mesh.render import render_mesh
-from threedgen.mesh.types import RadianceField, TexturedMesh
-from threedgen.mesh.write import write_glb, write_obj
+from threedgen.mesh.extract import extract_mesh, extract_surface, paint
+from threedgen.mesh.gltf import glb_bytes, write_glb
+from threedgen.mesh.rasterize import Rasterizer, make_rasterizer
+from threedgen.mesh.render import render_mesh, render_views
+from threedgen.mesh.report import describe_mesh
+from threedgen.mesh.types import ColoredMesh, Mesh, RadianceField, Surface, TexturedMesh
+from threedgen.mesh.write import write_obj, write_ply
 
-__all__ = ["RadianceField", "TexturedMesh", "extract_mesh", "render_mesh", "write_glb", "write_obj"]
+__all__ = [
+    "ColoredMesh",
+    "Mesh",
+    "RadianceField",
+    "Rasterizer",
+    "Surface",
+    "TexturedMesh",
+    "describe_mesh",
+    "extract_mesh",
+    "extract_surface",
+    "glb_bytes",
+    "make_rasterizer",
+    "paint",
+    "render_mesh",
+    "render_views",
+    "write_glb",
+    "write_obj",
+    "write_ply",
+]

@@ -1,87 +1,68 @@
-"""The field's colours as a texture: the field is asked at the surface point of every texel that a face covers."""
+"""The field's colours on a surface, as a texture or at the vertices."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from threedgen.mesh.types import Array, RadianceField, evaluate_field
+from threedgen.mesh.rasterize import Rasterizer
+from threedgen.mesh.types import Array, ColoredMesh, RadianceField, Surface, TexturedMesh, evaluate_field
+from threedgen.mesh.unwrap import unwrap
 
-_CANDIDATES_AT_ONCE = 1 << 21  # texels tested against their triangle; bounds the memory
-
-
-class CoveredTexels(NamedTuple):
-    """The K texels whose centres lie in a triangle."""
-
-    rows: Array  # [K], 0 is the top
-    columns: Array  # [K]
-    faces: Array  # [K]
-    barycentric: Array  # [K, 3] weights of the face's corners
+# A ray through the surface, in parts of the scene's radius: it starts outside and ends inside.
+_OUTSIDE, _INSIDE, _SAMPLES = 0.02, 0.06, 16
+_SPENT = 0.01  # light that is left where a ray is given up
 
 
-def bake_texture(scene: RadianceField, vertices: Array, faces: Array, uvs: Array, size: int) -> Array:
-    """[size, size, 3] uint8: the field's colour on the surface, as a render shows it.
+def bake_texture(scene: RadianceField, surface: Surface, size: int, rasterizer: Rasterizer) -> TexturedMesh:
+    """The surface unwrapped, with a texture [size, size, 3] that holds what a render shows of it.
 
     Texels between the charts repeat the nearest covered one: neither bilinear lookups nor smaller versions
     of the texture show a seam.
     """
-    texels = rasterize_uvs(faces, uvs, size)
-    corners = vertices[faces[texels.faces]]
-    points = np.einsum("kc,kcd->kd", texels.barycentric, corners)
-    rgb = evaluate_field(scene, points.clip(-scene.radius, scene.radius))[1]
+    source, faces, uvs = unwrap(surface.vertices, surface.faces, size)
+    vertices, normals = surface.vertices[source], surface.normals[source]
+    texels = rasterizer.charts(uvs, faces, size)
+    corners = faces[texels.faces]
+    points = np.einsum("kc,kcd->kd", texels.barycentric, vertices[corners])
+    outward = np.einsum("kc,kcd->kd", texels.barycentric, normals[corners])
     texture = np.zeros((size, size, 3), np.uint8)
-    texture[texels.rows, texels.columns] = np.rint(rgb.clip(0, 1) * 255)
+    texture[texels.rows, texels.columns] = _to_bytes(surface_colors(scene, points, outward))
     empty = np.ones((size, size), bool)
     empty[texels.rows, texels.columns] = False
     row, column = distance_transform_edt(empty, return_distances=False, return_indices=True)
-    return texture[row, column]
+    return TexturedMesh(vertices, faces, normals, uvs, texture[row, column])
 
 
-def rasterize_uvs(faces: Array, uvs: Array, size: int) -> CoveredTexels:
-    """Which triangle [F, 3] lies over the centre of which texel; UV [V, 2] have their origin at the lower left.
+def color_vertices(scene: RadianceField, surface: Surface) -> ColoredMesh:
+    """The surface with the colours that a render shows at its vertices; takes no unwrapping, so it is fast."""
+    colors = _to_bytes(surface_colors(scene, surface.vertices, surface.normals))
+    return ColoredMesh(surface.vertices, surface.faces, surface.normals, colors)
 
-    All texels in the triangles' bounding boxes are tested at once, in pieces. A texel on the edge of
-    two triangles goes to the later one.
+
+def surface_colors(scene: RadianceField, points: Array, normals: Array) -> Array:
+    """What one sees of the field looking straight at the surface: points and normals [N, 3] -> rgb [N, 3] in 0..1.
+
+    The colour at the very point would be that of a thin layer whose density is still low, which in renders hardly
+    counts and which no image has taught the field. So a short ray along the normal is composited as a render does it,
+    with alpha = 1 - exp(-density * step); what light is left at its end takes the last colour.
     """
-    corners = uvs[faces].astype(np.float64) * size - 0.5  # [F, 3, 2]: texel centres are whole numbers, y upwards
-    first = np.ceil(corners.min(1)).astype(np.int64).clip(0, size - 1)
-    last = np.floor(corners.max(1)).astype(np.int64).clip(-1, size - 1)
-    extent = (last - first + 1).clip(0)
-    counts = extent.prod(1)
-    face_image = np.full((size, size), -1, np.int64)
-    weight_image = np.zeros((size, size, 3), np.float32)
-    ends = counts.cumsum()
-    start = 0
-    while start < len(faces):
-        limit = ends[start] - counts[start] + _CANDIDATES_AT_ONCE
-        stop = max(start + 1, int(np.searchsorted(ends, limit, side="right")))
-        face = np.repeat(np.arange(start, stop), counts[start:stop])
-        begins = ends[start:stop] - counts[start:stop]
-        index = np.arange(len(face)) - np.repeat(begins - begins[0], counts[start:stop])
-        x = first[face, 0] + index % extent[face, 0]
-        y = first[face, 1] + index // extent[face, 0]
-        weights = _barycentric(corners[face], np.stack([x, y], -1))
-        inside = (weights >= -1e-9).all(1)
-        row, column = size - 1 - y[inside], x[inside]
-        face_image[row, column] = face[inside]
-        weight_image[row, column] = weights[inside]
-        start = stop
-    rows, columns = np.nonzero(face_image >= 0)
-    return CoveredTexels(rows, columns, face_image[rows, columns], weight_image[rows, columns])
+    step = (_OUTSIDE + _INSIDE) * scene.radius / _SAMPLES
+    inward = -normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    light = np.ones(len(points), np.float32)
+    rgb = np.zeros((len(points), 3), np.float32)
+    going = np.arange(len(points))  # rays that still have light
+    for i in range(_SAMPLES):
+        distance = (i + 0.5) * step - _OUTSIDE * scene.radius
+        positions = points[going] + distance * inward[going]
+        density, color = evaluate_field(scene, positions.clip(-scene.radius, scene.radius))
+        passing = light[going] * (np.exp(-density * step) if i + 1 < _SAMPLES else np.float32(0.0))
+        passing[passing < _SPENT] = 0.0
+        rgb[going] += (light[going] - passing)[:, None] * color
+        light[going] = passing
+        going = going[passing > 0.0]
+    return rgb
 
 
-def _barycentric(corners: Array, points: Array) -> Array:
-    """corners [N, 3, 2], points [N, 2] -> weights [N, 3]; -1 for triangles without area."""
-    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
-
-    def cross(u: Array, v: Array) -> Array:
-        return u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
-
-    area = cross(b - a, c - a)
-    flat = area == 0
-    area = np.where(flat, 1.0, area)
-    weight_b, weight_c = cross(points - a, c - a) / area, cross(b - a, points - a) / area
-    weights = np.stack([1.0 - weight_b - weight_c, weight_b, weight_c], -1)
-    return np.where(flat[:, None], -1.0, weights)
+def _to_bytes(rgb: Array) -> Array:
+    return np.rint(rgb.clip(0.0, 1.0) * 255.0).astype(np.uint8)

@@ -1,28 +1,47 @@
-"""A scene's textured mesh, from start to end."""
+"""A scene's mesh, from start to end."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from threedgen.config.schema import ExportConfig
-from threedgen.mesh.bake import bake_texture
+from threedgen.config.schema import ExportConfig, MeshColors
+from threedgen.mesh.bake import bake_texture, color_vertices
+from threedgen.mesh.clean import simplify, smooth
 from threedgen.mesh.isosurface import extract_isosurface
-from threedgen.mesh.types import Array, RadianceField, TexturedMesh
-from threedgen.mesh.unwrap import simplify, unwrap
+from threedgen.mesh.rasterize import Rasterizer, make_rasterizer
+from threedgen.mesh.types import Array, Mesh, RadianceField, Surface
 
 
-def extract_mesh(scene: RadianceField, config: ExportConfig) -> TexturedMesh:
-    """The scene's surface with its colours on a texture; takes seconds, no gradients.
+def extract_mesh(scene: RadianceField, config: ExportConfig, rasterizer: Rasterizer | None = None) -> Mesh:
+    """The scene's surface with its colours; takes seconds, no gradients.
 
     Raises:
         EmptyMeshError: there is no surface; the message says how dense the scene is and what to do.
     """
-    vertices, faces = simplify(*extract_isosurface(scene, config.resolution, config.threshold))
+    return paint(scene, extract_surface(scene, config), config, rasterizer or make_rasterizer(config.rasterizer))
+
+
+def extract_surface(scene: RadianceField, config: ExportConfig) -> Surface:
+    """The scene's closed surface, smoothed by `config.smooth` and with at most about `config.faces` faces.
+
+    Raises:
+        EmptyMeshError: as `extract_mesh`.
+    """
+    vertices, faces = extract_isosurface(scene, config.resolution, config.threshold)
+    vertices = smooth(vertices, faces, config.smooth)
+    if config.faces > 0:
+        vertices, faces = simplify(vertices, faces, config.faces)
     normals = vertex_normals(vertices, faces)
-    source, faces, uvs = unwrap(vertices, faces, config.texture_size)
-    vertices = vertices[source]
-    texture = bake_texture(scene, vertices, faces, uvs, config.texture_size)
-    return TexturedMesh(vertices.astype(np.float32), faces, normals[source].astype(np.float32), uvs, texture)
+    return Surface(vertices.astype(np.float32), faces, normals.astype(np.float32))
+
+
+def paint(scene: RadianceField, surface: Surface, config: ExportConfig, rasterizer: Rasterizer) -> Mesh:
+    """The field's colours on the surface, the way `config.colors` says."""
+    match config.colors:
+        case MeshColors.texture:
+            return bake_texture(scene, surface, config.texture_size, rasterizer)
+        case MeshColors.vertex:
+            return color_vertices(scene, surface)
 
 
 def vertex_normals(vertices: Array, faces: Array) -> Array:

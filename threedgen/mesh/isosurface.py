@@ -7,17 +7,16 @@ import math
 import mcubes
 import numpy as np
 from scipy.ndimage import binary_fill_holes, gaussian_filter
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from threedgen.core.errors import EmptyMeshError
+from threedgen.mesh.clean import keep_large_components, merge_by_position, separate_sheets
 from threedgen.mesh.types import Array, RadianceField, evaluate_field
 
 _COARSE_CELLS = 64  # along the scene's edge, to find the box that holds the object
 _NUM_THRESHOLDS = 24
-_SMALLEST_COMPONENT = 0.01  # of the largest one's faces; what is smaller is a floater
-_DARK = math.log(20.0)  # optical depth behind which nothing is seen
+_DARK = math.log(4.0)  # optical depth behind which nothing is seen
 _LOG_RANGE = 1.5  # at most so much of log density is kept on either side of the surface
+_LEVELS = np.linspace(-0.7, 0.3, 41)  # of the kept range of log density
 
 
 def extract_isosurface(scene: RadianceField, resolution: int, threshold: float = 0.0) -> tuple[Array, Array]:
@@ -25,10 +24,11 @@ def extract_isosurface(scene: RadianceField, resolution: int, threshold: float =
 
     A coarse grid finds the box that holds the object, whose longest edge then gets `resolution` cells. Surfaces are
     closed where they leave the scene's cube, what nobody can see of the inside is filled, and floaters are removed.
+    Every edge has two faces, also after vertices at one position are merged.
 
     Args:
         resolution: cells along the longest edge of the object's box.
-        threshold: density of the surface, per world unit; 0: see `choose_threshold`.
+        threshold: density of the surface, per world unit; 0: see `choose_threshold` and `_march`.
 
     Raises:
         EmptyMeshError: the density nowhere exceeds the threshold, is not a number, or is too thin to look solid.
@@ -46,16 +46,18 @@ def extract_isosurface(scene: RadianceField, resolution: int, threshold: float =
     upper = np.minimum(corner + (occupied.max(0) + 2) * cell, -corner)
 
     density, cell = _sample_grid(scene, lower, upper, resolution)
+    is_chosen = threshold == 0
     threshold = threshold or choose_threshold(density, cell, lowest=box_threshold)
     if density.max() <= threshold:
         raise _nothing_above(threshold, density.max())
-    vertices, faces = _march(density, cell, threshold)
+    vertices, faces = _march(density, cell, threshold, is_chosen)
     if len(faces) == 0:
         raise EmptyMeshError(
             f"what is denser than {threshold:.3g} is smaller than a grid cell of {cell:.3g} (largest density "
             f"{density.max():.3g}). Set export.resolution higher or export.threshold lower"
         )
-    return keep_large_components(lower + vertices * cell, faces)
+    vertices, faces = keep_large_components(lower + vertices * cell, faces)
+    return separate_sheets(*merge_by_position(vertices, faces))
 
 
 def choose_threshold(density: Array, cell: float, lowest: float) -> float:
@@ -74,34 +76,37 @@ def choose_threshold(density: Array, cell: float, lowest: float) -> float:
     Raises:
         EmptyMeshError: no axis-parallel ray is more than half opaque.
     """
-    opaque = [density.sum(axis) * cell > math.log(2.0) for axis in range(3)]
+    opaque = _silhouettes(density, cell)
     highest = float(density.max())
     if not any(image.any() for image in opaque) or highest <= lowest:
         raise EmptyMeshError(
             f"the scene has no surface: it is nowhere more than half opaque (largest density {highest:.3g}). "
             "Optimise for more steps, or set export.threshold below that density to force a surface"
         )
-    peaks = [density.max(axis) for axis in range(3)]
     candidates = np.geomspace(lowest, highest, _NUM_THRESHOLDS + 1)[:-1]
+    first, last = _best(density, candidates, opaque, tolerance=0.005)
+    return math.sqrt(first * last)
+
+
+def _silhouettes(density: Array, cell: float) -> list[Array]:
+    """What is more than half opaque, seen along each axis of the grid."""
+    return [density.sum(axis) * cell > math.log(2.0) for axis in range(3)]
+
+
+def _best(values: Array, candidates: Array, opaque: list[Array], tolerance: float) -> tuple[float, float]:
+    """First and last of the candidates whose region (values above it) has the silhouettes `opaque`, or nearly.
+
+    Nearly: within `tolerance` of the best intersection over union.
+    """
+    peaks = [values.max(axis) for axis in range(3)]
     scores = []
     for candidate in candidates:
         solid = [peak > candidate for peak in peaks]
         shared = sum(np.count_nonzero(s & o) for s, o in zip(solid, opaque, strict=True))
         either = sum(np.count_nonzero(s | o) for s, o in zip(solid, opaque, strict=True))
         scores.append(shared / either)
-    good = candidates[np.array(scores) >= max(scores) - 0.005]
-    return float(np.sqrt(good[0] * good[-1]))
-
-
-def keep_large_components(vertices: Array, faces: Array) -> tuple[Array, Array]:
-    """Drop connected components with fewer than 1 % of the largest one's faces, and vertices no face uses."""
-    edges = np.concatenate([faces[:, :2], faces[:, 1:]])
-    graph = coo_array((np.ones(len(edges), bool), edges.T), shape=(len(vertices), len(vertices)))
-    component = connected_components(graph, directed=False)[1][faces[:, 0]]
-    sizes = np.bincount(component)
-    faces = faces[sizes[component] >= _SMALLEST_COMPONENT * sizes.max()]
-    used, faces = np.unique(faces, return_inverse=True)
-    return vertices[used], faces.reshape(-1, 3)
+    good = candidates[np.array(scores) >= max(scores) - tolerance]
+    return float(good[0]), float(good[-1])
 
 
 def _sample_grid(scene: RadianceField, lower: Array, upper: Array, cells: int) -> tuple[Array, float]:
@@ -128,24 +133,29 @@ def _sample_grid(scene: RadianceField, lower: Array, upper: Array, cells: int) -
     return density, cell
 
 
-def _march(density: Array, cell: float, threshold: float) -> tuple[Array, Array]:
+def _march(density: Array, cell: float, threshold: float, match_silhouettes: bool) -> tuple[Array, Array]:
     """Marching cubes; vertices in units of cells from the grid's first corner.
 
     Density changes by orders of magnitude across a surface, so its logarithm is interpolated. Cut off on both sides
     alike it becomes a step that knows only where the surface is: a blur of one cell then takes away pits and tunnels
-    of the grid's own size and hardly moves the surface (that of a ball by cell^2 / radius).
+    of the grid's own size. It also shortens what is thin or pointed (a ball by cell^2 / radius, an ear more):
+    with `match_silhouettes` the surface is put where its silhouettes are the scene's again.
     """
     solid = density > threshold
     height = np.log(np.maximum(density, 1e-30)) - np.float32(math.log(threshold))
     limit = min(_LOG_RANGE, float(np.median(height[solid])))
     height[binary_fill_holes(solid | _unseen(density, cell)) & ~solid] = limit
-    height = np.pad(np.clip(height, -limit, limit), 2, constant_values=-limit)
-    vertices, faces = mcubes.marching_cubes(gaussian_filter(height, 1.0), 0.0)
+    height = gaussian_filter(np.pad(np.clip(height, -limit, limit), 2, constant_values=-limit), 1.0)
+    level = 0.0
+    if match_silhouettes:
+        opaque = [np.pad(image, 2) for image in _silhouettes(density, cell)]
+        level = sum(_best(height, _LEVELS * limit, opaque, tolerance=0.002)) / 2
+    vertices, faces = mcubes.marching_cubes(height, level)
     return vertices - 2.0, faces.astype(np.int64)
 
 
 def _unseen(density: Array, cell: float) -> Array:
-    """[X, Y, Z] bool: samples that less than 5 % of the light reaches along each of the six axis directions.
+    """[X, Y, Z] bool: samples that less than a quarter of the light reaches along each of the six axis directions.
 
     No image tells the optimisation what is inside an object: it leaves caves and tunnels there, often with an
     opening too small to see, which would cost most of the mesh's faces.

@@ -25,18 +25,56 @@ class RadianceField(Protocol):
 
 
 @dataclass(frozen=True)
-class TexturedMesh:
-    """A triangle mesh in world axes (z up, front along +x), faces counter-clockwise seen from outside.
-
-    Vertices on a texture seam occur once for each side of it. UV (0, 0) is the lower left corner of the texture
-    and (1, 1) the upper right one, as in OBJ files; `texture`'s row 0 is the top.
-    """
+class Surface:
+    """A triangle mesh in world axes (z up, front along +x), faces counter-clockwise seen from outside."""
 
     vertices: Array  # [V, 3] float32, world units
     faces: Array  # [F, 3] int64
     normals: Array  # [V, 3] float32, unit length
+
+
+@dataclass(frozen=True)
+class TexturedMesh(Surface):
+    """A surface with a texture. Vertices on a texture seam occur once for each side of it.
+
+    UV (0, 0) is the lower left corner of the texture and (1, 1) the upper right one, as in OBJ files; `texture`'s
+    row 0 is the top.
+    """
+
     uvs: Array  # [V, 2] float32 in 0..1
     texture: Array  # [T, T, 3] uint8, sRGB
+
+    def color_at(self, faces: Array, barycentric: Array) -> Array:
+        """Colours [K, 3] float32 in 0..1 at points of faces [K] with corner weights [K, 3]."""
+        return sample_texture(self.texture, np.einsum("kc,kcd->kd", barycentric, self.uvs[self.faces[faces]]))
+
+
+@dataclass(frozen=True)
+class ColoredMesh(Surface):
+    """A surface with a colour at every vertex."""
+
+    colors: Array  # [V, 3] uint8, sRGB
+
+    def color_at(self, faces: Array, barycentric: Array) -> Array:
+        """Colours [K, 3] float32 in 0..1 at points of faces [K] with corner weights [K, 3]."""
+        corners = self.colors[self.faces[faces]] / np.float32(255.0)
+        return np.einsum("kc,kcd->kd", barycentric, corners).astype(np.float32)
+
+
+Mesh = TexturedMesh | ColoredMesh
+
+
+def sample_texture(texture: Array, uvs: Array) -> Array:
+    """Bilinear lookup: texture [T, T, 3] uint8, uvs [N, 2] (origin at the lower left) -> [N, 3] float32 in 0..1."""
+    height, width = texture.shape[:2]
+    x = (uvs[:, 0] * width - 0.5).clip(0, width - 1)
+    y = ((1.0 - uvs[:, 1]) * height - 0.5).clip(0, height - 1)
+    left, top = x.astype(np.int64), y.astype(np.int64)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    along, down = (x - left)[:, None], (y - top)[:, None]
+    upper = texture[top, left] * (1 - along) + texture[top, right] * along
+    lower = texture[bottom, left] * (1 - along) + texture[bottom, right] * along
+    return ((upper * (1 - down) + lower * down) / 255.0).astype(np.float32)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A textured mesh as files that other programs open. All of them have y up and the object's front along +z."""
+"""A mesh as files of older formats: OBJ and PLY. Both have y up and the object's front along +z, as the GLB has."""
 
 from __future__ import annotations
 
@@ -6,59 +6,51 @@ import io
 from pathlib import Path
 
 import numpy as np
-import trimesh
-from PIL import Image
-from trimesh.visual.material import PBRMaterial
 
 from threedgen.core.files import write_bytes_atomically, write_text_atomically
 from threedgen.imaging import save_png
-from threedgen.mesh.types import Array, TexturedMesh
+from threedgen.mesh.gltf import to_y_up
+from threedgen.mesh.types import ColoredMesh, Mesh, TexturedMesh
 
 
-def to_y_up(vectors: Array) -> Array:
-    """World axes (x front, y left, z up) -> glTF's (z front, x left, y up): a rotation. [N, 3] -> [N, 3]."""
-    return vectors[:, [1, 2, 0]]
+def write_obj(mesh: Mesh, path: str | Path) -> None:
+    """`path` (.obj); with a texture also the material (.mtl) and the texture (.png) of the same name beside it.
 
-
-def write_glb(mesh: TexturedMesh, path: str | Path) -> None:
-    """One binary glTF 2.0 file: geometry, normals, and the texture as a matt base colour; units are metres."""
-    material = PBRMaterial(
-        name="asset",
-        baseColorTexture=Image.fromarray(mesh.texture),
-        metallicFactor=0.0,
-        roughnessFactor=1.0,
-        doubleSided=False,
-    )
-    asset = trimesh.Trimesh(
-        vertices=to_y_up(mesh.vertices),
-        faces=mesh.faces,
-        vertex_normals=to_y_up(mesh.normals),
-        visual=trimesh.visual.TextureVisuals(uv=mesh.uvs, material=material),
-        process=False,
-    )
-    scene = trimesh.Scene()
-    scene.add_geometry(asset, node_name="asset", geom_name="asset")
-    data = scene.export(file_type="glb", include_normals=True)
-    assert isinstance(data, bytes)
-    write_bytes_atomically(path, data)
-
-
-def write_obj(mesh: TexturedMesh, path: str | Path) -> None:
-    """`path` (.obj) and beside it the material (.mtl) and the texture (.png) of the same name, found by that name.
-
-    The texture and the material come first, so an .obj that exists finds them.
+    They are found by their names alone, so the three can be moved together. The texture and the material are written
+    first, so an .obj that exists finds them. Without a texture the colours (sRGB, 0..1) follow the positions in the
+    `v` lines, which Blender, MeshLab and others read.
     """
     path = Path(path)
-    material, texture = path.with_suffix(".mtl"), path.with_suffix(".png")
-    save_png(mesh.texture, texture)
-    write_text_atomically(
-        material,
-        "newmtl asset\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\n" + f"map_Kd {texture.name}\n",
-    )
     text = io.StringIO()
-    text.write(f"mtllib {material.name}\nusemtl asset\n")
-    np.savetxt(text, to_y_up(mesh.vertices), fmt="v %.6g %.6g %.6g")
-    np.savetxt(text, mesh.uvs, fmt="vt %.6g %.6g")
+    vertices = to_y_up(mesh.vertices)
+    corners = mesh.faces + 1
+    match mesh:
+        case TexturedMesh():
+            material, texture = path.with_suffix(".mtl"), path.with_suffix(".png")
+            save_png(mesh.texture, texture)
+            lines = f"newmtl asset\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {texture.name}\n"
+            write_text_atomically(material, lines)
+            text.write(f"mtllib {material.name}\nusemtl asset\n")
+            np.savetxt(text, vertices, fmt="v %.8g %.8g %.8g")
+            np.savetxt(text, mesh.uvs, fmt="vt %.6g %.6g")
+            face, repeats = "f %d/%d/%d %d/%d/%d %d/%d/%d", 3
+        case ColoredMesh():
+            np.savetxt(text, np.hstack([vertices, mesh.colors / 255.0]), fmt="v %.8g %.8g %.8g %.4f %.4f %.4f")
+            face, repeats = "f %d//%d %d//%d %d//%d", 2
     np.savetxt(text, to_y_up(mesh.normals), fmt="vn %.4g %.4g %.4g")
-    np.savetxt(text, np.repeat(mesh.faces + 1, 3, axis=1), fmt="f %d/%d/%d %d/%d/%d %d/%d/%d")
+    np.savetxt(text, np.repeat(corners, repeats, axis=1), fmt=face)
     write_text_atomically(path, text.getvalue())
+
+
+def write_ply(mesh: ColoredMesh, path: str | Path) -> None:
+    """A binary PLY with normals and the vertices' colours (uchar, sRGB)."""
+    vertex = np.empty(len(mesh.vertices), [("xyz", "<f4", 3), ("normal", "<f4", 3), ("color", "u1", 3)])
+    vertex["xyz"], vertex["normal"] = to_y_up(mesh.vertices), to_y_up(mesh.normals)
+    vertex["color"] = mesh.colors
+    face = np.empty(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
+    face["count"], face["corners"] = 3, mesh.faces
+    floats = "".join(f"property float {name}\n" for name in ("x", "y", "z", "nx", "ny", "nz"))
+    colors = "".join(f"property uchar {name}\n" for name in ("red", "green", "blue"))
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertex)}\n{floats}{colors}"
+    header += f"element face {len(face)}\nproperty list uchar int vertex_indices\nend_header\n"
+    write_bytes_atomically(path, header.encode("ascii") + vertex.tobytes() + face.tobytes())

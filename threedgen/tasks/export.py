@@ -1,72 +1,150 @@
-"""Turn an optimised scene into files: textured mesh, turntable, contact sheet, report."""
+"""Turn an optimised scene into files: mesh, turntable, contact sheet, preview page, report."""
 
 import json
+import math
+import os
+import tempfile
 import time
+from dataclasses import fields
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
-from threedgen.config.schema import Config
+from threedgen.config.load import to_yaml
+from threedgen.config.schema import Config, ExportConfig
 from threedgen.core.errors import ConfigError
-from threedgen.core.files import write_text_atomically
+from threedgen.core.files import TEMPORARY_PREFIX, write_text_atomically
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld import build, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
-from threedgen.imaging import Row, contact_sheet, save_png, save_turntable_gif
-from threedgen.mesh import extract_mesh, render_mesh, write_glb, write_obj
+from threedgen.imaging import Row, contact_sheet, save_png, save_turntable, to_uint8
+from threedgen.mesh import (
+    ColoredMesh,
+    Mesh,
+    Rasterizer,
+    describe_mesh,
+    extract_surface,
+    make_rasterizer,
+    paint,
+    render_mesh,
+    render_views,
+    write_glb,
+    write_obj,
+    write_ply,
+)
+from threedgen.mesh.bake import color_vertices
+from threedgen.mesh.render import GREY
 from threedgen.metrics.image import psnr
 from threedgen.runs.directory import RunDirectory
+from threedgen.runs.events import read_events
 from threedgen.scene.nerf import NeRF
+from threedgen.viewer.preview import write_preview
 
 SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
+_NUM_COMPARED = 8  # views in which mesh and scene are compared; every other one is a column of the sheet
 _ELEVATION = 15.0
-_GREY = (0.5, 0.5, 0.5)
-_FRAMES_PER_SECOND = 20
+_FRAMES_PER_SECOND = 24
+# every name that an export may write; what an earlier one left and this one does not make is removed
+_NAMES = (
+    *("asset.glb", "asset.obj", "asset.mtl", "asset.png", "asset.ply"),
+    *("turntable.mp4", "turntable.gif", "contact_sheet.png", "report.json", "preview.html"),
+)
 
 
-def export_scene(scene: NeRF, prior: MultiViewPrior, config: Config, run: RunDirectory) -> dict[str, Path]:
-    """Write everything that the user gets; raises EmptyMeshError, before any asset is written, if there is nothing."""
+def export_scene(scene: NeRF, prior: MultiViewPrior | None, config: Config, run: RunDirectory) -> dict[str, Path]:
+    """Write everything that the user gets into the run's folder; name -> path.
+
+    `prior`: for the sheet's row of views that the prior alone makes; None: no such row.
+    Raises EmptyMeshError, before any file is written, if there is no surface.
+    """
+    saved = run.path("sampled_views.png")
+    if prior is not None:
+        save_png(np.concatenate(list(_sampled_views(prior, config)), axis=1), saved)
+    return write_assets(scene, config, run.folder, run.folder, config.steps)
+
+
+def write_assets(scene: NeRF, config: Config, run_folder: Path, folder: Path, step: int) -> dict[str, Path]:
+    """As `export_scene`, for the scene after `step` steps of the run in `run_folder`, into `folder`.
+
+    All files are made aside and then moved: an export that fails leaves those of an earlier one as they were.
+    """
+    rasterizer = make_rasterizer(config.export.rasterizer)
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}export-", dir=folder) as aside:
+        results = _write_all(scene, config, rasterizer, run_folder, Path(aside), step)
+        made = {path.name for path in Path(aside).iterdir()}
+        for name in _NAMES:
+            if name in made:
+                os.replace(Path(aside) / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+    return {name: folder / path.name for name, path in results.items()}
+
+
+def _write_all(
+    scene: NeRF, config: Config, rasterizer: Rasterizer, run_folder: Path, folder: Path, step: int
+) -> dict[str, Path]:
     started = time.monotonic()
-    mesh = extract_mesh(scene, config.export)
-    results = {"glb": run.path("asset.glb"), "obj": run.path("asset.obj")}
+    surface = extract_surface(scene, config.export)
+    mesh = paint(scene, surface, config.export, rasterizer)
+    results = {"glb": folder / "asset.glb", "obj": folder / "asset.obj"}
     write_glb(mesh, results["glb"])
     write_obj(mesh, results["obj"])
+    if config.export.ply:
+        results["ply"] = folder / "asset.ply"
+        write_ply(mesh if isinstance(mesh, ColoredMesh) else color_vertices(scene, surface), results["ply"])
     mesh_seconds = time.monotonic() - started
 
-    results["turntable"] = run.path("turntable.gif")
-    azimuth = np.linspace(0, 360, config.export.turntable_frames, endpoint=False)
-    frames = viewing_cameras(config.camera, azimuth, _ELEVATION, config.export.image_size)
-    save_turntable_gif(render_mesh(mesh, frames, _GREY)[0], results["turntable"], _FRAMES_PER_SECOND)
-
-    results["sheet"] = run.path("contact_sheet.png")
-    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, _ELEVATION, config.export.image_size)
-    scene_rgb, mesh_rgb = render_scene(scene, cameras), render_mesh(mesh, cameras, _GREY)[0]
-    rows: list[Row] = [("sampled views", _sampled_views(prior, config))]
-    rows += [("optimised scene", scene_rgb), ("textured mesh", mesh_rgb), *_ground_truth(config.prompt, cameras)]
+    results["turntable"] = _write_turntable(mesh, config, rasterizer, folder)
+    azimuth = SHEET_AZIMUTHS[0] + np.arange(_NUM_COMPARED) * 360 / _NUM_COMPARED
+    cameras = viewing_cameras(config.camera, azimuth, _ELEVATION, config.export.image_size)
+    scene_rgb, mesh_rgb = render_scene(scene, cameras), render_mesh(mesh, cameras, rasterizer=rasterizer)[0]
+    results["sheet"] = folder / "contact_sheet.png"
+    of_sheet = slice(None, None, _NUM_COMPARED // len(SHEET_AZIMUTHS))
+    rows = _saved_views(run_folder / "sampled_views.png")
+    rows += [("optimised scene", scene_rgb[of_sheet]), ("mesh", mesh_rgb[of_sheet])]
+    rows += _ground_truth(config.prompt, cameras[of_sheet])
     save_png(contact_sheet(rows, config.prompt), results["sheet"])
 
-    results["report"] = run.path("report.json")
+    quality = float(psnr(scene_rgb, mesh_rgb))
     report = {
         "prompt": config.prompt,
         "seed": config.seed,
-        "vertices": len(mesh.vertices),
-        "faces": len(mesh.faces),
-        "texture_size": mesh.texture.shape[0],
-        "mesh_vs_scene_psnr": round(float(psnr(scene_rgb, mesh_rgb)), 2),
-        "seconds": {"mesh": round(mesh_seconds, 1), "export": round(time.monotonic() - started, 1)},
+        "step": step,
+        **describe_mesh(mesh, rasterizer),
+        "mesh_vs_scene_psnr": round(quality, 2) if math.isfinite(quality) else None,
+        "seconds": {
+            "optimize": _optimize_seconds(run_folder / "events.jsonl"),
+            "mesh": round(mesh_seconds, 1),
+            "export": round(time.monotonic() - started, 1),
+        },
+        "settings": _plain(config.export),
     }
-    write_text_atomically(results["report"], json.dumps(report, indent=2) + "\n")
-    print(f"mesh       {report['faces']} faces, {report['mesh_vs_scene_psnr']} dB against the scene's own views")
+    results["preview"] = folder / "preview.html"
+    _write_preview(results, rows, report, config, run_folder)
+    results["report"] = folder / "report.json"
+    write_text_atomically(results["report"], json.dumps(report, indent=2, allow_nan=False) + "\n")
+    watertight = "watertight" if report["watertight"] else "NOT watertight"
+    print(f"mesh       {report['faces']} faces, {watertight}, {quality:.2f} dB against the scene from 8 sides")
     return results
 
 
 @torch.no_grad()
 def render_scene(scene: NeRF, cameras: Cameras) -> np.ndarray:
     """[B, H, W, 3] on mid grey."""
-    return scene.render(cameras, background=torch.tensor(_GREY, device=scene.device)).rgb.cpu().numpy()
+    return scene.render(cameras, background=torch.tensor(GREY, device=scene.device)).rgb.cpu().numpy()
+
+
+def _write_turntable(mesh: Mesh, config: Config, rasterizer: Rasterizer, folder: Path) -> Path:
+    azimuth = np.linspace(0, 360, config.export.turntable_frames, endpoint=False)
+    cameras = viewing_cameras(config.camera, azimuth, _ELEVATION, config.export.image_size)
+    views = render_views(mesh, cameras, rasterizer=rasterizer)
+    return save_turntable(np.stack([to_uint8(rgb) for rgb, _ in views]), folder, _FRAMES_PER_SECOND)
 
 
 def _sampled_views(prior: MultiViewPrior, config: Config) -> np.ndarray:
@@ -86,6 +164,14 @@ def _sampled_views(prior: MultiViewPrior, config: Config) -> np.ndarray:
     return views.movedim(1, -1).cpu().numpy()
 
 
+def _saved_views(path: Path) -> list[Row]:
+    """The row of sampled views that the run has kept, if it has."""
+    if not path.exists():
+        return []
+    picture = np.asarray(Image.open(path))
+    return [("sampled views", np.stack(np.split(picture, len(SHEET_AZIMUTHS), axis=1)))]
+
+
 def _ground_truth(prompt: str, cameras: Cameras) -> list[Row]:
     """A row of exact pictures if the prompt names a miniworld object, otherwise none."""
     try:
@@ -93,4 +179,61 @@ def _ground_truth(prompt: str, cameras: Cameras) -> list[Row]:
     except ConfigError:
         return []
     matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    return [("ground truth", render(build(spec), matrices, fov_y, cameras.height, _GREY).rgb)]
+    return [("ground truth", render(build(spec), matrices, fov_y, cameras.height, GREY).rgb)]
+
+
+def _optimize_seconds(events: Path) -> float | None:
+    """Time from each start of the run to the last step before it ended or was stopped; None if it is not known."""
+    if not events.exists():
+        return None
+    total, started, last = 0.0, None, None
+    for event in read_events(events):
+        moment = float(str(event["time"]))
+        if event["event"] == "started":
+            started = moment
+        elif event["event"] == "step" and started is not None:
+            total += moment - (last if last is not None and last > started else started)
+            last = moment
+    return round(total, 1) if last is not None else None
+
+
+def _plain(config: ExportConfig) -> dict[str, Any]:
+    values = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    return {name: value.name if isinstance(value, Enum) else value for name, value in values.items()}
+
+
+def _write_preview(
+    results: dict[str, Path], rows: list[Row], report: dict[str, Any], config: Config, run_folder: Path
+) -> None:
+    seconds = report["seconds"]
+    lowest, highest = np.array(report["bounds"])
+    quality = report["mesh_vs_scene_psnr"]
+    coverage = report["texture_coverage"]
+    mesh_facts = {
+        "faces": f"{report['faces']:,}",
+        "watertight": "yes" if report["watertight"] else "no",
+        "components": f"{report['components']}",
+        "size in m": "\u202f\u00d7\u202f".join(f"{edge:.2f}" for edge in highest - lowest),
+        "colours": "at the vertices" if coverage is None else f"texture, {report['texture_size']} px",
+        "against the scene": "identical" if quality is None else f"{quality:.1f} dB",
+    }
+    times = {
+        "optimised": "" if seconds["optimize"] is None else f"{seconds['optimize']:.0f} s",
+        "mesh": f"{seconds['mesh']:.0f} s",
+        "whole export": f"{seconds['export']:.0f} s",
+    }
+    run_facts = {
+        "seed": f"{config.seed}",
+        "steps": f"{report['step']:,} of {config.steps:,}",
+        "weights": config.weights,
+    }
+    write_preview(
+        results["preview"],
+        title=config.prompt.strip() or run_folder.name,
+        subtitle=run_folder.name,
+        glb=results["glb"],
+        turntable=results["turntable"],
+        views=rows,
+        facts={"Mesh": mesh_facts, "Run": run_facts | {name: text for name, text in times.items() if text}},
+        settings=to_yaml(config),
+    )

@@ -1,0 +1,191 @@
+"""`launch.py export RUN`, on scenes that need no optimisation: the ball that every scene starts as."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from threedgen import cli
+from threedgen.config.load import load_config
+from threedgen.core.errors import EmptyMeshError
+from threedgen.imaging import find_ffmpeg, save_png
+from threedgen.runs.checkpoint import save_checkpoint
+from threedgen.runs.directory import open_run
+from threedgen.runs.events import read_events
+from threedgen.scene.nerf import NeRF
+from threedgen.tasks.export import write_assets
+
+PROMPT = "a red cat with a green face"
+SMALL = ["export.resolution=20", "export.texture_size=64", "export.turntable_frames=5", "export.image_size=48"]
+
+
+def make_run(folder, *settings):
+    config = load_config("mvdream-mini.yaml", [f"prompt={PROMPT}", "num_threads=1", "steps=7", *SMALL, *settings])
+    with open_run(folder, config) as run:
+        run.events.write("started")
+        run.events.write("step", step=3)
+        scene = NeRF(config.scene, config.seed)
+        with torch.no_grad():
+            scene.table.normal_(std=0.5, generator=torch.Generator().manual_seed(0))  # several colours
+        save_checkpoint(run.checkpoints, 3, {f"scene.{k}": v for k, v in scene.state_dict().items()}, {})
+    return config, scene
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "run"
+    config, scene = make_run(folder)
+    with open_run(folder, config) as run:
+        run.finish(write_assets(scene, config, folder, folder, 7))
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A run that has been finished, with what its export left."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def contents(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def error_of(capsys, *words):
+    status = cli.main(["export", *map(str, words)])
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1, message
+    return status, message
+
+
+def test_the_first_export_has_everything(folder):
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    turntable = "turntable.mp4" if find_ffmpeg() else "turntable.gif"
+    expected = {"asset.glb", "asset.obj", "asset.mtl", "asset.png", turntable, "contact_sheet.png", "preview.html"}
+    assert names == expected | {"report.json", "result.json", "config.yaml", "events.jsonl", ".lock"}
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_the_report_is_strict_and_true(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    report = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+    mesh = trimesh.load(folder / "asset.glb", force="mesh", process=False)
+    assert (report["prompt"], report["seed"], report["step"]) == (PROMPT, 0, 7)
+    assert report["faces"] == len(mesh.faces) and report["vertices"] == len(mesh.vertices)
+    assert report["watertight"] is True and report["components"] == 1 and report["degenerate_faces"] == 0
+    assert report["texture_size"] == 64 and 0.1 < report["texture_coverage"] < 1
+    assert report["mesh_vs_scene_psnr"] > 25
+    assert report["seconds"]["optimize"] >= 0 and report["seconds"]["export"] >= report["seconds"]["mesh"] > 0
+    assert report["settings"]["resolution"] == 20 and report["settings"]["colors"] == "texture"
+
+
+def test_the_psnr_falls_when_the_mesh_is_not_the_scenes(folder, monkeypatch):
+    config = load_config(folder / "config.yaml")
+    scene = make_run(folder / "other")[1]
+    monkeypatch.setattr("threedgen.mesh.bake.surface_colors", lambda scene, points, normals: 1 - points * 0)
+    write_assets(scene, config, folder, folder, 7)
+    assert json.loads((folder / "report.json").read_text())["mesh_vs_scene_psnr"] < 20
+
+
+def test_another_export_takes_the_place_of_the_first(folder, capsys):
+    checkpoints, config = contents(folder / "checkpoints"), (folder / "config.yaml").read_bytes()
+    assert cli.main(["export", str(folder), "export.colors=vertex", "export.ply=true", "export.faces=200"]) == 0
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert printed["glb"] == str(folder / "asset.glb") and printed["ply"] == str(folder / "asset.ply")
+    assert not (folder / "asset.png").exists() and not (folder / "asset.mtl").exists()
+    assert len(trimesh.load(folder / "asset.ply").faces) == pytest.approx(200, rel=0.1)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["settings"]["colors"] == "vertex" and report["texture_size"] is None and report["step"] == 3
+    assert report["watertight"]
+    assert contents(folder / "checkpoints") == checkpoints and (folder / "config.yaml").read_bytes() == config
+    assert json.loads((folder / "result.json").read_text())["ply"] == "asset.ply"
+    assert [event["event"] for event in read_events(folder / "events.jsonl")][-2:] == ["exported", "finished"]
+    assert cli.main(["export", str(folder)]) == 0  # the run's own settings again
+    assert (folder / "asset.png").exists() and not (folder / "asset.ply").exists()
+
+
+def test_a_run_that_stopped_early_is_not_called_finished(tmp_path):
+    make_run(tmp_path / "run")
+    assert cli.main(["export", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run/asset.glb").exists() and not (tmp_path / "run/result.json").exists()
+
+
+def test_a_run_at_work_is_left_alone(tmp_path, capsys):
+    folder = tmp_path / "run"
+    config, _ = make_run(folder)
+    with open_run(folder, config):  # as another process would hold it
+        unfinished = folder / "checkpoints/.tmp-step-000007-x"
+        unfinished.mkdir()
+        before = contents(folder)
+        assert cli.main(["export", str(folder), "export.texture_size=32"]) == 0
+        after = {name: digest for name, digest in contents(folder).items() if name in before}
+        assert after == before and unfinished.exists()
+    target = folder / "exports/step-000003"
+    assert f"glb        {target}/asset.glb" in capsys.readouterr().out
+    assert json.loads((target / "report.json").read_text())["texture_size"] == 32
+    assert not (folder / "asset.glb").exists()
+
+
+def test_the_priors_views_are_kept_for_later_exports(folder):
+    without = Image.open(folder / "contact_sheet.png").height
+    save_png(np.zeros((16, 64, 3), np.uint8), folder / "sampled_views.png")
+    assert cli.main(["export", str(folder)]) == 0
+    assert Image.open(folder / "contact_sheet.png").height > without + 100
+    assert "sampled views" in (folder / "preview.html").read_text()
+
+
+def test_nothing_to_export_leaves_what_is_there(folder, capsys):
+    before = {name: digest for name, digest in contents(folder).items() if name != "events.jsonl"}
+    status, message = error_of(capsys, folder, "export.threshold=1e9")
+    assert status == EmptyMeshError.exit_status == 4 and "export.threshold" in message
+    assert {name: digest for name, digest in contents(folder).items() if name != "events.jsonl"} == before
+    assert not list(folder.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["steps=4"], "changes only export.* settings: steps=4"),
+        (["export.texture=4"], "did you mean export.texture_size"),
+        (["export.colors=paint"], "one of texture, vertex"),
+        (["export.faces=-1"], "must be at least 0"),
+        (["export.rasterizer=kaolin"], "export.rasterizer=kaolin"),
+    ],
+)
+def test_settings_that_cannot_be(folder, capsys, settings, words):
+    before = contents(folder)
+    status, message = error_of(capsys, folder, *settings)
+    assert status == 2 and words in message
+    assert contents(folder) == before
+
+
+def test_runs_that_cannot_be_exported(tmp_path, capsys):
+    assert error_of(capsys)[0] == 2
+    status, message = error_of(capsys, tmp_path / "nothing")
+    assert status == 2 and "there is no run in that folder" in message
+    config = load_config("mvdream-mini.yaml", [f"prompt={PROMPT}"])
+    with open_run(tmp_path / "run", config) as run:
+        pass
+    status, message = error_of(capsys, tmp_path / "run")
+    assert status == 2 and "no checkpoint yet" in message
+    save_checkpoint(run.checkpoints, 1, {"unet.weight": torch.zeros(1)}, {})
+    status, message = error_of(capsys, tmp_path / "run")
+    assert status == 2 and "hold no scene" in message
+
+
+def test_kaolin_that_is_not_there_is_told_before_anything_is_optimised(tmp_path, capsys):
+    words = [f"prompt={PROMPT}", "export.rasterizer=kaolin", f"output_root={tmp_path}"]
+    assert cli.main(["--config", "mvdream-mini.yaml", *words]) == 2
+    assert "export.rasterizer=kaolin" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("step-*"))
+
+
+def test_help(capsys):
+    assert cli.main(["export", "--help"]) == 0
+    assert "launch.py export RUN" in capsys.readouterr().out

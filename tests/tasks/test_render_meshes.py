@@ -1,0 +1,118 @@
+"""`launch.py render-meshes` on a folder as people have them: good files, broken ones, captions, a second call."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from threedgen import cli
+from threedgen.data.posed_files import read_posed_images
+
+SMALL = ["--views", "4", "--passes", "1", "--size", "16", "--supersample", "2"]
+
+
+@pytest.fixture
+def meshes(tmp_path):
+    source = tmp_path / "meshes"
+    (source / "toys").mkdir(parents=True)
+    trimesh.creation.icosphere(2).export(source / "ball.ply")
+    trimesh.creation.box().export(source / "toys/brick.glb")
+    return source
+
+
+def render(*arguments):
+    return cli.main(["render-meshes", *SMALL, *map(str, arguments)])
+
+
+def test_broken_files_are_listed_and_the_rest_is_rendered(meshes, tmp_path, capsys):
+    (meshes / "broken.glb").write_bytes(b"glTF and then nothing")
+    (meshes / "captions.jsonl").write_text('{"file": "toys/brick.glb", "caption": "a brick"}\n\n')
+    assert render(meshes, tmp_path / "views") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[-1].startswith("2 rendered, 0 there already, 1 failed")
+    (failure,) = [line for line in lines if "FAILED" in line]
+    assert "broken.glb" in failure
+    written = sorted(path.relative_to(tmp_path / "views").as_posix() for path in (tmp_path / "views").rglob("*.json"))
+    assert [name for name in written if "cameras" in name] == ["ball/cameras.json", "toys/brick/cameras.json"]
+    assert {path.name for path in (tmp_path / "views").iterdir()} == {"ball", "toys"}  # nothing half-written
+    assert json.loads((tmp_path / "views/toys/brick/cameras.json").read_text())["caption"] == "a brick"
+    assert json.loads((tmp_path / "views/ball/cameras.json").read_text())["caption"] == ""
+    posed = read_posed_images(tmp_path / "views/ball")
+    assert posed.images.shape == (4, 16, 16, 4) and posed.half_edge == 0.5
+
+
+def test_the_pictures_belong_to_their_cameras(meshes, tmp_path):
+    """A ray from cameras.json hits the ball of radius 1/2 where its picture is opaque, and nowhere else."""
+    assert render(meshes / "ball.ply", tmp_path / "views", "--fov", 30, 50, "--size", 48) == 0
+    posed = read_posed_images(tmp_path / "views")
+    rays, pixels = posed.pixels(torch.arange(posed.num_pixels))
+    nearest = (rays.origins - (rays.origins * rays.directions).sum(-1, keepdim=True) * rays.directions).norm(dim=-1)
+    assert (pixels[nearest < 0.47, 3] == 1).all() and (pixels[nearest > 0.51, 3] == 0).all()
+    assert (nearest < 0.47).sum() > 1000 and (nearest > 0.51).sum() > 500
+
+
+def test_a_second_call_renders_only_what_is_new_or_changed(meshes, tmp_path, capsys):
+    assert render(meshes, tmp_path / "views") == 0
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "views").rglob("*.png")}
+    trimesh.creation.cone(1, 2).export(meshes / "cone.stl")
+    trimesh.creation.box((1, 2, 3)).export(meshes / "toys/brick.glb")
+    capsys.readouterr()
+    assert render(meshes, tmp_path / "views") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 rendered, 1 there already, 0 failed")
+    same = {path for path, moment in times.items() if path.stat().st_mtime_ns == moment}
+    assert {path.parent.name for path in same} == {"ball"}
+    assert render(meshes, tmp_path / "views", "--seed", 1) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("3 rendered")
+
+
+def test_two_workers_give_the_same_files(meshes, tmp_path):
+    assert render(meshes, tmp_path / "one") == 0 and render(meshes, tmp_path / "two", "--workers", 2) == 0
+    for path in (tmp_path / "one").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(meshes, tmp_path, capsys):
+    (tmp_path / "views/ball").mkdir(parents=True)
+    (tmp_path / "views/ball/thesis.txt").write_text("years of work")
+    assert render(meshes, tmp_path / "views") == 1
+    assert "holds no rendered views; remove it" in capsys.readouterr().out
+    assert (tmp_path / "views/ball/thesis.txt").read_text() == "years of work"
+
+
+def test_what_cannot_be_asked_for_is_one_line(meshes, tmp_path, capsys):
+    def error(*arguments):
+        assert render(*arguments) == 2
+        message = capsys.readouterr().err.strip()
+        assert "\n" not in message
+        return message
+
+    views = tmp_path / "views"
+    assert "is not there" in error(tmp_path / "none", views)
+    (tmp_path / "empty").mkdir()
+    assert "there is no mesh" in error(tmp_path / "empty", views)
+    assert "--fov must be between" in error(meshes, views, "--fov", 0, 20)
+    assert "first number must not be larger" in error(meshes, views, "--fov", 40, 20)
+    assert "--workers" in error(meshes, views, "--workers", 0)
+    assert "'cube'" in error(meshes, views, "--cameras", "cube")
+    assert "belong to --cameras orbit" in error(meshes, views, "--cameras", "sphere")
+    (meshes / "captions.jsonl").write_text('{"file": "ball.ply", "caption": "a ball"}\nball.ply: a ball\n')
+    assert "captions.jsonl:2" in error(meshes, views)
+    (meshes / "captions.jsonl").write_text('{"file": "bull.ply", "caption": "a ball"}\n')
+    assert "bull.ply is not there" in error(meshes, views)
+    (meshes / "captions.jsonl").unlink()
+    trimesh.creation.box().export(meshes / "toys.stl")
+    assert "inside the folder of" in error(meshes, views)
+    trimesh.creation.box().export(meshes / "ball.obj")
+    assert "would be the same folder" in error(meshes, views)
+    assert not views.exists()
+
+
+def test_transparent_pixels_and_alpha(meshes, tmp_path):
+    assert render(meshes / "ball.ply", tmp_path / "views", "--light", "off") == 0
+    image = Image.open(tmp_path / "views/ball/000.png")
+    assert image.mode == "RGBA"
+    pixels = np.asarray(image)
+    assert not pixels[pixels[..., 3] == 0].any() and len(np.unique(pixels[pixels[..., 3] > 0][:, 0])) == 1

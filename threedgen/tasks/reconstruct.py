@@ -1,0 +1,173 @@
+"""Posed pictures to 3D: fit the scene that text-to-3D optimises to pictures of a real object, then export it."""
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from threedgen.cameras import Rays
+from threedgen.config.schema import Config
+from threedgen.core.files import write_text_atomically
+from threedgen.core.randomness import generator
+from threedgen.data.posed_files import read_posed_images
+from threedgen.data.posed_images import PosedImages, background_color, normalization
+from threedgen.imaging import contact_sheet, save_png, tile
+from threedgen.mesh import make_rasterizer
+from threedgen.mesh.render import GREY
+from threedgen.mesh.types import Array
+from threedgen.metrics.image import psnr, silhouette_iou, ssim
+from threedgen.ops import ray_jitter
+from threedgen.runs.device import select_device
+from threedgen.runs.directory import RunDirectory
+from threedgen.runs.progress import ProgressLine, StepReport
+from threedgen.scene.nerf import NeRF
+from threedgen.tasks.export import export_scene
+from threedgen.tasks.scene_optimizer import SceneOptimizer
+
+_REPORT_EVERY = 10  # steps
+_SHOWN = 4  # held-out pictures on the sheet
+
+
+def run(config: Config, run: RunDirectory) -> dict[str, Path]:
+    """Reconstruct the object in the pictures of `config.data`; returns the files made for the user."""
+    started = time.monotonic()
+    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
+    posed = read_posed_images(config.data, config.reconstruct.max_size)
+    matrix = normalization(posed, config.scene.radius, config.reconstruct.scale)
+    training, held_out = split(posed.moved(matrix), config.reconstruct.held_out_every)
+    print(f"pictures   {len(training)} to learn from, {len(held_out)} held out, {_described(posed)}", flush=True)
+    scene = optimize(config, run, training, held_out)
+    optimized = time.monotonic()
+    results = write_quality(scene, posed, held_out, matrix, run)
+    results |= export_scene(scene, None, config, run)
+    seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    run.events.write("timing", peak_memory_gib=peak_gib, **seconds)
+    print(f"{seconds['optimize']:.0f} s to optimise, {seconds['export']:.0f} s to export, {peak_gib:.1f} GiB at most")
+    return results
+
+
+def split(posed: PosedImages, held_out_every: int) -> tuple[PosedImages, PosedImages]:
+    """Pictures to learn from, and the last of every `held_out_every` (0: none) to measure with."""
+    is_held_out = [held_out_every > 0 and (i + 1) % held_out_every == 0 for i in range(len(posed))]
+    return (
+        posed.select([i for i, held in enumerate(is_held_out) if not held]),
+        posed.select([i for i, held in enumerate(is_held_out) if held]),
+    )
+
+
+def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out: PosedImages) -> NeRF:
+    """Fit a NeRF to random pixels of the pictures; goes on from the run's latest checkpoint, bit for bit."""
+    scene = NeRF(config.scene, config.seed, select_device(config.runtime))
+    optimizer = SceneOptimizer(scene, config)
+    background = background_color(training)
+    watched = held_out if len(held_out) else training
+    watched = watched.select(range(min(_SHOWN, len(watched))))
+    start = optimizer.restore(run)
+    with ProgressLine("reconstruct") as progress:
+        for step in range(start, config.steps):
+            color_loss, opacity_loss = losses(scene, training, background, config, step)
+            loss = color_loss + opacity_loss
+            optimizer.step(loss, step)
+            if (step + 1) % _REPORT_EVERY == 0 or step + 1 == config.steps:
+                fields = {"psnr": -10.0 * color_loss.log10().item()}
+                report = StepReport(step + 1, config.steps, loss.item(), fields)
+                progress.update(report)
+                run.events.write("step", step=step + 1, loss=report.loss, **fields)
+            if (step + 1) % config.preview_every == 0:
+                rows = [watched.on(GREY)[0], render_views(scene, watched)[0]]
+                save_png(tile(rows), run.path(f"previews/step-{step + 1:06d}.png"))
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                optimizer.save(run, step + 1)
+    return scene
+
+
+def losses(
+    scene: NeRF, training: PosedImages, background: Tensor | None, config: Config, step: int
+) -> tuple[Tensor, Tensor]:
+    """Two losses [] of the step's random pixels, weighted as the config says: of the colours and of the opacity.
+
+    Pictures with alpha are put on a random colour, another for each ray: nothing but empty space looks right on all of
+    them; their opacity is compared too. Others keep their background, the given colour [3] or one for each direction
+    that the scene learns; in front of it fog of the same colour cannot be seen, so all opacity costs a little.
+    """
+    random = generator(config.seed, step, "rays")
+    index = torch.randint(training.num_pixels, (config.reconstruct.rays_per_step,), generator=random)
+    rays, pixels = training.pixels(index)
+    rays, pixels = Rays(rays.origins.to(scene.device), rays.directions.to(scene.device)), pixels.to(scene.device)
+    jitter = ray_jitter(int(torch.randint(2**32, (), generator=random)), len(pixels), scene.device)
+    if not training.has_alpha:
+        behind = scene.background(rays.directions) if background is None else background.to(scene.device)
+        rgb, opacity = render_rays(scene, rays, behind, jitter)
+        return mse_loss(rgb, pixels), config.reconstruct.sparsity_weight * opacity.mean()
+    behind, alpha = torch.rand(len(pixels), 3, generator=random).to(scene.device), pixels[:, 3:]
+    rgb, opacity = render_rays(scene, rays, behind, jitter)
+    opacity_loss = config.reconstruct.opacity_weight * mse_loss(opacity, alpha[:, 0])
+    return mse_loss(rgb, pixels[:, :3] * alpha + behind * (1.0 - alpha)), opacity_loss
+
+
+def render_rays(scene: NeRF, rays: Rays, background: Tensor, jitter: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What R rays see of a scene in front of a background [R, 3] or [3]: rgb [R, 3], opacity [R]."""
+    samples = scene.ops.march(
+        rays.origins, rays.directions, scene.occupancy.occupied, scene.radius, scene.step_size, jitter
+    )
+    seen = scene.ops.render_field(
+        scene.table,
+        scene.weights,
+        scene.layout,
+        rays.origins,
+        rays.directions,
+        samples,
+        scene.config.min_transmittance,
+    )
+    return seen.rgb + (1.0 - seen.opacity[:, None]) * background, seen.opacity
+
+
+@torch.no_grad()
+def render_views(scene: NeRF, posed: PosedImages) -> tuple[Array, Array]:
+    """The scene from the pictures' cameras, on what `PosedImages.on(GREY)` has behind it: rgb [N, H, W, 3] and
+    opacity [N, H, W, 1]."""
+    background = torch.tensor(GREY, device=scene.device) if posed.has_alpha else background_color(posed)
+    views = [scene.render(posed.cameras[i : i + 1], background=background) for i in range(len(posed))]
+    rgb, opacity = torch.cat([view.rgb for view in views]), torch.cat([view.opacity for view in views])
+    return rgb.cpu().numpy(), opacity.cpu().numpy()
+
+
+def write_quality(
+    scene: NeRF, posed: PosedImages, held_out: PosedImages, matrix: Array, run: RunDirectory
+) -> dict[str, Path]:
+    """Write reconstruction.json, and a sheet of held-out pictures beside the scene if there are any."""
+    facts: dict[str, object] = {
+        "pictures": len(posed),
+        "size": [posed.cameras.width, posed.cameras.height],
+        "has_alpha": posed.has_alpha,
+        "scene_from_data": matrix.tolist(),
+        "held_out": None,
+    }
+    results = {"quality": run.path("reconstruction.json")}
+    if len(held_out):
+        (true, true_opacity), (seen, opacity) = held_out.on(GREY), render_views(scene, held_out)
+        pairs = list(zip(true, seen, strict=True))
+        scores = {
+            "pictures": len(held_out),
+            "psnr": round(float(np.mean([psnr(a, b) for a, b in pairs])), 2),  # the mean over pictures, as is customary
+            "ssim": round(ssim(true, seen), 4),
+        }
+        if posed.has_alpha:
+            scores["silhouette_iou"] = round(silhouette_iou(true_opacity, opacity), 4)
+        facts["held_out"] = scores
+        print("held out   " + ", ".join(f"{name} {value}" for name, value in scores.items()))
+        results["held out"] = run.path("held_out.png")
+        rows = [("pictures that were held out", true[:_SHOWN]), ("the scene", seen[:_SHOWN])]
+        save_png(contact_sheet(rows), results["held out"])
+    write_text_atomically(results["quality"], json.dumps(facts, indent=2) + "\n")
+    return results
+
+
+def _described(posed: PosedImages) -> str:
+    return f"{posed.cameras.width} x {posed.cameras.height} pixels, {'with' if posed.has_alpha else 'without'} alpha"

@@ -1,0 +1,213 @@
+"""`launch.py render-meshes SRC DST`: mesh files as posed pictures, to train a prior on or to reconstruct from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NoReturn
+
+from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.data.mesh_files import SUFFIXES
+from threedgen.data.mesh_views import ORBIT, SPHERE, Layout, Light, ViewSettings, is_rendered, write_views
+
+_CAPTIONS = "captions.jsonl"
+_DESCRIPTION = f"""\
+Renders mesh files ({", ".join(SUFFIXES)}) to DST/NAME/: RGBA pictures and cameras.json.
+SRC is a file, or a folder that is searched with all below it; {_CAPTIONS} in that folder gives captions, one
+{{"file": ..., "caption": ...}} a line.
+Meshes that have been rendered with the same settings are passed over, those that cannot be are listed; the exit status
+is then 1."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str  # of the folder below DST, with / for folders
+    source: Path
+    caption: str
+    destination: Path
+    settings: ViewSettings
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of one mesh: `failed`, or rendered in some seconds, or (None) there already."""
+
+    job: _Job
+    seconds: float | None
+    failed: str = ""
+    missing: tuple[str, ...] = ()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out `render-meshes SRC DST [options]`; returns the exit status: 1 if a mesh could not be rendered."""
+    given = _parser().parse_args(arguments)
+    settings = _settings(given)
+    files = _mesh_files(given.source)
+    captions = _read_captions(given.source, files)
+    jobs = [_Job(name, file, captions.get(name, ""), given.destination, settings) for name, file in files]
+    outcomes = []
+    for outcome in _outcomes(jobs, given.workers):
+        outcomes.append(outcome)
+        print(_line(outcome), flush=True)
+    failed = sum(bool(outcome.failed) for outcome in outcomes)
+    there = sum(outcome.seconds is None and not outcome.failed for outcome in outcomes)
+    rendered = len(outcomes) - failed - there
+    print(f"{rendered} rendered, {there} there already, {failed} failed: {given.destination}")
+    return 1 if failed else 0
+
+
+def _outcomes(jobs: Sequence[_Job], workers: int) -> Iterator[_Outcome]:
+    if workers == 1:
+        yield from map(_render, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_render, jobs)
+
+
+def _render(job: _Job) -> _Outcome:
+    started = time.monotonic()
+    folder = job.destination / job.name
+    try:
+        if is_rendered(job.source, folder, job.settings):
+            return _Outcome(job, None)
+        missing = write_views(job.source, folder, job.name, job.settings, job.caption)
+    except ThreedgenError as error:
+        return _Outcome(job, None, failed=str(error))
+    return _Outcome(job, time.monotonic() - started, missing=tuple(missing))
+
+
+def _line(outcome: _Outcome) -> str:
+    if outcome.failed:
+        return f"{outcome.job.source}: FAILED: {outcome.failed}"
+    folder = outcome.job.destination / outcome.job.name
+    if outcome.seconds is None:
+        return f"{outcome.job.source}: there already: {folder}"
+    without = f", without {', '.join(outcome.missing)}, which it names" if outcome.missing else ""
+    return f"{outcome.job.source}: {outcome.seconds:.1f} s: {folder}{without}"
+
+
+def _mesh_files(source: Path) -> list[tuple[str, Path]]:
+    """(name, file) of all meshes, in order of their names; the name is the path below `source` without the suffix."""
+    if source.is_file():
+        return [(source.stem, source)]
+    if not source.is_dir():
+        raise ConfigError(f"render-meshes: {source} is not there")
+    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise ConfigError(f"render-meshes: there is no mesh in {source} or below ({', '.join(SUFFIXES)})")
+    named: dict[Path, Path] = {}
+    for path in files:
+        name = path.relative_to(source).with_suffix("")
+        if name in named:
+            raise ConfigError(f"render-meshes: {path} and {named[name]} would be the same folder; rename one")
+        named[name] = path
+    for name, path in named.items():
+        if inside := named.keys() & set(name.parents):
+            raise ConfigError(f"render-meshes: {path} would be inside the folder of {named[inside.pop()]}; rename one")
+    return [(name.as_posix(), path) for name, path in named.items()]
+
+
+def _read_captions(source: Path, files: Sequence[tuple[str, Path]]) -> dict[str, str]:
+    """Name -> caption, from captions.jsonl beside the meshes, if it is there."""
+    root = source if source.is_dir() else source.parent
+    path = root / _CAPTIONS
+    if not path.is_file():
+        return {}
+    names = {file.relative_to(root).as_posix(): name for name, file in files}
+    captions = {}
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            file, caption = str(entry["file"]), str(entry["caption"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'{path}:{number}: is not {{"file": ..., "caption": ...}}') from error
+        if file in names:
+            captions[names[file]] = caption
+        elif source.is_dir():
+            raise ConfigError(f"{path}:{number}: {file} is not there")
+    return captions
+
+
+def _settings(given: argparse.Namespace) -> ViewSettings:
+    preset = SPHERE if given.cameras == Layout.sphere.name else ORBIT
+    if preset is SPHERE and (given.passes is not None or given.elevation is not None):
+        raise ConfigError("render-meshes: --passes and --elevation belong to --cameras orbit")
+    options = {
+        "views": given.views,
+        "passes": given.passes,
+        "size": given.size,
+        "fov_deg": given.fov and tuple(given.fov),
+        "elevation_deg": given.elevation and tuple(given.elevation),
+        "distance": given.distance and tuple(given.distance),
+        "light": given.light and Light[given.light],
+        "up": given.up,
+        "supersample": given.supersample,
+        "seed": given.seed,
+    }
+    settings = replace(preset, **{name: value for name, value in options.items() if value is not None})
+    ranges = {
+        "--views": (settings.views, 1, 100_000),
+        "--passes": (settings.passes, 1, 1000),
+        "--size": (settings.size, 1, 8192),
+        "--fov": (settings.fov_deg, 0.1, 179.0),
+        "--elevation": (settings.elevation_deg, -89.9, 89.9),
+        "--distance": (settings.distance, 0.01, 1000.0),
+        "--supersample": (settings.supersample, 1, 16),
+        "--workers": (given.workers, 1, 1024),
+    }
+    for name, (value, low, high) in ranges.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(low <= number <= high for number in numbers):
+            raise ConfigError(f"render-meshes: {name} must be between {low:g} and {high:g}")
+        if numbers[0] > numbers[-1]:
+            raise ConfigError(f"render-meshes: {name}: the first number must not be larger than the second")
+    return settings
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"render-meshes: {message} (launch.py render-meshes --help shows the usage)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="launch.py render-meshes",
+        description=_DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="SRC", help="a mesh file, or a folder of them")
+    add("destination", type=Path, metavar="DST", help="the folder that gets a folder for each mesh")
+    layouts, lights = [layout.name for layout in Layout], [light.name for light in Light]
+    add("--cameras", choices=layouts, default=ORBIT.layout.name, help="rings (default), or evenly all around")
+    add("--views", type=int, metavar="N", help=f"of each ring ({ORBIT.views}), or of the sphere ({SPHERE.views})")
+    add("--passes", type=int, metavar="N", help=f"rings ({ORBIT.passes})")
+    add("--size", type=int, metavar="N", help=f"of the square pictures, pixels ({ORBIT.size})")
+    low_high = ("LOW", "HIGH")
+    add("--fov", type=float, nargs=2, metavar=low_high, help=f"field of view, degrees {_shown(ORBIT.fov_deg)}")
+    add("--elevation", type=float, nargs=2, metavar=low_high, help=f"degrees {_shown(ORBIT.elevation_deg)}")
+    text = (
+        f"orbit {_shown(ORBIT.distance)}: times 0.5 / tan(fov / 2), from where an edge of 1 is as high as the picture; "
+    )
+    text += f"sphere {_shown(SPHERE.distance)}: times the least distance that shows the whole object"
+    add("--distance", type=float, nargs=2, metavar=low_high, help=text)
+    text = "soft: light from above; off: the mesh's own colours; auto (default): soft for meshes of one plain colour"
+    add("--light", choices=lights, help=text)
+    add("--up", choices=("y", "z"), help="which axis of the files points up (y, as in glTF)")
+    add("--supersample", type=int, metavar="N", help=f"N x N rays a pixel ({ORBIT.supersample})")
+    add("--seed", type=int, metavar="N", help=f"of the cameras ({ORBIT.seed})")
+    add("--workers", type=int, default=1, metavar="N", help="meshes rendered at once (1)")
+    return parser
+
+
+def _shown(numbers: tuple[float, float]) -> str:
+    return f"({numbers[0]:g} {numbers[1]:g})"

@@ -1,0 +1,1 @@
+"""Looking at results: the page that shows a finished asset."""
