@@ -22,7 +22,8 @@ def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch):
 
 def test_deterministic_is_told_to_torch_on_a_gpu_only(monkeypatch):
     told = []
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", told.append)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: told.append(mode))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     select_device(RuntimeConfig(device=DeviceName.cpu, deterministic=True))
     select_device(RuntimeConfig())

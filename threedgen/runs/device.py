@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from threedgen.config.schema import DeviceName, RuntimeConfig
@@ -19,5 +21,6 @@ def select_device(config: RuntimeConfig) -> torch.device:
         raise ConfigError(f"runtime.device=cuda: {why}; use runtime.device=cpu, or install what is missing")
     use_cuda = config.device is not DeviceName.cpu and torch.cuda.is_available()
     if use_cuda and config.deterministic:
-        torch.use_deterministic_algorithms(True)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
+        torch.use_deterministic_algorithms(True, warn_only=True)  # what has no such way is named once
     return torch.device("cuda" if use_cuda else "cpu")
