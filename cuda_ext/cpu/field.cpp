@@ -9,7 +9,7 @@ using namespace threedgen;
 
 namespace {
 
-constexpr int64_t kPiece = 20 * kTile;
+constexpr int64_t kPiece = 8 * kTile;
 
 // features [n, inputs] may be null
 void evaluate(const Field& field, int64_t n, const float* positions, float* density, float* rgb, uint16_t* features,

@@ -186,7 +186,8 @@ void add_gradients(const Field& field, int64_t num_chunks, int64_t samples_per_c
     const auto add_weights = [&](const GradientChunk& from) {
         for (size_t i = 0; i < weights.size(); ++i) weights[i] += from.weights[i];
     };
-    Pipeline(num_chunks, num_levels + 1, num_slots)
+    const int64_t num_takers = std::min<int64_t>(num_levels, 8);  // of levels, several each if there are many
+    Pipeline(num_chunks, num_takers + 1, num_slots)
         .run(
             num_threads,
             [&](int64_t chunk, int64_t slot) {
@@ -194,10 +195,8 @@ void add_gradients(const Field& field, int64_t num_chunks, int64_t samples_per_c
                 make(chunk, slots[slot]);
             },
             [&](int64_t taker, int64_t slot) {
-                if (taker < num_levels)
-                    add_level(int(taker), slots[slot]);
-                else
-                    add_weights(slots[slot]);
+                if (taker == num_takers) return add_weights(slots[slot]);
+                for (int64_t level = taker; level < num_levels; level += num_takers) add_level(int(level), slots[slot]);
             });
     field.mlp.for_weights([&](int64_t padded, int64_t plain) { grad_weights[plain] += weights[padded]; });
 }

@@ -11,7 +11,7 @@ using namespace threedgen;
 
 namespace {
 
-constexpr int64_t kPiece = 20 * kTile;
+constexpr int64_t kPiece = 8 * kTile;
 
 // The blob's part of the logit's gradient at p: -blob_density / blob_radius p / |p|.
 float blob_slope(const Field& field, const float* p) {

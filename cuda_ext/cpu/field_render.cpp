@@ -10,7 +10,7 @@ using namespace threedgen;
 
 namespace {
 
-constexpr int64_t kSamplesPerPiece = 20 * kTile;
+constexpr int64_t kSamplesPerPiece = 8 * kTile;
 constexpr int64_t kWave = 8;  // samples of a ray that are evaluated before it is seen whether light is left
 
 struct Rays {

@@ -112,6 +112,8 @@ struct Points {
 
 constexpr int64_t kTile = 96;  // samples: a multiple of the lanes, and of the rows of the network's products (gemm.h)
 
+constexpr int64_t kPrefetchedLevel = 1 << 18;  // bytes: half of a common second-level cache
+
 template <class Pair>
 class GridTile {
     using T = typename Pair::Scalar;
@@ -153,6 +155,19 @@ class GridTile {
                 }
         }
     };
+
+    // Asks for the rows of a level that does not fit into the nearer caches: all at once, not one after the other.
+    TG_INLINE void prefetch(const T* table, const Cells& cells, int64_t n, const GridLevel& level) const {
+        const int64_t resolution = level.resolution, pair = 2 * num_features();
+        const int64_t num_rows = level.slot_mask ? level.slot_mask + int64_t(2) : resolution * resolution * resolution;
+        if (num_rows * num_features() * int64_t(sizeof(T)) < kPrefetchedLevel) return;
+        for (int64_t s = 0; s < n; ++s)
+            for (int k = 0; k < 4; ++k) {
+                const T* rows = table + size_t(cells.row[k][s]) * num_features();
+                __builtin_prefetch(rows);
+                __builtin_prefetch(rows + pair - 1);
+            }
+    }
 
     // Derivatives of the weights along a direction given for each point.
     struct Motion {
@@ -205,6 +220,7 @@ public:
     void encode(const T* table, Points<T> at, int64_t n, T* features, int64_t stride) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
             const Cells cells(at, n, layout_.levels[level]);
+            prefetch(table, cells, n, layout_.levels[level]);
             T* out = features + level * num_features();
             for (int64_t s = 0; s < n; ++s, out += stride)
                 for_features([&](int64_t f) {
@@ -219,6 +235,7 @@ public:
         const T* in = gradient + level * num_features();
         for_tiles(num_points, [&](int64_t first, int64_t n) {
             const Cells cells(points.from(first), n, layout_.levels[level]);
+            prefetch(grad_table, cells, n, layout_.levels[level]);
             cells.for_runs(n, [&](int64_t begin, int64_t end) {
                 for_features([&](int64_t f) {
                     Pair sum[4] = {};
@@ -242,6 +259,7 @@ public:
                             T* const along[3]) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
             const Cells cells(at, n, layout_.levels[level]);
+            prefetch(table, cells, n, layout_.levels[level]);
             const T* in = direction + level * num_features();
             const T scale = T(layout_.levels[level].resolution - 1);
             for (int64_t s = 0; s < n; ++s, in += stride)
@@ -264,6 +282,7 @@ public:
     void tangent(const T* table, Points<T> at, Points<T> along, int64_t n, T* tangent, int64_t stride) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
             const Cells cells(at, n, layout_.levels[level]);
+            prefetch(table, cells, n, layout_.levels[level]);
             const Motion motion(cells, along, n, layout_.levels[level]);
             T* out = tangent + level * num_features();
             for (int64_t s = 0; s < n; ++s, out += stride)
@@ -281,6 +300,7 @@ public:
         const T *g_in = gradient + level * num_features(), *d_in = direction + level * num_features();
         for_tiles(num_points, [&](int64_t first, int64_t n) {
             const Cells cells(points.from(first), n, layout_.levels[level]);
+            prefetch(grad_table, cells, n, layout_.levels[level]);
             const Motion motion(cells, along.from(first), n, layout_.levels[level]);
             for (int64_t s = 0; s < n; ++s, g_in += stride, d_in += stride)
                 for_features([&](int64_t f) {

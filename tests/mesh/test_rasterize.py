@@ -26,7 +26,7 @@ def kaolin_rasterize(
     eps=None,
     backend="cuda",
 ):
-    """What kaolin 0.17's documentation says of kaolin.render.mesh.rasterize, pixel by pixel and face by face.
+    """What kaolin's documentation says of kaolin.render.mesh.rasterize, pixel by pixel and face by face.
 
     Pixel centres in -1..1 with y upwards, the largest z wins, z and features are linear in the image.
     """

@@ -18,6 +18,7 @@ from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks import generate
+from threedgen.tasks.prior import load_prior
 
 PROMPT = "a red cat with a green face"
 
@@ -49,7 +50,7 @@ def test_thirty_steps_bring_the_loss_down(prior, tmp_path):
     config = _config("steps=30", "camera.resolution=32", "preview_every=30")
     before = _loss_at_half_noise(NeRF(config.scene, config.seed), prior, config)
     with open_run(tmp_path / "run", config) as run:
-        scene = generate.optimize(config, run, prior)
+        scene = generate.optimize(config, run, load_prior(config))
     after = _loss_at_half_noise(scene, prior, config)
     assert after < 0.75 * before, (before, after)
     assert (tmp_path / "run/previews/step-000030.png").exists()
@@ -57,26 +58,43 @@ def test_thirty_steps_bring_the_loss_down(prior, tmp_path):
     assert [event["step"] for event in steps] == [10, 20, 30]
 
 
-def test_a_stopped_run_resumes_to_the_same_scene(prior, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_to_the_same_scene(tmp_path, monkeypatch):
     config = _config("steps=8", "camera.resolution=16", "checkpoint_every=4", "scene.occupancy_every=3")
     with open_run(tmp_path / "straight", config) as run:
-        straight = generate.optimize(config, run, prior)
+        straight = generate.optimize(config, run, load_prior(config))
 
     class Stopped(Exception):
         pass
 
-    def stop_at_six(run, progress, step, *args):
+    render = generate._render
+
+    def stop_at_six(scene, cameras, config, step):
         if step == 6:
             raise Stopped
+        return render(scene, cameras, config, step)
 
-    monkeypatch.setattr(generate, "_report", stop_at_six)
+    monkeypatch.setattr(generate, "_render", stop_at_six)
     with open_run(tmp_path / "stopped", config) as run, pytest.raises(Stopped):
-        generate.optimize(config, run, prior)
+        generate.optimize(config, run, load_prior(config))
     monkeypatch.undo()
     with open_run(tmp_path / "stopped", config) as run:
-        resumed = generate.optimize(config, run, prior)
+        resumed = generate.optimize(config, run, load_prior(config))
     for (name, a), (_, b) in zip(straight.state_dict().items(), resumed.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_the_light_comes_on_when_the_recipe_says_and_depends_on_the_step_alone():
+    config = load_config("mvdream-mini-shading.yaml", [f"prompt={PROMPT}", "steps=40", "scene.min_transmittance=0"])
+    config = replace(config, shading=replace(config.shading, diffuse_probability=1.0))
+    scene, sampler = NeRF(config.scene, config.seed), CameraSampler(config.camera, config.seed)
+    plain = replace(config, shading=replace(config.shading, enabled=False))
+    with torch.no_grad():
+        for step in (0, 19, 20, 39):
+            cameras = sampler.sample(step, 40)
+            lit, again, unlit = (generate._render(scene, cameras, c, step) for c in (config, config, plain))
+            assert torch.equal(lit.rgb, again.rgb)
+            assert ((lit.rgb - unlit.rgb).abs().max() > 0.02) == (step >= 20)
+            assert lit.facing_away is not None  # the orientation loss needs it from the start
 
 
 def test_the_command_writes_a_textured_asset(tmp_path, capsys):

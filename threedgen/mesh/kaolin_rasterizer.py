@@ -2,7 +2,7 @@
 
 `kaolin.render.mesh.rasterize(height, width, face_vertices_z [B, F, 3], face_vertices_image [B, F, 3, 2],
 face_features [B, F, 3, D], ...)` gives features [B, H, W, D] and face indices [B, H, W], -1 where there is none
-(its documentation, kaolin 0.12 to 0.17). Image coordinates run from -1 to 1 with y upwards, row 0 is the top,
+(its documentation). Image coordinates run from -1 to 1 with y upwards, row 0 is the top,
 and what has the larger z is nearer. z and features are interpolated linearly in the image.
 """
 

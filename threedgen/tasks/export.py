@@ -14,15 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
+from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config, ExportConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import TEMPORARY_PREFIX, write_text_atomically
-from threedgen.core.randomness import generator
 from threedgen.data.miniworld import build, parse, render
-from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.diffusion.sampling import sample_views
 from threedgen.imaging import Row, contact_sheet, save_png, save_turntable, to_uint8
 from threedgen.mesh import (
     ColoredMesh,
@@ -47,8 +44,9 @@ from threedgen.scene.nerf import NeRF
 from threedgen.viewer.preview import write_preview
 
 SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
+SAMPLED_VIEWS = "sampled_views.png"  # side by side, what the prior alone makes of the prompt from these azimuths
 _NUM_COMPARED = 8  # views in which mesh and scene are compared; every other one is a column of the sheet
-_ELEVATION = 15.0
+SHEET_ELEVATION = 15.0
 _FRAMES_PER_SECOND = 24
 # every name that an export may write; what an earlier one left and this one does not make is removed
 _NAMES = (
@@ -57,15 +55,11 @@ _NAMES = (
 )
 
 
-def export_scene(scene: NeRF, prior: MultiViewPrior | None, config: Config, run: RunDirectory) -> dict[str, Path]:
+def export_scene(scene: NeRF, config: Config, run: RunDirectory) -> dict[str, Path]:
     """Write everything that the user gets into the run's folder; name -> path.
 
-    `prior`: for the sheet's row of views that the prior alone makes; None: no such row.
     Raises EmptyMeshError, before any file is written, if there is no surface.
     """
-    saved = run.path("sampled_views.png")
-    if prior is not None:
-        save_png(np.concatenate(list(_sampled_views(prior, config)), axis=1), saved)
     return write_assets(scene, config, run.folder, run.folder, config.steps)
 
 
@@ -102,11 +96,11 @@ def _write_all(
 
     results["turntable"] = _write_turntable(mesh, config, rasterizer, folder)
     azimuth = SHEET_AZIMUTHS[0] + np.arange(_NUM_COMPARED) * 360 / _NUM_COMPARED
-    cameras = viewing_cameras(config.camera, azimuth, _ELEVATION, config.export.image_size)
+    cameras = viewing_cameras(config.camera, azimuth, SHEET_ELEVATION, config.export.image_size)
     scene_rgb, mesh_rgb = render_scene(scene, cameras), render_mesh(mesh, cameras, rasterizer=rasterizer)[0]
     results["sheet"] = folder / "contact_sheet.png"
     of_sheet = slice(None, None, _NUM_COMPARED // len(SHEET_AZIMUTHS))
-    rows = _saved_views(run_folder / "sampled_views.png")
+    rows = _saved_views(run_folder / SAMPLED_VIEWS)
     rows += [("optimised scene", scene_rgb[of_sheet]), ("mesh", mesh_rgb[of_sheet])]
     rows += _ground_truth(config.prompt, cameras[of_sheet])
     save_png(contact_sheet(rows, config.prompt), results["sheet"])
@@ -142,30 +136,13 @@ def render_scene(scene: NeRF, cameras: Cameras) -> np.ndarray:
 
 def _write_turntable(mesh: Mesh, config: Config, rasterizer: Rasterizer, folder: Path) -> Path:
     azimuth = np.linspace(0, 360, config.export.turntable_frames, endpoint=False)
-    cameras = viewing_cameras(config.camera, azimuth, _ELEVATION, config.export.image_size)
+    cameras = viewing_cameras(config.camera, azimuth, SHEET_ELEVATION, config.export.image_size)
     views = render_views(mesh, cameras, rasterizer=rasterizer)
     return save_turntable(np.stack([to_uint8(rgb) for rgb, _ in views]), folder, _FRAMES_PER_SECOND)
 
 
-def _sampled_views(prior: MultiViewPrior, config: Config) -> np.ndarray:
-    """What the prior alone makes of the prompt, [4, H, W, 3] at the sheet's azimuths."""
-    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, _ELEVATION, prior.image_size)
-    views = sample_views(
-        prior,
-        [config.prompt],
-        mvdream_camera_vectors(cameras).to(prior.device),
-        len(cameras),
-        generator(config.seed, 0, "sampled views"),
-        negative_prompt=config.negative_prompt,
-        num_inference_steps=config.views.num_inference_steps,
-        guidance_scale=config.views.guidance_scale,
-        rescale=config.views.rescale,
-    )
-    return views.movedim(1, -1).cpu().numpy()
-
-
 def _saved_views(path: Path) -> list[Row]:
-    """The row of sampled views that the run has kept, if it has."""
+    """The row of views that the prior alone made of the prompt, if the run has them."""
     if not path.exists():
         return []
     picture = np.asarray(Image.open(path))

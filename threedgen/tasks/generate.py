@@ -4,14 +4,16 @@ import resource
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from threedgen.cameras import Cameras, CameraSampler
+from threedgen.cameras import Cameras, CameraSampler, mvdream_camera_vectors, viewing_cameras
 from threedgen.config.schema import Config, MemoryUse
 from threedgen.core.randomness import generator
 from threedgen.core.schedules import value_at
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import sample_views
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
 from threedgen.mesh import make_rasterizer
@@ -21,7 +23,7 @@ from threedgen.scene import regularizers
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.shading import draw_shading
-from threedgen.tasks.export import export_scene
+from threedgen.tasks.export import SAMPLED_VIEWS, SHEET_AZIMUTHS, SHEET_ELEVATION, export_scene
 from threedgen.tasks.prior import load_prior
 from threedgen.tasks.scene_optimizer import SceneOptimizer
 
@@ -33,14 +35,37 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     started = time.monotonic()
     make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
     prior = load_prior(config)
+    show_views(config, run, prior)
     scene = optimize(config, run, prior)
     optimized = time.monotonic()
-    results = export_scene(scene, prior, config, run)
+    results = export_scene(scene, config, run)
     seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     run.events.write("timing", peak_memory_gib=peak_gib, **seconds)
     print(f"{seconds['optimize']:.0f} s to optimise, {seconds['export']:.0f} s to export, {peak_gib:.1f} GiB at most")
     return results
+
+
+@torch.no_grad()
+def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None:
+    """Draw what the prior alone makes of the prompt: seconds that tell whether the rest is worth waiting for."""
+    path = run.path(SAMPLED_VIEWS)
+    if path.exists():
+        return
+    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, SHEET_ELEVATION, prior.image_size)
+    views = sample_views(
+        prior,
+        [config.prompt],
+        mvdream_camera_vectors(cameras).to(prior.device),
+        len(cameras),
+        generator(config.seed, 0, "sampled views"),
+        negative_prompt=config.negative_prompt,
+        num_inference_steps=config.views.num_inference_steps,
+        guidance_scale=config.views.guidance_scale,
+        rescale=config.views.rescale,
+    )
+    save_png(np.concatenate(list(views.movedim(1, -1).cpu().numpy()), axis=1), path)
+    print(f"{'views':10} {path}", flush=True)
 
 
 def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> NeRF:
@@ -53,6 +78,7 @@ def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> NeRF:
     guidance = ScoreDistillation(prior, config.guidance, config.seed)
     with torch.no_grad():
         text, negative_text = prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt])
+    prior.release("text_encoder")
     optimizer = SceneOptimizer(scene, config)
     start = optimizer.restore(run)
     with ProgressLine("optimise") as progress:

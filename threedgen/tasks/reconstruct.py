@@ -44,7 +44,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     scene = optimize(config, run, training, held_out)
     optimized = time.monotonic()
     results = write_quality(scene, posed, held_out, matrix, run)
-    results |= export_scene(scene, None, config, run)
+    results |= export_scene(scene, config, run)
     seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     run.events.write("timing", peak_memory_gib=peak_gib, **seconds)
