@@ -65,7 +65,7 @@ setup(
         "scipy>=1.11",
         "scikit-image>=0.22",
         "pillow>=10.0",
-        "trimesh>=4.0",
+        "trimesh>=5.0",
         "embreex>=2.17",
         "PyMCubes>=0.1.4",
         "xatlas>=0.0.9",

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/reconstruct.py                          three shapes, pictures of 64, 128 and 256 px
     .venv/bin/python benchmarks/reconstruct.py chair.glb --sizes 128    any mesh files
-    .venv/bin/python benchmarks/reconstruct.py --sizes 64 steps=500     any setting of the recipe
+    .venv/bin/python benchmarks/reconstruct.py steps=500 --sizes 64     any setting of the recipe
 
 Each mesh is rendered from all around (100 views, of which every eighth is held out), reconstructed by
 `reconstruct-nerf.yaml` and exported; asset.glb is then compared with the mesh, in units of the mesh's longest edge:
@@ -12,7 +12,7 @@ IoU       of the silhouettes in 16 pictures of 256 px whose cameras are not thos
 PSNR      of the same pictures on mid grey, the mesh that was given against the mesh that came out
 NeRF      PSNR of the scene in the held-out pictures
 
-Without arguments: a horse inflated from scikit-image's silhouette (CC0; one grey, so that it is lit), a knotted tube
+Without arguments: a horse inflated from scikit-image's silhouette (CC0; one brown, so that it is lit), a knotted tube
 (colours at the vertices) and a vase, hollow and open, with scikit-image's cat (CC0) as its texture.
 """
 
@@ -59,7 +59,9 @@ def horse() -> trimesh.Trimesh:
     signed = np.where(outside[:, :, None], -1.0, half[:, :, None] - np.abs(depth))
     vertices, faces = mcubes.marching_cubes(gaussian_filter(signed.clip(-3, 3), 1.0), 0.0)
     down, right, deep = vertices.T
-    return trimesh.Trimesh(np.stack([right, -down, deep], -1), faces, process=False)
+    brown = trimesh.visual.material.SimpleMaterial(diffuse=(150, 92, 52))
+    visual = trimesh.visual.TextureVisuals(uv=np.zeros((len(vertices), 2)), material=brown)
+    return trimesh.Trimesh(np.stack([right, -down, deep], -1), faces, visual=visual, process=False)
 
 
 def knot() -> trimesh.Trimesh:
@@ -96,7 +98,7 @@ def vase() -> trimesh.Trimesh:
     return trimesh.Trimesh(np.concatenate(vertices), faces, visual=visual, process=False)
 
 
-SHAPES: dict[str, Callable[[], trimesh.Trimesh]] = {"horse.ply": horse, "knot.ply": knot, "vase.glb": vase}
+SHAPES: dict[str, Callable[[], trimesh.Trimesh]] = {"horse.obj": horse, "knot.ply": knot, "vase.glb": vase}
 
 
 def write_shapes(folder: Path) -> list[Path]:
@@ -146,7 +148,7 @@ def compare_meshes(source: Path, asset: Path, scene_from_data: np.ndarray) -> tu
     points = [sample_surface(mesh.vertices, mesh.faces, NUM_POINTS, seed) for seed, mesh in enumerate((truth, made))]
     scores = {
         "chamfer": round(chamfer_distance(*points), 5),
-        "iou": round(silhouette_iou(true_opacity, opacity), 4),
+        "iou": round(float(silhouette_iou(true_opacity, opacity)), 4),
         "psnr": round(psnr(true_rgb, rgb), 2),
         "ssim": round(ssim(true_rgb, rgb), 4),
     }

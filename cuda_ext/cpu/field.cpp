@@ -51,7 +51,7 @@ void evaluate_backward(const Field& field, int64_t n, const float* positions, co
                           }
                           tile.place();
                           tile.load_features(0, tile.count, features + first * row);
-                          tile.recompute_hidden();
+                          hidden_layers(tile.field.mlp, tile.rows(), tile.features.get(), tile.hidden);
                           mlp_backward(field.mlp, tile.rows(), tile.features.get(), tile.hidden, raw_gradient[0],
                                        deltas, out.features_of_next(), out.weights.get());
                           out.add(tile);

@@ -32,8 +32,8 @@ struct Field {
 // reads. The forward pass goes on with the rounded ones, so that gradients are those of what was computed.
 inline int64_t saved_row(const Field& field) { return field.mlp.num_inputs(); }
 
-// Working memory for the samples of one tile. Only the first `count` samples mean something; those behind are zero
-// where they could reach a result.
+// Working memory for the samples of one tile. Only the first `count` samples mean something: those behind them are some
+// points of the cube, whose gradients are zero.
 struct FieldTile {
     const Field& field;
     alignas(64) float world[3][kTile], unit[3][kTile];
@@ -98,13 +98,6 @@ struct FieldTile {
         for (int64_t i = 0; i < end; i += 8) store8(to + i, from_half(load_as<u16x8>(from + i)));
     }
 
-    // the first `count` rows of features were set: those behind become zero, and the hidden layers follow
-    void recompute_hidden() {
-        const int64_t row = saved_row(field);
-        memset(features.get() + count * row, 0, sizeof(float) * size_t((rows() - count) * row));
-        hidden_layers(field.mlp, rows(), features.get(), hidden);
-    }
-
     // world positions -> density and colour
     void evaluate() {
         place();
@@ -134,7 +127,7 @@ TG_INLINE V density_slope(V density, float density_scale) {
 struct GradientChunk {
     const Field& field;
     const int64_t capacity;
-    int64_t count = 0;  // a multiple of 8
+    int64_t count = 0;
     Scratch<float> unit, features, weights;
     // only for losses on normals: directions in the unit cube, and derivatives of the first output by the features
     Scratch<float> along, by_features;
@@ -157,7 +150,7 @@ struct GradientChunk {
     void add(const FieldTile& tile) {
         for (int axis = 0; axis < 3; ++axis)
             memcpy(unit.get() + axis * capacity + count, tile.unit[axis], sizeof(float) * size_t(tile.rows()));
-        count += round_up(tile.count, 8);
+        count += tile.count;
     }
 
 private:

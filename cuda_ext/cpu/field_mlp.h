@@ -133,8 +133,8 @@ void output_layer_backward(const Mlp& mlp, int64_t rows, const float* inputs, co
     }
 }
 
-// From the gradient of a layer's sums in deltas[last - 1] down to that of the features; visit(layer, its deltas, its inputs)
-// on the way.
+// From the gradient of the last layer's sums, in deltas[last - 1], down to that of the features; on the way
+// visit(layer, its deltas, its inputs).
 template <class Visit>
 void hidden_layers_backward(const Mlp& mlp, int64_t rows, const float* features, const Layers& hidden,
                             const Layers& deltas, float* grad_features, Visit visit) {
@@ -194,7 +194,8 @@ inline void add_tangent_gradient(const Mlp& mlp, int64_t rows, const float* tang
     const float* x = last ? moving[last - 1] : tangent;
     float* grad_output = grad_weights + mlp.offsets[last];
     for (int64_t s = 0; s < rows; ++s)
-        for (int64_t k = 0; k < width; k += 8) store8(grad_output + k, load8(grad_output + k) + load8(x + s * width + k));
+        for (int64_t k = 0; k < width; k += 8)
+            store8(grad_output + k, load8(grad_output + k) + load8(x + s * width + k));
 }
 
 }  // namespace threedgen

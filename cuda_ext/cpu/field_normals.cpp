@@ -98,7 +98,7 @@ void backward(const Field& field, int64_t n, const float* positions, const float
                         along[a][s] = (g[a] * dot - arrives[a]) * inverse * unit_slope(field, tile.unit[a][s]);
                 }
                 tile.load_features(0, tile.count, features + first * row);
-                tile.recompute_hidden();
+                hidden_layers(tile.field.mlp, tile.rows(), tile.features.get(), tile.hidden);
                 const int64_t rows = tile.rows();
                 const Points<float> directions{along[0], along[1], along[2]};
                 float* by_features = out.by_features.get() + out.count * row;
@@ -119,8 +119,9 @@ void backward(const Field& field, int64_t n, const float* positions, const float
 
 }  // namespace
 
-TG_API void tg_field_with_normals_f32(TG_FIELD_PARAMETERS, int64_t n, const float* positions, float* density, float* rgb,
-                                      float* normals, uint16_t* features, float* gradients, int64_t num_threads) {
+TG_API void tg_field_with_normals_f32(TG_FIELD_PARAMETERS, int64_t n, const float* positions, float* density,
+                                      float* rgb, float* normals, uint16_t* features, float* gradients,
+                                      int64_t num_threads) {
     evaluate(TG_FIELD, n, positions, density, rgb, normals, features, gradients, int(num_threads));
 }
 TG_API void tg_field_with_normals_backward_f32(TG_FIELD_PARAMETERS, int64_t n, const float* positions,

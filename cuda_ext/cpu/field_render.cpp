@@ -124,8 +124,8 @@ int64_t add_samples(const Rays& rays, int64_t from, int64_t to, float min_transm
     return end;
 }
 
-void render_piece(const Field& field, const Rays& rays, int64_t begin, int64_t end,
-                  float min_transmittance, float* rgb, float* opacity, float* depth, float* weights, const Saved& saved) {
+void render_piece(const Field& field, const Rays& rays, int64_t begin, int64_t end, float min_transmittance, float* rgb,
+                  float* opacity, float* depth, float* weights, const Saved& saved) {
     const int64_t first = saved.values ? 0 : rays.offsets[begin];
     const int64_t stride = saved.values ? rays.num_samples() : rays.offsets[end] - first;
     const Scratch<float> local = scratch<float>(saved.values ? 0 : 4 * stride);
@@ -219,7 +219,7 @@ public:
         for (int out = 0; out < kOutputs; ++out)
             for (int64_t s = tile_.count; s < tile_.rows(); ++s) raw_gradient_[out][s] = 0;
         tile_.place();
-        tile_.recompute_hidden();
+        hidden_layers(tile_.field.mlp, tile_.rows(), tile_.features.get(), tile_.hidden);
         mlp_backward(tile_.field.mlp, tile_.rows(), tile_.features.get(), tile_.hidden, raw_gradient_[0], deltas_,
                      out_.features_of_next(), out_.weights.get());
         out_.add(tile_);
@@ -256,7 +256,7 @@ void gradients_of_piece(const Field& field, const Rays& rays, int64_t begin, int
     // of each sample: the part of the light that passes it, and d optical depth / d raw output
     for (int64_t i = 0; i < count; i += 8) {
         const f32x8 density = load8(raw[0] + i), length = load8(lengths + i);
-        store8(passed + i, 1.0f - opacity_of(density * length));
+        store8(passed + i, exp_of(-density * length));
         store8(raw[0] + i, density_slope(density, field.density_scale) * length);
     }
     Gradients gradients(field, saved.features, out);
@@ -284,7 +284,7 @@ void gradients_of_piece(const Field& field, const Rays& rays, int64_t begin, int
         float behind = 0;
         for (int64_t i = to - 1; i >= from; --i)
             raw[0][i] *= optical_depth_gradient(passed[i], weight[i], of_weight[i], behind);
-        // samples without a gradient are dropped
+        // samples without a gradient are dropped; mostly there are none
         const auto matters = [&](int64_t i) {
             return raw[0][i] != 0 || raw[1][i] != 0 || raw[2][i] != 0 || raw[3][i] != 0;
         };
@@ -315,8 +315,9 @@ void render_backward(const Field& field, const Rays& rays, const Arriving& arriv
 
 TG_API void tg_render_field_f32(TG_FIELD_PARAMETERS, int64_t num_rays, const float* origins, const float* directions,
                                 const int64_t* offsets, const float* t_starts, const float* t_ends,
-                                float min_transmittance, float* rgb, float* opacity, float* depth, float* sample_weights,
-                                float* values, uint16_t* features, int64_t* counts, int64_t num_threads) {
+                                float min_transmittance, float* rgb, float* opacity, float* depth,
+                                float* sample_weights, float* values, uint16_t* features, int64_t* counts,
+                                int64_t num_threads) {
     render(TG_FIELD, {num_rays, origins, directions, offsets, t_starts, t_ends}, min_transmittance, rgb, opacity, depth,
            sample_weights, {values, features, counts}, int(num_threads));
 }

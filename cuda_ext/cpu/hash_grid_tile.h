@@ -213,8 +213,7 @@ class GridTile {
 public:
     explicit TG_INLINE GridTile(const GridLayout& layout) : layout_(layout), num_features_(layout.num_features) {}
 
-    // In all that follows the number of points n is a multiple of the lanes, and rows of features, gradients and so on
-    // follow each other at `stride`.
+    // In all that follows rows of features, gradients and so on are `stride` apart.
 
     // features [n, stride] of n <= kTile points
     void encode(const T* table, Points<T> at, int64_t n, T* features, int64_t stride) const {
@@ -306,7 +305,8 @@ public:
                 for_features([&](int64_t f) {
                     const Features g = load_as<Features>(g_in + f), d = load_as<Features>(d_in + f);
                     const Features g_high = g * cells.x[s], d_high = d * cells.x[s], by_x = d * motion.x[s];
-                    const Pair still = Pair::of(g - g_high - by_x, g_high + by_x), moving = Pair::of(d - d_high, d_high);
+                    const Pair still = Pair::of(g - g_high - by_x, g_high + by_x);
+                    const Pair moving = Pair::of(d - d_high, d_high);
                     for (int k = 0; k < 4; ++k) {
                         T* row = grad_table + size_t(cells.row[k][s]) * num_features() + f;
                         (Pair::load(row, num_features()) + still * cells.weight[k][s] + moving * motion.weight[k][s])

@@ -40,7 +40,8 @@ TG_INLINE f32x8 sums_across(const f32x8 v[8]) {
                    f32x8{a[2], a[3], b[2], b[3], a[6], a[7], b[6], b[7]};
     }
     const f32x8 a = quads[0], b = quads[1];
-    return f32x8{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]} + f32x8{a[4], a[5], a[6], a[7], b[4], b[5], b[6], b[7]};
+    return f32x8{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]} +
+           f32x8{a[4], a[5], a[6], a[7], b[4], b[5], b[6], b[7]};
 }
 
 // To IEEE half precision, rounded to nearest even, and back.

@@ -198,8 +198,8 @@ class ReconstructConfig:
     """A scene from posed pictures."""
 
     rays_per_step: int = 8192
-    opacity_weight: float = 0.5  # of the opacity's squared error, where the pictures have alpha; the colours' is 1
-    sparsity_weight: float = 0.01  # of the opacity's mean, where they have none: fog of the background's colour goes
+    opacity_weight: float = 0.02  # of the opacity's squared error, where the pictures have alpha; the colours' is 1
+    distortion: Schedule = field(default_factory=lambda: Schedule(0.0, 0.05, 0.0, 0.5))  # weight: surfaces, not fog
     scale: float = 0.0  # of the cameras' world; 0: chosen, see `normalization` in data/posed_images.py
     max_size: int = 800  # pixels: larger pictures are made smaller; 0: they stay
     held_out_every: int = 8  # of so many pictures one is kept for measuring; 0: none

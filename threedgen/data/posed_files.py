@@ -191,7 +191,5 @@ def _read_image(file: Path, max_size: int) -> Array:
     factor = max_size / max(picture.size)
     if 0 < factor < 1:
         size = (max(round(picture.width * factor), 1), max(round(picture.height * factor), 1))
-        # as premultiplied colours, or what transparent pixels hide would show at the edges
-        picture = picture.convert("RGBa" if has_alpha else "RGB").resize(size, Image.Resampling.BOX)
-        picture = picture.convert("RGBA" if has_alpha else "RGB")
+        picture = picture.resize(size, Image.Resampling.BOX)  # weighted by alpha: what transparent pixels hide stays so
     return np.asarray(picture)

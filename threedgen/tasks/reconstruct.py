@@ -3,6 +3,7 @@
 import json
 import resource
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch.nn.functional import mse_loss
 
 from threedgen.cameras import Rays
 from threedgen.config.schema import Config
+from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator
+from threedgen.core.schedules import value_at
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, background_color, normalization
 from threedgen.imaging import contact_sheet, save_png, tile
@@ -21,16 +24,17 @@ from threedgen.mesh import make_rasterizer
 from threedgen.mesh.render import GREY
 from threedgen.mesh.types import Array
 from threedgen.metrics.image import psnr, silhouette_iou, ssim
-from threedgen.ops import ray_jitter
+from threedgen.ops import Composite, RaySamples, ray_jitter
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import ProgressLine, StepReport
+from threedgen.scene.distortion import distortion
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks.export import export_scene
 from threedgen.tasks.scene_optimizer import SceneOptimizer
 
 _REPORT_EVERY = 10  # steps
-_SHOWN = 4  # held-out pictures on the sheet
+_SHOWN = 6  # held-out pictures on the sheet, at most
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
@@ -54,6 +58,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
 
 def split(posed: PosedImages, held_out_every: int) -> tuple[PosedImages, PosedImages]:
     """Pictures to learn from, and the last of every `held_out_every` (0: none) to measure with."""
+    if held_out_every == 1:
+        raise ConfigError("reconstruct.held_out_every=1 leaves no picture to learn from; 8 keeps seven of eight, 0 all")
     is_held_out = [held_out_every > 0 and (i + 1) % held_out_every == 0 for i in range(len(posed))]
     return (
         posed.select([i for i, held in enumerate(is_held_out) if not held]),
@@ -67,16 +73,15 @@ def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out:
     optimizer = SceneOptimizer(scene, config)
     background = background_color(training)
     watched = held_out if len(held_out) else training
-    watched = watched.select(range(min(_SHOWN, len(watched))))
+    watched = watched.select(_spread(len(watched)))
     start = optimizer.restore(run)
     with ProgressLine("reconstruct") as progress:
         for step in range(start, config.steps):
-            color_loss, opacity_loss = losses(scene, training, background, config, step)
-            loss = color_loss + opacity_loss
-            optimizer.step(loss, step)
+            loss = losses(scene, training, background, config, step)
+            optimizer.step(loss.total, step)
             if (step + 1) % _REPORT_EVERY == 0 or step + 1 == config.steps:
-                fields = {"psnr": -10.0 * color_loss.log10().item()}
-                report = StepReport(step + 1, config.steps, loss.item(), fields)
+                fields = {"psnr": -10.0 * loss.color.log10().item()}
+                report = StepReport(step + 1, config.steps, loss.total.item(), fields)
                 progress.update(report)
                 run.events.write("step", step=step + 1, loss=report.loss, **fields)
             if (step + 1) % config.preview_every == 0:
@@ -87,45 +92,50 @@ def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out:
     return scene
 
 
-def losses(
-    scene: NeRF, training: PosedImages, background: Tensor | None, config: Config, step: int
-) -> tuple[Tensor, Tensor]:
-    """Two losses [] of the step's random pixels, weighted as the config says: of the colours and of the opacity.
+@dataclass(frozen=True)
+class Losses:
+    """Of one step's random pixels: scalars, with the config's weights."""
+
+    color: Tensor  # mean squared error
+    opacity: Tensor
+    distortion: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.color + self.opacity + self.distortion
+
+
+def losses(scene: NeRF, training: PosedImages, background: Tensor | None, config: Config, step: int) -> Losses:
+    """What the scene's colours, its opacity and its fog cost at this step.
 
     Pictures with alpha are put on a random colour, another for each ray: nothing but empty space looks right on all of
     them; their opacity is compared too. Others keep their background, the given colour [3] or one for each direction
-    that the scene learns; in front of it fog of the same colour cannot be seen, so all opacity costs a little.
+    that the scene learns.
     """
-    random = generator(config.seed, step, "rays")
-    index = torch.randint(training.num_pixels, (config.reconstruct.rays_per_step,), generator=random)
-    rays, pixels = training.pixels(index)
+    weights, random = config.reconstruct, generator(config.seed, step, "rays")
+    rays, pixels = training.pixels(torch.randint(training.num_pixels, (weights.rays_per_step,), generator=random))
     rays, pixels = Rays(rays.origins.to(scene.device), rays.directions.to(scene.device)), pixels.to(scene.device)
     jitter = ray_jitter(int(torch.randint(2**32, (), generator=random)), len(pixels), scene.device)
-    if not training.has_alpha:
+    seen, samples = trace(scene, rays, jitter)
+    if training.has_alpha:
+        alpha, behind = pixels[:, 3:], torch.rand(len(pixels), 3, generator=random).to(scene.device)
+        target = pixels[:, :3] * alpha + behind * (1.0 - alpha)
+        opacity_loss = weights.opacity_weight * mse_loss(seen.opacity, alpha[:, 0])
+    else:
         behind = scene.background(rays.directions) if background is None else background.to(scene.device)
-        rgb, opacity = render_rays(scene, rays, behind, jitter)
-        return mse_loss(rgb, pixels), config.reconstruct.sparsity_weight * opacity.mean()
-    behind, alpha = torch.rand(len(pixels), 3, generator=random).to(scene.device), pixels[:, 3:]
-    rgb, opacity = render_rays(scene, rays, behind, jitter)
-    opacity_loss = config.reconstruct.opacity_weight * mse_loss(opacity, alpha[:, 0])
-    return mse_loss(rgb, pixels[:, :3] * alpha + behind * (1.0 - alpha)), opacity_loss
+        target, opacity_loss = pixels, torch.zeros_like(seen.opacity[0])
+    color_loss = mse_loss(seen.rgb + (1.0 - seen.opacity[:, None]) * behind, target)
+    fog = value_at(weights.distortion, step / config.steps)
+    distortion_loss = fog * distortion(seen.weights, samples).mean() if fog > 0 else torch.zeros_like(color_loss)
+    return Losses(color_loss, opacity_loss, distortion_loss)
 
 
-def render_rays(scene: NeRF, rays: Rays, background: Tensor, jitter: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What R rays see of a scene in front of a background [R, 3] or [3]: rgb [R, 3], opacity [R]."""
-    samples = scene.ops.march(
-        rays.origins, rays.directions, scene.occupancy.occupied, scene.radius, scene.step_size, jitter
-    )
-    seen = scene.ops.render_field(
-        scene.table,
-        scene.weights,
-        scene.layout,
-        rays.origins,
-        rays.directions,
-        samples,
-        scene.config.min_transmittance,
-    )
-    return seen.rgb + (1.0 - seen.opacity[:, None]) * background, seen.opacity
+def trace(scene: NeRF, rays: Rays, jitter: Tensor | None = None) -> tuple[Composite, RaySamples]:
+    """What R rays see of a scene, without any background, and their samples."""
+    origins, directions = rays.origins, rays.directions
+    samples = scene.ops.march(origins, directions, scene.occupancy.occupied, scene.radius, scene.step_size, jitter)
+    field = scene.table, scene.weights, scene.layout
+    return scene.ops.render_field(*field, origins, directions, samples, scene.config.min_transmittance), samples
 
 
 @torch.no_grad()
@@ -163,10 +173,16 @@ def write_quality(
         facts["held_out"] = scores
         print("held out   " + ", ".join(f"{name} {value}" for name, value in scores.items()))
         results["held out"] = run.path("held_out.png")
-        rows = [("pictures that were held out", true[:_SHOWN]), ("the scene", seen[:_SHOWN])]
+        shown = _spread(len(held_out))
+        rows = [("pictures that were held out", true[shown]), ("the scene", seen[shown])]
         save_png(contact_sheet(rows), results["held out"])
     write_text_atomically(results["quality"], json.dumps(facts, indent=2) + "\n")
     return results
+
+
+def _spread(count: int) -> list[int]:
+    """A few of so many pictures, from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, _SHOWN).round().astype(int)).tolist()
 
 
 def _described(posed: PosedImages) -> str:

@@ -1,6 +1,7 @@
 """Random fields, and the field in float64 from the very features that the kernels round to half precision."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ class Field:
         return (torch.rand(count, 3, generator=generator) * 2 - 1) * self.layout.radius * spread
 
     def exact(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Density, rgb and normals in float64, with the kernels' features in place of exact ones and their gradients."""
+        """Density, rgb and normals in float64: the kernels' rounded features, with the gradients of exact ones."""
         radius, at = self.layout.radius, positions.double().requires_grad_()
         unit = (positions + radius) * (torch.tensor(0.5) / torch.tensor(radius))
         rounded = native.hash_grid_encode(unit, self.table.detach().float(), self.layout.grid).half().double()
@@ -69,7 +70,7 @@ def make_field():
         sizes = [grid.num_outputs, *hidden, 4]
         weights = [
             (torch.randn(outputs, inputs, generator=generator) * inputs**-0.5).requires_grad_()
-            for inputs, outputs in zip(sizes, sizes[1:], strict=False)
+            for inputs, outputs in pairwise(sizes)
         ]
         return Field(table, weights, FieldLayout(grid, 1.25, 3.0, 0.6, 2.0))
 
@@ -78,7 +79,7 @@ def make_field():
 
 @pytest.fixture
 def assert_near():
-    """Norm of the difference over norm, tensor by tensor. A ReLU that float32 decides otherwise than float64 costs 1e-4."""
+    """Norm of the difference over norm, of each tensor; a ReLU decided otherwise than in float64 costs 1e-4."""
 
     def check(ours, theirs, tolerance):
         for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):

@@ -167,7 +167,9 @@ def test_is_registered_as_torch_wants_it(count, make_field):
             torch.library.opcheck(op, (*arguments, field.points(count), learn), test_utils=checks(learn))
     opacity = torch.zeros(3, 3, 3)
     torch.library.opcheck(
-        torch.ops.threedgen.refresh_occupancy, (*arguments, opacity, opacity > 0, 1, 0.9, True), test_utils=checks(False)
+        torch.ops.threedgen.refresh_occupancy,
+        (*arguments, opacity, opacity > 0, 1, 0.9, True),
+        test_utils=checks(False),
     )
 
 

@@ -109,9 +109,7 @@ def refresh_occupancy(
 
         return cuda_field.refresh_occupancy(table, weights, layout, opacity, occupied, seed, decay, all_cells)
     if not _is_fused(table, weights, opacity):
-        return composed.refresh_occupancy(
-            PRIMITIVES, table, weights, layout, opacity, occupied, seed, decay, all_cells
-        )
+        return composed.refresh_occupancy(PRIMITIVES, table, weights, layout, opacity, occupied, seed, decay, all_cells)
     field = table, list(weights), layout.grid.layout, _numbers(layout)
     return torch.ops.threedgen.refresh_occupancy(*field, opacity, occupied, seed & 0xFFFFFFFF, decay, all_cells)
 
