@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from threedgen.config.limits import flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
 from threedgen.config.schema import Config, Task
+from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.locate import locate_weights
 from threedgen.runs.batch import read_prompts, run_batch, summary
@@ -177,13 +177,8 @@ def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
     return config
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (--help shows the usage; settings are written key=value)")
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="launch.py", add_help=False, allow_abbrev=False)
+    parser = ArgumentParser(prog="launch.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("--resume")

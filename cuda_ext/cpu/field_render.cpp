@@ -10,7 +10,9 @@ using namespace threedgen;
 
 namespace {
 
-constexpr int64_t kSamplesPerPiece = 8 * kTile;
+// Samples that a piece of work has at least, if there are as many. Forward it is large enough for the waves of its rays to
+// fill tiles, backward small enough for the gradients of its features to stay in a cache.
+constexpr int64_t kPieceForward = 64 * kTile, kPieceBackward = 8 * kTile;
 constexpr int64_t kWave = 8;  // samples of a ray that are evaluated before it is seen whether light is left
 
 struct Rays {
@@ -31,11 +33,11 @@ struct Saved {
     int64_t* counts;     // [R] samples of a ray that count: its first ones
 };
 
-// Bounds of pieces of neighbouring rays with about kSamplesPerPiece samples each.
-std::vector<int64_t> pieces(const Rays& rays) {
+// Bounds of pieces of neighbouring rays with `num_samples` or a few more.
+std::vector<int64_t> pieces(const Rays& rays, int64_t num_samples) {
     std::vector<int64_t> bounds{0};
     for (int64_t r = 0; r < rays.num_rays; ++r)
-        if (rays.offsets[r + 1] - rays.offsets[bounds.back()] >= kSamplesPerPiece || r + 1 == rays.num_rays)
+        if (rays.offsets[r + 1] - rays.offsets[bounds.back()] >= num_samples || r + 1 == rays.num_rays)
             bounds.push_back(r + 1);
     return bounds;
 }
@@ -170,7 +172,7 @@ void render_piece(const Field& field, const Rays& rays, int64_t begin, int64_t e
 
 void render(const Field& field, const Rays& rays, float min_transmittance, float* rgb, float* opacity, float* depth,
             float* weights, const Saved& saved, int num_threads) {
-    const std::vector<int64_t> bounds = pieces(rays);
+    const std::vector<int64_t> bounds = pieces(rays, kPieceForward);
     parallel_for(int64_t(bounds.size()) - 1, num_threads, [&](int64_t i) {
         render_piece(field, rays, bounds[i], bounds[i + 1], min_transmittance, rgb, opacity, depth, weights,
                      saved);
@@ -301,7 +303,7 @@ void gradients_of_piece(const Field& field, const Rays& rays, int64_t begin, int
 
 void render_backward(const Field& field, const Rays& rays, const Arriving& arriving, const float* weights,
                      const Saved& saved, float* grad_table, float* grad_weights, int num_threads) {
-    const std::vector<int64_t> bounds = pieces(rays);
+    const std::vector<int64_t> bounds = pieces(rays, kPieceBackward);
     int64_t largest = 0;
     for (size_t i = 0; i + 1 < bounds.size(); ++i)
         largest = std::max(largest, rays.offsets[bounds[i + 1]] - rays.offsets[bounds[i]]);

@@ -13,22 +13,33 @@ namespace {
 
 constexpr int64_t kRaysPerPiece = 256;
 
+// One byte a cell -> one bit a cell, and one a block of 8^3.
+void pack(const uint8_t* occupied, int64_t resolution, uint32_t* cells, uint32_t* blocks) {
+    const int64_t edge = (resolution + 7) / 8, num_cells = resolution * resolution * resolution;
+    memset(cells, 0, sizeof(uint32_t) * size_t((num_cells + 31) / 32));
+    memset(blocks, 0, sizeof(uint32_t) * size_t((edge * edge * edge + 31) / 32));
+    const auto set = [](uint32_t* words, int64_t i) { words[i >> 5] |= 1u << (i & 31); };
+    for (int64_t x = 0; x < resolution; ++x)
+        for (int64_t y = 0; y < resolution; ++y)
+            for (int64_t first = 0; first < resolution; first += 8) {
+                const int64_t count = first + 8 < resolution ? 8 : resolution - first;
+                const int64_t cell = (x * resolution + y) * resolution + first;
+                uint64_t row = 0;
+                memcpy(&row, occupied + cell, size_t(count));
+                if (!row) continue;
+                for (int64_t z = 0; z < count; ++z)
+                    if (occupied[cell + z]) set(cells, cell + z);
+                set(blocks, ((x >> 3) * edge + (y >> 3)) * edge + (first >> 3));
+            }
+}
+
 template <class T>
 void find_samples(int64_t num_rays, const T* origins, const T* directions, const T* jitter, const uint8_t* occupied,
                   int64_t resolution, T radius, T step_size, uint32_t* bits, int64_t words_per_ray, uint64_t* steps,
                   T* t_near, int64_t* counts, int num_threads) {
     const int64_t num_cells = int64_t(resolution) * resolution * resolution;
-    const int64_t edge = (resolution + 7) / 8;
     uint32_t* blocks = bits + (num_cells + 31) / 32;
-    memset(bits, 0, sizeof(uint32_t) * ((num_cells + 31) / 32 + (edge * edge * edge + 31) / 32));
-    for (int64_t x = 0, i = 0; x < resolution; ++x)
-        for (int64_t y = 0; y < resolution; ++y)
-            for (int64_t z = 0; z < resolution; ++z, ++i)
-                if (occupied[i]) {
-                    const int64_t block = ((x >> 3) * edge + (y >> 3)) * edge + (z >> 3);
-                    bits[i >> 5] |= 1u << (i & 31);
-                    blocks[block >> 5] |= 1u << (block & 31);
-                }
+    pack(occupied, resolution, bits, blocks);
     const Occupancy grid{bits, blocks, int32_t(resolution)};
     parallel_ranges(num_rays, kRaysPerPiece, num_threads, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) {

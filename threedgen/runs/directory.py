@@ -116,7 +116,8 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
 
 def run_folder(config: Config, name: str) -> Path:
     """Where the run of this config belongs: `output_root/NAME/SLUG-HASH` (not made yet). `name`: the recipe's name."""
-    return Path(config.output_root) / name / f"{slug(config.prompt) or config.task.name}-{config_hash(config, name)}"
+    subject = slug(config.prompt or Path(config.data).name) or config.task.name
+    return Path(config.output_root) / name / f"{subject}-{config_hash(config, name)}"
 
 
 def config_hash(config: Config, name: str) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.load import to_yaml
-from threedgen.config.schema import Config, ExportConfig
+from threedgen.config.schema import Config, ExportConfig, Task
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import TEMPORARY_PREFIX, write_text_atomically
 from threedgen.data.miniworld import build, parse, render
@@ -202,7 +202,7 @@ def _write_preview(
     run_facts = {
         "seed": f"{config.seed}",
         "steps": f"{report['step']:,} of {config.steps:,}",
-        "weights": config.weights,
+        **({"pictures": config.data} if config.task is Task.reconstruct else {"weights": config.weights}),
     }
     write_preview(
         results["preview"],

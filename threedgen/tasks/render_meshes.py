@@ -10,8 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NoReturn
 
+from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.mesh_files import SUFFIXES
 from threedgen.data.mesh_views import ORBIT, SPHERE, Layout, Light, ViewSettings, is_rendered, write_views
@@ -172,13 +172,8 @@ def _settings(given: argparse.Namespace) -> ViewSettings:
     return settings
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"render-meshes: {message} (launch.py render-meshes --help shows the usage)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="launch.py render-meshes",
         description=_DESCRIPTION,
         allow_abbrev=False,

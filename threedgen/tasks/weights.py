@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
 
 if TYPE_CHECKING:
@@ -16,14 +16,9 @@ if TYPE_CHECKING:
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"weights: {message} (launch.py weights import --help shows the usage)")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Carry out `weights import FILE --to DIR [--dtype DTYPE]`; returns the exit status."""
-    parser = _Parser(prog="launch.py weights", description="Model weights.")
+    parser = ArgumentParser(prog="launch.py weights", description="Model weights.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="import")
     importing = verbs.add_parser(
         "import", help="turn an original MVDream checkpoint into a folder for weights=DIR", description=__doc__
