@@ -10,8 +10,8 @@ using namespace threedgen;
 
 namespace {
 
-// Samples that a piece of work has at least, if there are as many. Forward it is large enough for the waves of its rays to
-// fill tiles, backward small enough for the gradients of its features to stay in a cache.
+// Samples that a piece of work has at least, if there are as many. Forward it is large enough for the waves of its
+// rays to fill tiles, backward small enough for the gradients of its features to stay in a cache.
 constexpr int64_t kPieceForward = 64 * kTile, kPieceBackward = 8 * kTile;
 constexpr int64_t kWave = 8;  // samples of a ray that are evaluated before it is seen whether light is left
 

@@ -20,6 +20,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.tensor_files import open_tensors, stored_tensors
 
 ROOT = Path(__file__).parents[2]
+PUBLIC_KEYS = Path(__file__).parent / "public_keys"  # of the public checkpoints: {key: shape}
 
 
 def _part(tensors, prefix):
@@ -46,16 +47,16 @@ def test_vae_equals_the_reference(goldens_folder):
     torch.testing.assert_close(decoded, golden["out.decode_of_mean"], atol=1e-4, rtol=0)
 
 
-def test_all_1244_keys_of_the_public_checkpoint_have_their_place(full_size_cpu, goldens_folder):
+def test_all_1244_keys_of_the_public_checkpoint_have_their_place(full_size_cpu):
     """The importer's names and shapes, turned round, are those of sd-v2.1-base-4view.pt."""
-    file = goldens_folder.parent / "reference" / "mvdream_sd21_keys.json"
+    file = PUBLIC_KEYS / "mvdream_sd21_keys.json"
     expected = {key: tuple(shape) for key, shape in json.loads(file.read_text()).items()}
     schedule = {key: tuple(value.shape) for key, value in full_size_cpu.schedule_buffers().items()}
     assert full_size_cpu.checkpoint_shapes("full") | schedule == expected and len(expected) == 1244
 
 
-def test_vae_of_the_second_checkpoint_has_exactly_its_keys(goldens_folder):
-    shapes = json.loads((goldens_folder.parent / "reference" / "mvdream_sd15_keys.json").read_text())
+def test_vae_of_the_second_checkpoint_has_exactly_its_keys():
+    shapes = json.loads((PUBLIC_KEYS / "mvdream_sd15_keys.json").read_text())
     tensors = {key: torch.empty(shape, device="meta") for key, shape in _part(shapes, "first_stage_model.").items()}
     vae = match_ldm_vae(stored_tensors(tensors), "vae").module
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863 and len(tensors) == 248

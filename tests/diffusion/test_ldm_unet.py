@@ -3,6 +3,7 @@ re-statement of the original network, written out below from its published descr
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from threedgen.diffusion.multiview_unet import match_ldm_unet, multiview_unet_fr
 from threedgen.diffusion.sampling import sample_latents
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.diffusion.tensor_files import stored_tensors
+
+PUBLIC_KEYS = Path(__file__).parent / "public_keys"  # of the public checkpoints: {key: shape}
 
 
 @pytest.fixture(scope="module")
@@ -418,9 +421,9 @@ def test_words_that_make_another_network_are_refused(words, message):
     ("name", "words", "parameters"),
     [("sd21", {"num_head_channels": 64}, 867_572_164), ("sd15", {"num_heads": 8}, 861_182_404)],
 )
-def test_the_public_checkpoints_have_exactly_these_keys(goldens_folder, name, words, parameters):
+def test_the_public_checkpoints_have_exactly_these_keys(name, words, parameters):
     """Keys and shapes only; the module stays on the meta device."""
-    file = goldens_folder.parent / "reference" / f"mvdream_{name}_keys.json"
+    file = PUBLIC_KEYS / f"mvdream_{name}_keys.json"
     prefix = "model.diffusion_model."
     shapes = {k.removeprefix(prefix): v for k, v in json.loads(file.read_text()).items() if k.startswith(prefix)}
     tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
