@@ -84,16 +84,22 @@ def _wait_until_ready(address, process, log, seconds=120):
     pytest.fail(f"the server did not become ready:\n{log.read_text()[-3000:]}")
 
 
+BUSY = 409  # the server takes one prediction at a time, and frees its place a moment after it has answered
+
+
 def ask(server, **inputs):
-    """(HTTP status, the answer's JSON) of one prediction."""
-    request = urllib.request.Request(
-        f"{server[0]}/predictions", json.dumps({"input": inputs}).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with OPENER.open(request, timeout=120) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+    """(HTTP status, the answer's JSON) of one prediction, asked again while the server is busy."""
+    body = json.dumps({"input": inputs}).encode()
+    request = urllib.request.Request(f"{server[0]}/predictions", body, {"Content-Type": "application/json"})
+    for _ in range(100):
+        try:
+            with OPENER.open(request, timeout=120) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != BUSY:
+                return error.code, json.load(error)
+        time.sleep(0.1)
+    raise TimeoutError("the server stayed busy")
 
 
 def decoded(uri):
