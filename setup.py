@@ -45,7 +45,7 @@ setup(
     description="Text to 3D: multi-view diffusion guidance, NeRF, textured mesh",
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     # the recipes and the kernels' sources stand at the top of the repository and are installed inside the package
     packages=[*find_packages(include=["threedgen", "threedgen.*"]), "threedgen.configs", "threedgen.cuda_ext"],
     package_dir={"threedgen": "threedgen", "threedgen.configs": "configs", "threedgen.cuda_ext": "cuda_ext"},
