@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "doctor": "threedgen.tasks.doctor",
     "export": "threedgen.tasks.export_run",
     "render-meshes": "threedgen.tasks.render_meshes",
+    "vocabulary": "threedgen.tasks.vocabulary",
     "weights": "threedgen.tasks.weights",
 }
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
@@ -81,8 +82,10 @@ def _command(argv: Sequence[str]) -> int:
         return _run_prompts(config, name, arguments.fresh)
     if needs_prompt and not config.prompt.strip():
         raise ConfigError('the prompt is empty: add prompt="a red cat with a green face" (or prompts=FILE)')
-    if config.task is Task.reconstruct and not (config.data and Path(config.data).exists()):
-        raise ConfigError(f"data={config.data}: no such folder: add data=FOLDER, see docs/howto/reconstruct.md")
+    needs_data = config.task in (Task.reconstruct, Task.dreambooth)
+    if needs_data and not (config.data and Path(config.data).exists()):
+        guide = f"docs/howto/{config.task.name}.md"
+        raise ConfigError(f"data={config.data}: no such folder: add data=FOLDER, see {guide}")
     _show(_run(config, folder or run_folder(config, name), arguments.fresh))
     return 0
 
@@ -155,6 +158,10 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
             from threedgen.tasks import reconstruct
 
             return reconstruct.run
+        case Task.dreambooth:
+            from threedgen.tasks import dreambooth
+
+            return dreambooth.run
 
 
 def _show(results: dict[str, Path]) -> None:
@@ -205,6 +212,7 @@ def _help() -> str:
         "  doctor             what this machine can run, and why not the rest",
         "  export RUN         write the assets of a run again, with other export.* settings",
         "  render-meshes ...  pictures of meshes from known cameras",
+        "  vocabulary         what can be said to the mini model",
         "  weights import ... the public MVDream checkpoints into a folder that weights=FOLDER takes",
         "",
         "recipes:",

@@ -19,13 +19,12 @@ from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit
 from threedgen.config.schema import CameraConfig
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import stable_seed
-from threedgen.data.miniworld import build, parse, patterned_specs, render, training_specs
-from threedgen.data.miniworld.grammar import ANIMALS
+from threedgen.data.miniworld import build, draw_training_specs, parse, patterned_specs, render
 
 SETS_PER_OBJECT = 4  # camera sets of `num_views` views
 _FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
 _FRONT_PROBABILITY = 0.8
-_VERSION = 1  # part of the cache's key: raise it when the pictures change
+_VERSION = 2  # part of the cache's key: raise it when the pictures change
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,8 @@ class _Recipe:
 def multiview_captures(
     cache: Path, num_objects: int, camera: CameraConfig, size: int, seed: int, workers: int
 ) -> CapturedViews:
-    """`num_objects` jittered objects of the training captions, each in `SETS_PER_OBJECT` sets of orthogonal views.
-
-    Animals, which have the most to learn, are shown more often than solids, and those more often than stacks.
-    """
-    specs = training_specs()
-    weights = [6 if s.kind in ANIMALS else 2 if s.feature in (None, "nose") else 1 for s in specs]
-    chosen = Random(stable_seed(seed, 0, "objects")).choices(specs, weights, k=num_objects)
+    """`num_objects` jittered objects of the training captions, each in `SETS_PER_OBJECT` sets of orthogonal views."""
+    chosen = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects)
     captions = tuple(spec.caption for spec in chosen)
     return _cached(
         cache, _Recipe("multiview", captions, SETS_PER_OBJECT, camera.num_views, camera, size, seed), workers

@@ -1,6 +1,15 @@
 """Captioned procedural objects whose ground truth is known from every side. Needs numpy only."""
 
-from threedgen.data.miniworld.grammar import COLORS, Spec, held_out, parse, patterned_specs, training_specs, vocabulary
+from threedgen.data.miniworld.grammar import (
+    COLORS,
+    Spec,
+    draw_training_specs,
+    held_out,
+    parse,
+    patterned_specs,
+    training_specs,
+    vocabulary,
+)
 from threedgen.data.miniworld.objects import MiniObject, build
 from threedgen.data.miniworld.render import Rendering, render
 
@@ -10,6 +19,7 @@ __all__ = [
     "Rendering",
     "Spec",
     "build",
+    "draw_training_specs",
     "held_out",
     "parse",
     "patterned_specs",

@@ -1,20 +1,26 @@
 """What can be said about miniworld: the captions, their meaning, and the captions kept for testing.
 
-a red cat                                plain: animals and solids in one colour
-a red cat with a green face              animals: the face looks along +x and is on the front only
-a blue cube with a white nose            solids: the nose sits on the front
-a red cone on a blue cylinder            stacks
-a red cat with white stripes             patterns (stripes, dots): seen in the 2D images only
+a red cat                                a thing in one colour
+a wooden chair                           or of one material
+a red cat with a green face              a part of it in another colour (see kinds.py for the parts)
+a red cone on a blue cylinder            a small thing on a cube, a cylinder or a table
+a red cat wearing a blue hat             animals and figures, with a hat or a scarf
+a red cat with white stripes             patterns (stripes, dots, checks): seen in the 2D images only
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import permutations, product
+from random import Random
 
 from threedgen.core.errors import ConfigError
+from threedgen.data.miniworld.kinds import KINDS
+from threedgen.data.miniworld.parts import WORN
+from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
 
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.10, 0.10),
@@ -26,18 +32,20 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "white": (0.96, 0.96, 0.96),
     "black": (0.07, 0.07, 0.07),
 }
-ANIMALS = ("cat", "bear", "rabbit", "duck")
-SOLIDS = ("ball", "cube", "cylinder", "cone")
-BASES = ("cube", "cylinder")  # what another solid can stand on
-PATTERNS = ("stripes", "dots")
+BASES = tuple(name for name, kind in KINDS.items() if kind.base)
+SMALL = tuple(name for name, kind in KINDS.items() if kind.small)
+# How often training shows a family against the others, and a way of saying something about a kind against the others.
+# Solids are soon learned, animals have the most to learn.
+_FAMILY_SHARE = {"animals": 2.0, "figures": 1.5, "solids": 0.5}
+_FORM_SHARE = {"plain": 3.0, "material": 1.0, "with": 5.0, "on": 1.5, "wearing": 2.5}
 
 
 @dataclass(frozen=True)
 class Spec:
     """The meaning of a caption.
 
-    kind: the animal or solid; color: its colour; feature: None, "face", "nose", "stripes", "dots" or the base's kind;
-    feature_color: the colour of that feature.
+    kind: a key of `KINDS`; color: its colour or material; feature: None, a part of the kind, a pattern, something worn,
+    or the kind of base that it stands on; feature_color: the colour (or material) of that feature.
     """
 
     kind: str
@@ -46,14 +54,25 @@ class Spec:
     feature_color: str | None = None
 
     @property
+    def form(self) -> str:
+        """How it is said: "plain", "material", "with", "on", "wearing" or "pattern"."""
+        if self.feature is None:
+            return "material" if self.color in MATERIALS else "plain"
+        if self.feature in PATTERNS:
+            return "pattern"
+        if self.feature in KINDS[self.kind].features:
+            return "with"
+        return "wearing" if self.feature in WORN else "on"
+
+    @property
     def caption(self) -> str:
         subject = f"{_article(self.color)} {self.color} {self.kind}"
         if self.feature is None or self.feature_color is None:
             return subject
-        if self.feature in PATTERNS:
-            return f"{subject} with {self.feature_color} {self.feature}"
-        joint = "on" if self.feature in BASES else "with"
-        return f"{subject} {joint} {_article(self.feature_color)} {self.feature_color} {self.feature}"
+        joint = self.form if self.form in ("on", "wearing") else "with"
+        plural = self.feature.endswith("s")
+        article = "" if plural else f"{_article(self.feature_color)} "
+        return f"{subject} {joint} {article}{self.feature_color} {self.feature}"
 
 
 def _article(word: str) -> str:
@@ -62,14 +81,16 @@ def _article(word: str) -> str:
 
 def _specs_3d() -> Iterator[Spec]:
     pairs = list(permutations(COLORS, 2))
-    for kind, color in product(ANIMALS + SOLIDS, COLORS):
+    wearers = [name for name, kind in KINDS.items() if kind.head]
+    features = [(name, feature) for name, kind in KINDS.items() for feature in kind.features]
+    for kind, color in product(KINDS, (*COLORS, *MATERIALS)):
         yield Spec(kind, color)
-    for kind, (color, other) in product(ANIMALS, pairs):
-        yield Spec(kind, color, "face", other)
-    for kind, (color, other) in product(SOLIDS, pairs):
-        yield Spec(kind, color, "nose", other)
-    for kind, base, (color, other) in product(SOLIDS, BASES, pairs):
+    for (kind, feature), (color, other) in product(features, [*pairs, *product(MATERIALS, COLORS)]):
+        yield Spec(kind, color, feature, other)
+    for kind, base, (color, other) in product(SMALL, BASES, [*pairs, *product(COLORS, MATERIALS)]):
         yield Spec(kind, color, base, other)
+    for kind, clothing, (color, other) in product(wearers, WORN, pairs):
+        yield Spec(kind, color, clothing, other)
 
 
 @cache
@@ -88,8 +109,22 @@ def training_specs() -> tuple[Spec, ...]:
 @cache
 def patterned_specs() -> tuple[Spec, ...]:
     """Objects with patterns, which only the 2D images show."""
-    kinds = product(ANIMALS + SOLIDS, PATTERNS, permutations(COLORS, 2))
+    kinds = product(KINDS, PATTERNS, permutations(COLORS, 2))
     return tuple(Spec(kind, color, pattern, other) for kind, pattern, (color, other) in kinds)
+
+
+def draw_training_specs(random: Random, count: int) -> list[Spec]:
+    """`count` of the training's objects: every kind of a family and every way of saying something alike."""
+    specs = training_specs()
+    group_sizes = Counter((spec.kind, spec.form) for spec in specs)
+    forms_of = {kind: [form for name, form in group_sizes if name == kind] for kind in KINDS}
+
+    def weight(spec: Spec) -> float:
+        of_kind = sum(_FORM_SHARE[form] for form in forms_of[spec.kind])
+        family = _FAMILY_SHARE.get(KINDS[spec.kind].family, 1.0)
+        return family * _FORM_SHARE[spec.form] / of_kind / group_sizes[spec.kind, spec.form]
+
+    return random.choices(specs, [weight(spec) for spec in specs], k=count)
 
 
 @cache

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
+from threedgen.data.miniworld.textures import Array, Texture
 
 _TINY = 1e-9
 
@@ -27,8 +26,9 @@ class Shape(Enum):
 class Primitive:
     """One placed solid.
 
-    center, half_size: [3] world units; rotation: [3, 3] local to world; color: [3] in 0..1;
-    part: the name that ground truth is asked for by ("body", "face", ...).
+    center, half_size: [3] world units; rotation: [3, 3] local to world; color: [3] in 0..1; texture: where a second
+    colour is; part: the name that ground truth is asked for by: "feature" for what the caption gave a colour of its
+    own, otherwise the paint's name ("body", "eye", ...).
     Cylinders and cones are circular: half_size[0] == half_size[1].
     """
 
@@ -38,6 +38,7 @@ class Primitive:
     rotation: Array
     color: Array
     part: str
+    texture: Texture | None = None
 
     def __post_init__(self) -> None:
         if self.shape in (Shape.cylinder, Shape.cone) and self.half_size[0] != self.half_size[1]:
@@ -52,6 +53,22 @@ class Primitive:
         if self.shape is Shape.box:
             return float(np.linalg.norm(self.half_size))
         return float(np.hypot(x, z))
+
+    def half_extent(self) -> Array:
+        """[3]: half the size of the upright box around the solid and `center`."""
+        axes = np.abs(self.rotation * self.half_size)  # columns: the half axes in world directions
+        if self.shape is Shape.ellipsoid:
+            return np.linalg.norm(axes, axis=1)
+        if self.shape is Shape.box:
+            return axes.sum(1)
+        return np.linalg.norm(axes[:, :2], axis=1) + axes[:, 2]
+
+    def colors_at(self, points: Array) -> Array:
+        """Unshaded colours of surface points. [N, 3] -> [N, 3]."""
+        colors = np.broadcast_to(self.color, points.shape)
+        if self.texture is None:
+            return colors
+        return np.where(self.texture.covers(points)[:, None], self.texture.color, colors)
 
     def world_to_local(self) -> Array:
         """[3, 3], to be applied to world offsets from `center`; gives unit-solid coordinates."""

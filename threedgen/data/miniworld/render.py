@@ -16,7 +16,7 @@ _AMBIENT, _SKY, _DIFFUSE = 0.62, 0.14, 0.24
 class Rendering:
     """rgb [B, H, W, 3] in 0..1 over the background; opacity [B, H, W, 1] pixel coverage; depth [B, H, W, 1] mean
     distance along the unit ray over the covered part of the pixel, 0 where empty; feature [B, H, W, 1] coverage by
-    the face, nose or base."""
+    what the caption gave a colour of its own, patterns aside (face, nose, base, hat, ...)."""
 
     rgb: Array
     opacity: Array
@@ -79,10 +79,8 @@ def _cast(obj: MiniObject, camera_to_world: Array, fov_y: float, size: int) -> t
         if not mask.any():
             continue
         points = origin + depth[mask][:, None] * directions[mask]
-        base = np.broadcast_to(primitive.color, points.shape)
-        base = obj.with_pattern(points, base, np.full(len(points), i))
-        color[mask] = base * shade(primitive.normals(points))[:, None]
-        feature[mask] = primitive.part in ("face", "nose", "base")
+        color[mask] = primitive.colors_at(points) * shade(primitive.normals(points))[:, None]
+        feature[mask] = primitive.part == "feature"
     return color, depth, feature
 
 

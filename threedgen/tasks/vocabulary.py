@@ -1,0 +1,51 @@
+"""`launch.py vocabulary`: what can be said to the mini model."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from threedgen.core.arguments import ArgumentParser
+from threedgen.data.miniworld.grammar import BASES, COLORS, SMALL
+from threedgen.data.miniworld.kinds import KINDS
+from threedgen.data.miniworld.parts import WORN
+from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
+
+_WIDTH = 100
+_EXAMPLES = (
+    "a red cat",
+    "a wooden chair with a blue seat",
+    "a blue elephant wearing a yellow hat",
+    "a green teapot on a brick cube",
+    "a white rabbit with purple dots",
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the vocabulary of the mini model's training captions; returns the exit status."""
+    ArgumentParser(prog="launch.py vocabulary", description="What can be said to the mini model.").parse_args(arguments)
+    print("\n".join(_lines()))
+    return 0
+
+
+def _lines() -> list[str]:
+    lines = [_entry("colours", COLORS), _entry("materials", [f"{', '.join(MATERIALS)}: in place of a colour"]), ""]
+    for family in dict.fromkeys(kind.family for kind in KINDS.values()):
+        of_family = {name: kind for name, kind in KINDS.items() if kind.family == family}
+        lines.append(_entry(family, (f"{name} ({', '.join(kind.features)})" for name, kind in of_family.items())))
+    wearers = " ".join(name for name, kind in KINDS.items() if kind.head)
+    lines += [
+        "",
+        _entry("with", ["a part in brackets above, in a colour of its own"]),
+        _entry("wearing", [f"{' or '.join(WORN)}: {wearers}"]),
+        _entry("on", [f"{', '.join(BASES)}: {' '.join(SMALL)}"]),
+        _entry("patterns", [f"with ... {', '.join(PATTERNS)}: anything (learned from single images only)"]),
+        "",
+        "examples:",
+    ]
+    return lines + [f"  {example}" for example in _EXAMPLES]
+
+
+def _entry(name: str, items: Iterable[str]) -> str:
+    text = ", ".join(items).replace(" ()", "")
+    return textwrap.fill(text, _WIDTH, initial_indent=f"{name:11}", subsequent_indent=" " * 11)
