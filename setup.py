@@ -72,6 +72,10 @@ setup(
         "fast-simplification>=0.1.9",
         "ninja>=1.10",
     ],
-    extras_require={"serve": ["cog>=0.23.1,<0.24"], "video": ["imageio-ffmpeg>=0.6"]},
+    extras_require={
+        "serve": ["cog>=0.23.1,<0.24"],
+        "tensorboard": ["tensorboard>=2.15"],
+        "video": ["imageio-ffmpeg>=0.6"],
+    },
     entry_points={"console_scripts": ["threedgen=threedgen.cli:main"]},
 )

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.locate import locate_weights
 from threedgen.runs.batch import read_prompts, run_batch, summary
 from threedgen.runs.directory import INCIDENTAL, RunDirectory, open_run, run_folder
+from threedgen.runs.distributed import process_group, rank, world_size
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"
 # words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
@@ -50,10 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # twice as long, without the sleep two processes on one machine slow each other several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        return _command(sys.argv[1:] if argv is None else argv)
+        if rank() == 0:
+            return _command(argv)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the first process speaks for all
+            return _command(argv)
     except ThreedgenError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -77,6 +84,8 @@ def _command(argv: Sequence[str]) -> int:
         print(to_yaml(config), end="")
         return 0
 
+    if world_size() > 1 and config.task is not Task.train_prior:
+        raise ConfigError(f"task {config.task.name} runs in one process: start it without torchrun")
     needs_prompt = config.task in (Task.generate, Task.sample_views)
     if needs_prompt and config.prompts and not folder:
         return _run_prompts(config, name, arguments.fresh)
@@ -108,7 +117,7 @@ def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
     """Carry out one run, or find it finished; its results as name -> path."""
     if not folder.exists():
         _require_weights(config)  # before a folder is made
-    with open_run(folder, config, fresh=fresh) as run:
+    with process_group(config.runtime), open_run(folder, config, fresh=fresh) as run:
         finished = run.finished_results()
         if finished is not None:
             print(f"this run was finished before (--fresh starts it anew): {folder}")
@@ -126,8 +135,9 @@ def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
 
 def _require_weights(config: Config) -> None:
     """Raise WeightsMissingError, before torch is imported, if the task needs weights that are not there."""
-    if config.task not in (Task.train_prior, Task.reconstruct):
-        locate_weights(config.weights)
+    weights = config.train.start_from if config.task is Task.train_prior else config.weights
+    if weights and config.task is not Task.reconstruct:
+        locate_weights(weights)
 
 
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
@@ -154,6 +164,10 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
             from threedgen.tasks import evaluate
 
             return evaluate.run
+        case Task.ablation:
+            from threedgen.tasks import ablation
+
+            return ablation.run
         case Task.reconstruct:
             from threedgen.tasks import reconstruct
 

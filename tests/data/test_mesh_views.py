@@ -14,6 +14,7 @@ from threedgen.core.errors import ThreedgenError
 from threedgen.data.mesh_files import PLAIN, read_mesh
 from threedgen.data.mesh_views import ORBIT, SPHERE, Light, draw_cameras, normalize, prepare, render_rgba, write_views
 from threedgen.mesh import ColoredMesh, TexturedMesh, write_glb, write_obj
+from threedgen.mesh.rasterize import Fragments, NativeRasterizer
 
 SIDES = {"+x": (255, 0, 0), "-x": (0, 255, 0), "+y": (0, 0, 255), "-y": (255, 255, 0), "+z": (0, 255, 255)}
 SIDES["-z"] = (255, 0, 255)
@@ -178,17 +179,36 @@ def test_light_falls_on_plain_meshes_and_on_no_others(tmp_path):
     assert max(middle(seen(colored, 180, light=Light.soft))) < 255
 
 
+def test_a_given_rasterizer_draws_the_pictures(tmp_path):
+    class Nothing(NativeRasterizer):
+        """Sees no face at all."""
+
+        def views(self, vertices, faces, cameras):
+            for seen in super().views(vertices, faces, cameras):
+                yield Fragments(*(part[:0] for part in seen))
+
+    colored_box().export(tmp_path / "box.ply")
+    settings = replace(ORBIT, views=2, passes=1, size=8)
+    for name, rasterizer, opaque in (("native", None, True), ("nothing", Nothing(), False)):
+        write_views(tmp_path / "box.ply", tmp_path / name, "box", settings, rasterizer=rasterizer)
+        assert np.asarray(Image.open(tmp_path / name / "000.png"))[..., 3].any() == opaque
+
+
 def test_an_orbit_is_even_and_level():
     settings = replace(ORBIT, views=8, passes=3)
     cameras = draw_cameras(settings, "cup", 0.8)
     azimuth, elevation = (np.degrees(x.numpy()).reshape(3, 8) for x in (cameras.azimuth, cameras.elevation))
-    np.testing.assert_allclose(np.diff(np.unwrap(azimuth, period=360)), 45, atol=1e-3)
+    np.testing.assert_allclose(azimuth % 360, np.tile(np.arange(8) * 45.0, (3, 1)), atol=1e-3)  # from 0
     assert (np.ptp(elevation, axis=1) < 1e-4).all() and len(np.unique(elevation.round(3))) == 3
     assert elevation.min() >= 0 and elevation.max() <= 30
     fov, distance = cameras.fov_y.numpy(), cameras.distance.numpy()
     assert np.degrees(fov).min() >= 15 and np.degrees(fov).max() <= 60
     relative = distance * np.tan(fov / 2) / 0.5
     assert relative.min() >= 0.9 and relative.max() <= 1.1
+    # by projection: the point half an edge above the origin is seen at 1 / U(0.9, 1.1) of the upper half's height
+    level = draw_cameras(replace(settings, elevation_deg=(0.0, 0.0)), "cup", 0.8)
+    x, y, z, _ = np.linalg.inv(level.camera_to_world[0].double().numpy()) @ [0, 0, 0.5, 1]
+    assert 1 / 1.1 <= y / -z / math.tan(float(level.fov_y[0]) / 2) <= 1 / 0.9 and abs(x) < 1e-6
     again, other = draw_cameras(settings, "cup", 0.8), draw_cameras(settings, "can", 0.8)
     assert np.array_equal(cameras.camera_to_world, again.camera_to_world)
     assert not np.array_equal(cameras.camera_to_world, other.camera_to_world)

@@ -5,7 +5,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from threedgen.diffusion.multiview_unet import MultiViewAttnProcessor, MultiViewUNet
+from threedgen.diffusion.multiview_unet import MultiViewUNet
+from threedgen.diffusion.view_attention import MultiViewAttnProcessor
 
 TINY = {
     "sample_size": 8,

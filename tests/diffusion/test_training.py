@@ -38,7 +38,7 @@ def test_moving_average_follows_the_formula():
     expected = 0.0
     module.weight.data.fill_(1.0)
     for step in range(200):
-        average.update(module, step)
+        average.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay)
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)

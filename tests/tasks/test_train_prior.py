@@ -1,95 +1,235 @@
-"""Training a prior, tiny: it resumes bit for bit, keeps the two kinds of batches apart, and gives a loadable prior."""
+"""Training a prior, tiny: the same weights however it is stopped, split or accumulated, and in one process or two."""
 
+import json
+import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from threedgen.config.schema import CameraConfig, Config, Task, TrainConfig
+from threedgen import cli
+from threedgen.config.load import load_config
+from threedgen.config.schema import Precision
+from threedgen.core.errors import ConfigError
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import open_run
-from threedgen.tasks import train_prior
+from threedgen.runs.events import read_events
+from threedgen.tasks import train_prior, train_vae
 
-TINY = Config(
-    task=Task.train_prior,
-    camera=CameraConfig(fov_y_deg_range=(36.0, 44.0), distance_range=(0.85, 0.95)),
-    train=TrainConfig(
-        steps=4,
-        vae_steps=4,
-        vae_batch=4,
-        batch_objects=2,
-        num_objects=6,
-        num_patterned_images=6,
-        render_workers=1,
-        checkpoint_every=2,
-        sample_every=100,
-        warmup_steps=1,
-    ),
-)
+RECIPE = """
+task: train_prior
+num_threads: 1
+camera: {fov_y_deg_range: [36, 44], distance_range: [0.85, 0.95]}
+views: {num_inference_steps: 2}
+train: {steps: 6, batch_objects: 4, lr: 1e-3, warmup_steps: 1, num_objects: 6, num_patterned_images: 6,
+        render_workers: 1, checkpoint_every: 2, sample_every: 3, log_every: 2, multiview_probability: 0.5}
+"""
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return replace(TINY, output_root=str(tmp_path_factory.mktemp("outputs")))
+def recipe(tmp_path_factory):
+    """A recipe whose pictures are drawn once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("train")
+    path = folder / "tiny.yaml"
+    path.write_text(f"{RECIPE}output_root: {folder / 'outputs'}\n", "utf-8")
+    return path
 
 
-def _train(config, folder):
+@pytest.fixture(scope="module")
+def config(recipe, tiny_prior):
+    return load_config(recipe, [f"train.start_from={tiny_prior}"])
+
+
+def train(config, folder, **settings):
+    config = replace(config, train=replace(config.train, **settings))
     with open_run(folder, config) as run:
         return train_prior.run(config, run)
+
+
+def weights(folder, step=6):
+    """Trained weights, averages and the optimiser's memory after `step` steps, in full precision."""
+    return load_file(folder / f"checkpoints/step-{step:06d}/state.safetensors")
+
+
+def largest_difference(a, b, prefix=""):
+    assert a.keys() == b.keys()
+    return max((a[key] - b[key]).abs().max().item() for key in a if key.startswith(prefix))
+
+
+def assert_same_training(first, second):
+    """Up to rounding: six steps of 1e-3 moved the weights by a hundred times the tolerance."""
+    for prefix in ("unet.", "text_encoder.", "average."):
+        assert largest_difference(weights(first), weights(second), prefix) < 6e-5
+    for a, b in zip(losses(first), losses(second), strict=True):
+        assert a.keys() == b.keys()
+        measured = [key for key in a if key not in ("time", "event", "images_per_second")]
+        assert [b[key] for key in measured] == pytest.approx([a[key] for key in measured], rel=1e-4)
+
+
+def losses(folder):
+    return [event for event in read_events(folder / "events.jsonl") if event["event"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def straight(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    train(config, folder)
+    return folder
 
 
 class _Stopped(Exception):
     pass
 
 
-def test_a_stopped_training_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
-    straight = _train(config, tmp_path / "straight")
-    for name, at in (("_train_vae", 3), ("_train_prior", 3)):
-        monkeypatch.setattr(train_prior, "learning_rate", _stopping(train_prior.learning_rate, name, at))
-        with pytest.raises(_Stopped):
-            _train(config, tmp_path / "stopped")
-        monkeypatch.undo()
-    resumed = _train(config, tmp_path / "stopped")
-    first, second = (MultiViewPrior.from_pretrained(results["prior"]) for results in (straight, resumed))
-    for (name, a), (_, b) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
-        assert torch.equal(a, b), name
-    assert straight["samples"].exists()
-
-
-def _stopping(learning_rate, function, at):
-    """A learning rate that stops one of the two loops at a step."""
-    import inspect
-
-    def stop(step, *args):
-        if step == at and inspect.stack()[1].function == function:
+def stopping(at):
+    def learning_rate(step, *args):
+        if step == at:
             raise _Stopped
-        return learning_rate(step, *args)
+        return original(step, *args)
 
-    return stop
+    original = train_prior.learning_rate
+    return learning_rate
 
 
-def test_batches_are_objects_with_cameras_or_single_images_without(config, tmp_path):
-    with open_run(tmp_path / "run", config) as run:
-        seen = {}
+def test_the_steps_of_these_tests_are_of_both_kinds(straight):
+    last = losses(straight)
+    assert any("2d" in event for event in last) and any("multiview" in event for event in last)
 
-        def remember(config_, run_, vae, batches):
-            seen["batches"] = batches
-            raise _Stopped
 
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(_Stopped):
-            patch.setattr(train_prior, "_train_prior", remember)
-            train_prior.run(config, run)
-    batches = [seen["batches"](step) for step in range(60)]
-    multiview = [batch for batch in batches if batch[2] is not None]
-    single = [batch for batch in batches if batch[2] is None]
-    assert 0.5 < len(multiview) / 60 < 0.9
-    for latents, captions, camera in multiview:
-        assert latents.shape == (8, 4, 16, 16) and camera.shape == (8, 16) and len(captions) == 2
-        assert not any("stripes" in caption or "dots" in caption for caption in captions)
-    for latents, captions, _ in single:
-        assert len(latents) == len(captions) == 8
-    words = [caption for _, captions, _ in batches for caption in captions]
-    assert 0.03 < words.count("") / len(words) < 0.25
-    assert any(caption.endswith(", 3d asset") for caption in words)
-    again = seen["batches"](7)
-    assert torch.equal(again[0], batches[7][0]) and again[1] == batches[7][1]
+def test_a_stopped_training_resumes_to_the_same_weights(config, straight, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_prior, "learning_rate", stopping(at=5))
+    with pytest.raises(_Stopped):
+        train(config, tmp_path)
+    monkeypatch.undo()
+    results = train(config, tmp_path)
+    assert largest_difference(weights(straight), weights(tmp_path)) == 0
+    prior = MultiViewPrior.from_pretrained(results["prior"])
+    average = weights(straight)["average.unet.conv_in.weight"]
+    torch.testing.assert_close(prior.unet.conv_in.weight, average, rtol=1e-3, atol=1e-4)
+    assert results["samples"].exists()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"accumulate": 4}, {"gradient_checkpointing": True, "loader_workers": 2}], ids=str
+)
+def test_what_saves_memory_or_time_leaves_the_weights(config, straight, tmp_path, settings):
+    train(config, tmp_path, **settings)
+    assert_same_training(straight, tmp_path)
+
+
+def test_training_moves_what_it_should(config, straight, tmp_path):
+    start = MultiViewPrior.from_pretrained(config.train.start_from)
+    end = weights(straight)
+    moved = {k: (v - end[f"unet.{k}"]).abs().max().item() for k, v in start.unet.state_dict().items()}
+    assert min(moved.values()) > 0  # the camera's layers too, in the multi-view steps
+    assert not torch.equal(end["text_encoder.final_layer_norm.weight"], start.text_encoder.final_layer_norm.weight)
+    assert not any(key.startswith("vae") for key in end)
+    train(config, tmp_path, train_text_encoder=False, steps=2)
+    frozen = MultiViewPrior.from_pretrained(tmp_path / "prior")
+    for name in ("text_encoder", "vae"):
+        for a, b in zip(getattr(frozen, name).parameters(), getattr(start, name).parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)  # saved in half precision
+    assert not any(key.startswith(("text_encoder", "average.text_encoder")) for key in weights(tmp_path, 2))
+
+
+def test_bfloat16_keeps_float32_weights_and_nearly_the_same_losses(config, straight, tmp_path):
+    train(config, tmp_path, precision=Precision.bfloat16)
+    assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.float32}
+    for ours, theirs in zip(losses(tmp_path), losses(straight), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.03)
+        assert ours["loss"] != theirs["loss"]
+
+
+def test_events_hold_the_mean_losses_by_mode_and_quarter(config, straight):
+    """Recomputed from the batches and the weights before the first step, which is a step of its own here."""
+    first = losses(straight)[0]
+    for mode in {"2d", "multiview"} & first.keys():
+        quarters = [first[f"{mode}_{q}"] for q in ("t0", "t250", "t500", "t750") if f"{mode}_{q}" in first]
+        assert min(quarters) <= first[mode] <= max(quarters)
+    assert first["images_per_second"] > 0 and first["lr"] == pytest.approx(1e-3, rel=0.3)
+    assert math.isfinite(first["grad_norm"])
+
+
+def test_sheets_and_numbers_go_to_tensorboard(straight):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    records = EventAccumulator(str(straight / "tensorboard")).Reload()
+    logged = {event["step"]: event["loss"] for event in losses(straight)}
+    shown = {scalar.step: scalar.value for scalar in records.Scalars("loss/loss")}
+    assert shown == pytest.approx(logged)
+    assert [image.step for image in records.Images("samples")] == [3, 6]
+    assert (straight / "samples/step-000003.png").exists()
+    psnr = {event["step"]: event["psnr"] for event in read_events(straight / "events.jsonl") if "psnr" in event}
+    assert {s.step: s.value for s in records.Scalars("psnr")} == pytest.approx(psnr)
+
+
+def test_training_goes_on_without_tensorboard(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    train(config, tmp_path, steps=2)
+    assert capsys.readouterr().out.count("no TensorBoard records") == 1
+    assert losses(tmp_path)
+
+
+def test_from_scratch_the_vae_is_trained_first_and_resumed(config, tmp_path, monkeypatch):
+    small = {"start_from": "", "image_size": 16, "steps": 1, "vae_steps": 4, "vae_batch": 4, "batch_objects": 1}
+    small |= {"sample_every": 100}
+    train(config, tmp_path / "straight", **small)
+    monkeypatch.setattr(train_vae, "learning_rate", stopping(at=3))
+    with pytest.raises(_Stopped):
+        train(config, tmp_path / "stopped", **small)
+    monkeypatch.undo()
+    train(config, tmp_path / "stopped", **small)
+    first, second = (
+        load_file(tmp_path / n / "vae/diffusion_pytorch_model.safetensors") for n in ("straight", "stopped")
+    )
+    assert largest_difference(first, second) == 0
+    vae = json.loads((tmp_path / "stopped/vae/config.json").read_text("utf-8"))
+    assert vae["scaling_factor"] != 0.18215  # measured: its latents have unit standard deviation
+    prior = MultiViewPrior.from_pretrained(tmp_path / "stopped/prior")
+    assert prior.image_size == 16
+
+
+def test_an_image_size_that_the_networks_cannot_halve_is_refused(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"train.image_size=20: .* multiple of 8"):
+        train(config, tmp_path, image_size=20)
+
+
+def test_missing_weights_and_data_and_odd_batches_are_one_line(recipe, tiny_prior, capsys):
+    start = f"train.start_from={tiny_prior}"
+    wrong = {
+        "train.start_from=weights/nowhere": 3,
+        "train.multiview_data=/nowhere": 2,
+        "train.image_data=/nowhere": 2,
+        "train.accumulate=3": 2,
+    }
+    for setting, status in wrong.items():
+        assert cli.main(["--config", str(recipe), start, setting]) == status
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and setting.split("=")[1] in error, error
+
+
+def test_two_processes_train_as_one_does_and_resume_bit_for_bit(recipe, config, straight):
+    recipes = [recipe.with_name(f"{name}.yaml") for name in ("two", "stopped")]
+    for path in recipes:
+        path.write_text(f"extends: {recipe}\ntrain: {{start_from: {config.train.start_from}}}\n", "utf-8")
+    script = Path(__file__).with_name("two_processes.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(script), *map(str, recipes)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    two, stopped, resumed = (Path(words[1]) for words in lines if words[0] == "run")  # only the first process speaks
+    assert stopped == resumed != two
+    assert largest_difference(weights(two), weights(resumed)) == 0
+    assert_same_training(straight, two)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from threedgen.config.schema import Config
+from threedgen.config.schema import ABLATION_TABLES, Config
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
 from threedgen.core.schedules import value_at
@@ -82,16 +82,22 @@ LIMITS: dict[str, tuple[float, float]] = {
     "views.rescale": (0, 1),
     "train.multiview_probability": (0, 1),
     "train.text_drop_probability": (0, 1),
+    "train.asset_suffix_probability": (0, 1),
+    "train.image_size": (0, 8192),
     "train.batch_objects": (1, _INF),
+    "train.accumulate": (1, _INF),
     "train.steps": (1, _INF),
     "train.lr": (0, _INF),
     "train.warmup_steps": (0, _INF),
     "train.decay_fraction": (0, 1),
+    "train.betas": (0, 0.999999999),
+    "train.weight_decay": (0, _INF),
     "train.ema_decay": (0, 1),
     "train.vae_steps": (1, _INF),
     "train.vae_lr": (0, _INF),
     "train.vae_batch": (1, _INF),
     "train.render_workers": (1, 1024),
+    "train.loader_workers": (0, 1024),
     "train.num_objects": (1, _INF),
     "train.num_patterned_images": (0, _INF),
     "train.checkpoint_every": (1, _INF),
@@ -102,6 +108,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "eval.image_size": (8, 8192),
     "eval.views": (1, 64),
     "eval.workers": (1, 1024),
+    "ablation.prompts": (1, _INF),
+    "ablation.pictured_prompts": (1, 64),
+    "ablation.base_steps": (1, _INF),
+    "ablation.prior_steps": (1, _INF),
     "reconstruct.rays_per_step": (1, 1 << 24),
     "reconstruct.opacity_weight": (0, _INF),
     "reconstruct.distortion.start": (0, _INF),
@@ -109,6 +119,13 @@ LIMITS: dict[str, tuple[float, float]] = {
     "reconstruct.scale": (0, 1e6),
     "reconstruct.max_size": (0, 65536),
     "reconstruct.held_out_every": (0, _INF),
+    "dreambooth.batch_size": (1, _INF),
+    "dreambooth.lr": (0, _INF),
+    "dreambooth.weight_decay": (0, _INF),
+    "dreambooth.l1_weight": (0, _INF),
+    "dreambooth.lora_rank": (0, 4096),
+    "dreambooth.preservation_weight": (0, _INF),
+    "dreambooth.preservation_images": (1, _INF),
 }
 
 
@@ -159,6 +176,9 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
 
     if not config.eval.views:
         fail("eval.views", "must name at least one number of views")
+    for table in config.ablation.only:
+        if table not in ABLATION_TABLES:
+            fail("ablation.only", f"there is no table {table!r}; there are {', '.join(ABLATION_TABLES)}")
     if config.scene.grid.max_resolution < config.scene.grid.base_resolution:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
     lowest, highest = config.guidance.min_timestep, config.guidance.max_timestep

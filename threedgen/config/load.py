@@ -277,7 +277,9 @@ def _expected(key: str) -> str:
     if isinstance(declared, type) and issubclass(declared, Enum):
         return f"one of {', '.join(member.name for member in declared)}"
     kinds = typing.get_args(declared)
-    word = {int: "whole numbers", float: "numbers"}[kinds[0]]
+    word = {int: "whole numbers", float: "numbers", str: "words"}[kinds[0]]
+    if kinds == (str, Ellipsis):
+        return f"a list of {word}, such as [a, b]"
     if kinds[-1] is Ellipsis:
         return f"a list of {word}, such as [1, 2]"
     return f"{len(kinds)} {word} in brackets, such as [{', '.join(str(n) for n in range(1, len(kinds) + 1))}]"

@@ -16,12 +16,29 @@ class Task(Enum):
     sample_views = "sample_views"
     train_prior = "train_prior"
     evaluate = "evaluate"
+    ablation = "ablation"
     reconstruct = "reconstruct"
+    dreambooth = "dreambooth"
 
 
 class GuidanceLoss(Enum):
     reconstruction = "reconstruction"  # MVDream: 0.5 * ||z - x0_hat||^2
     sds = "sds"  # DreamFusion: gradient w(t) * (noise_hat - noise)
+
+
+class ViewAttention(Enum):
+    """How the self-attention of a multi-view network sees the other views of an object."""
+
+    inflated = "inflated"  # MVDream: over the tokens of all views
+    temporal = "temporal"  # as video networks do: within a view, then, in new layers, over the views at each pixel
+    none = "none"  # within a view only
+
+
+class CameraInput(Enum):
+    """Where a multi-view network takes its camera in."""
+
+    timestep = "timestep"  # MVDream: added to the timestep's embedding
+    text = "text"  # one more token for the cross-attention, after those of the text
 
 
 class BackendName(Enum):
@@ -170,23 +187,51 @@ class ViewsConfig(ViewSettings):
     rescale: float = 0.0  # 0: none, 1: x0 has the standard deviation of the conditional x0
 
 
+class TrainBackground(Enum):
+    """What stands behind objects in training; the views of a set share it."""
+
+    random_grey = "random_grey"  # MVDream: any level
+    grey_or_color = "grey_or_color"  # half mid grey, half any one colour
+
+
+class Precision(Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"  # autocast: weights, their average and the optimiser stay in float32
+
+
 @dataclass
 class TrainConfig:
-    """Training of a multi-view prior on captioned objects."""
+    """Training of a multi-view prior on views of captioned objects and on single pictures."""
 
-    multiview_probability: float = 0.7
+    start_from: str = ""  # weights to start from, as `weights`, or 2D Stable Diffusion; "": mini from scratch, VAE too
+    view_attention: ViewAttention = ViewAttention.inflated
+    camera_input: CameraInput = CameraInput.timestep
+    train_text_encoder: bool = True
+    multiview_data: str = "miniworld"  # or a folder or shards, see docs/howto/training-data.md
+    image_data: str = "miniworld"  # single pictures, the same; "": none, every step is multi-view
+    image_size: int = 0  # pixels; 0: those of the weights
+    multiview_probability: float = 0.7  # chance that a step shows objects from all sides, not single pictures
     text_drop_probability: float = 0.1
-    batch_objects: int = 8
+    asset_suffix_probability: float = 0.5  # chance that ", 3d asset" is added to an object's caption
+    background: TrainBackground = TrainBackground.grey_or_color
+    batch_objects: int = 8  # of a step, over all processes and accumulated parts
+    accumulate: int = 1  # parts that a process computes one after another, to save memory
+    precision: Precision = Precision.float32
+    gradient_checkpointing: bool = False  # saves memory, takes about a third longer
     steps: int = 7000
     lr: float = 1e-3
     warmup_steps: int = 100
     decay_fraction: float = 0.6  # the last part of the run in which the learning rate falls linearly to 1 %
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-3
     ema_decay: float = 0.999
+    vae: str = ""  # weights whose VAE is taken when the networks start from scratch; "": one is trained
     vae_steps: int = 1400
     vae_lr: float = 7e-4
     vae_batch: int = 8
-    render_workers: int = 2  # processes that draw the training pictures
-    num_objects: int = 4000
+    render_workers: int = 2  # processes that draw miniworld's pictures
+    loader_workers: int = 0  # threads that draw the next batch meanwhile; 0: none, right for miniworld on a CPU
+    num_objects: int = 6000
     num_patterned_images: int = 6000
     checkpoint_every: int = 500
     log_every: int = 50
@@ -206,12 +251,42 @@ class ReconstructConfig:
 
 
 @dataclass
+class DreamboothConfig:
+    """A prior learns a subject from a few pictures; the defaults are MVDream's for Stable Diffusion 2.1."""
+
+    batch_size: int = 4
+    lr: float = 2e-6
+    weight_decay: float = 0.01
+    l1_weight: float = 1.0  # of the mean absolute change of the trained parameters
+    train_text_encoder: bool = False  # otherwise only the embeddings of words that are new to it
+    lora_rank: int = 0  # 0: the UNet's own weights are trained; otherwise an adapter of this rank beside them
+    preservation_weight: float = 0.0  # of the loss on pictures that the untuned prior made of the class; 0: none
+    preservation_images: int = 16
+    remove_background: bool = False  # of pictures without alpha, by rembg
+
+
+@dataclass
 class EvalConfig:
     prompts: int = 6
     num_cameras: int = 16
     image_size: int = 64
     views: tuple[int, ...] = (4, 1)  # guidance with this many views, one column of the table each
     workers: int = 1  # prompts evaluated at once, each in a process of its own
+
+
+# the tables of task ablation, in the order in which they are made
+ABLATION_TABLES = ("views", "annealing", "guidance", "rescale", "loss", "attention", "camera", "data")
+
+
+@dataclass
+class AblationConfig:
+    """The paper's ablations on held-out captions; cameras, picture size and processes are those of `eval`."""
+
+    only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale]; empty: all
+    prompts: int = 32
+    pictured_prompts: int = 4  # columns of a table's picture, two views each
+    base_steps: int = 600  # training on single pictures, from which every variant of the prior starts
+    prior_steps: int = 800  # training of each variant
 
 
 class MemoryUse(Enum):
@@ -232,7 +307,7 @@ class Config:
     prompt: str = ""
     negative_prompt: str = ""
     prompts: str = ""  # a file with one prompt a line; `prompt` is then not used
-    data: str = ""  # task reconstruct: a folder of pictures with cameras.json or transforms.json
+    data: str = ""  # task reconstruct: pictures with cameras.json or transforms.json; dreambooth: pictures
     weights: str = "mini"  # `mini` (bundled), a folder in diffusers' layout, or a hub id (owner/name)
     allow_unknown_words: bool = False
     output_root: str = "outputs"
@@ -252,4 +327,6 @@ class Config:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    dreambooth: DreamboothConfig = field(default_factory=DreamboothConfig)

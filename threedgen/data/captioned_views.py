@@ -7,7 +7,7 @@ image = rgb + (1 - opacity) * background.
 import hashlib
 import json
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -55,7 +55,9 @@ class _Recipe:
 
     @property
     def folder_name(self) -> str:
-        text = json.dumps([_VERSION, asdict(self)])
+        camera = self.camera
+        ranges = (camera.fov_y_deg_range, camera.distance_range, camera.elevation_deg_range)
+        text = json.dumps([_VERSION, self.captions, self.num_sets, self.num_views, ranges, self.size, self.seed])
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

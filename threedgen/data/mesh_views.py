@@ -6,8 +6,10 @@ long as a scene's default cube [-1, 1]^3. The transform is written down, so that
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
@@ -23,12 +25,13 @@ from threedgen.core.files import atomic_folder, sha256_of_file
 from threedgen.core.randomness import stable_seed
 from threedgen.data.mesh_files import PaintedMesh, read_mesh
 from threedgen.data.miniworld.render import shade
+from threedgen.mesh.rasterize import Rasterizer
 from threedgen.mesh.render import render_views
 from threedgen.mesh.types import Array
 
 CAMERAS = "cameras.json"
 HALF_EDGE = 0.5  # of the cube that holds a mesh
-_VERSION = 1  # of the pictures: raise it when the same settings give others
+_VERSION = 2  # of the pictures: raise it when the same settings give others
 
 
 class Layout(Enum):
@@ -87,21 +90,25 @@ def normalize(mesh: PaintedMesh, up: str) -> tuple[PaintedMesh, Array]:
 def draw_cameras(settings: ViewSettings, name: str, radius: float) -> Cameras:
     """The cameras for the mesh of this name, whose farthest point is `radius` from the origin.
 
-    Orbit: each pass draws a starting azimuth, an elevation, a field of view and a distance; `views` cameras stand
-    evenly around. The distance is 0.5 / tan(fov / 2), from where the cube's edge is as high as the picture, times
-    U(`distance`). Sphere: a spiral of evenly spread directions (Fibonacci) from a random azimuth; each camera draws
-    a field of view, and the least distance from which it sees the whole object is multiplied by U(`distance`).
+    Orbit, as multi-view priors are trained on: each pass draws an elevation, a field of view and a distance, and
+    `views` cameras stand evenly around, the first at azimuth 0. The distance is 0.5 / tan(fov / 2), from where the
+    cube's edge is as high as the picture, times U(`distance`). Sphere: a spiral of evenly spread directions
+    (Fibonacci) from a random azimuth; each camera draws a field of view, and the least distance from which it sees
+    the whole object is multiplied by U(`distance`).
     """
     rng = np.random.default_rng(stable_seed(settings.seed, 0, f"cameras of {name}"))
     if settings.layout is Layout.orbit:
         draws: tuple[int, ...] = (settings.passes, 1)
-        azimuth: Array = rng.uniform(0, 360, draws) + np.arange(settings.views) * 360 / settings.views
+        azimuth: Array = np.arange(settings.views) * 360 / settings.views
         elevation: Array = rng.uniform(*settings.elevation_deg, draws)
     else:
         draws, i = (settings.views,), np.arange(settings.views)
         azimuth = rng.uniform(0, 360) + i * 180 * (3 - math.sqrt(5))
         elevation = np.degrees(np.arcsin(1 - (2 * i + 1) / settings.views))
     half_fov = np.radians(rng.uniform(*settings.fov_deg, draws)) / 2
+    # MVDream (section 4.1) places cameras at 0.5 * focal * U(0.9, 1.1), the focal length in normalised device
+    # coordinates, where the picture goes from -1 to 1. There a point at height y and depth d is seen at focal * y / d,
+    # and the upper edge of the picture, at 1, is y / d = tan(fov / 2): so focal = 1 / tan(fov / 2).
     nearest = HALF_EDGE / np.tan(half_fov) if settings.layout is Layout.orbit else radius / np.sin(half_fov)
     distance = nearest * rng.uniform(*settings.distance, draws)
     numbers = np.broadcast_arrays(azimuth % 360, elevation, distance, np.degrees(2 * half_fov))
@@ -117,9 +124,11 @@ def prepare(mesh: PaintedMesh, settings: ViewSettings) -> PaintedMesh:
     return replace(mesh, brightness=brightness, spacing=spacing)
 
 
-def render_rgba(mesh: PaintedMesh, cameras: Cameras, supersample: int) -> Iterator[Array]:
+def render_rgba(
+    mesh: PaintedMesh, cameras: Cameras, supersample: int, rasterizer: Rasterizer | None = None
+) -> Iterator[Array]:
     """One image [H, W, 4] uint8 a camera: sRGB and straight alpha, the covered part of the pixel; 0 where empty."""
-    for rgb, opacity in render_views(mesh, cameras, (0.0, 0.0, 0.0), supersample):  # type: ignore[arg-type]
+    for rgb, opacity in render_views(mesh, cameras, (0.0, 0.0, 0.0), supersample, rasterizer):  # type: ignore[arg-type]
         straight = rgb / np.maximum(opacity, 1e-6)
         yield np.rint(np.concatenate([straight, opacity], -1).clip(0, 1) * 255).astype(np.uint8)
 
@@ -140,40 +149,82 @@ def is_rendered(source: Path, folder: Path, settings: ViewSettings) -> bool:
     return before == settings.as_json() and digest == sha256_of_file(source)
 
 
-def write_views(source: Path, folder: Path, name: str, settings: ViewSettings, caption: str = "") -> list[str]:
-    """Render the mesh file `source` into `folder`: 000.png, 001.png, ... and cameras.json. All of it or nothing.
+def recaption(folder: Path, caption: str) -> bool:
+    """Give rendered views (`is_rendered`) this caption; False: they have it already."""
+    facts = json.loads((folder / CAMERAS).read_text("utf-8"))
+    if facts["caption"] == caption:
+        return False
+    with atomic_folder(folder) as temporary:
+        shutil.copytree(folder, temporary, dirs_exist_ok=True)
+        (temporary / CAMERAS).write_bytes(_as_text({**facts, "caption": caption}))
+    return True
+
+
+def write_views(
+    source: Path,
+    folder: Path,
+    name: str,
+    settings: ViewSettings,
+    caption: str = "",
+    rasterizer: Rasterizer | None = None,
+) -> list[str]:
+    """Render the mesh file `source` into `folder`: the files of `render_files`. All of them or nothing.
+
+    Returns the names of textures that are missing.
+    Raises ThreedgenError as `read_mesh`.
+    """
+    files, missing = render_files(source, name, settings, caption, rasterizer)
+    with atomic_folder(folder) as temporary:
+        for file, content in files:
+            (temporary / file).write_bytes(content)
+    return missing
+
+
+def render_files(
+    source: Path, name: str, settings: ViewSettings, caption: str = "", rasterizer: Rasterizer | None = None
+) -> tuple[Iterator[tuple[str, bytes]], list[str]]:
+    """Name and content of 000.png, 001.png, ... and cameras.json, drawn one after the other, of the mesh file `source`.
 
     cameras.json: `views`, a list of file, camera_to_world (4 x 4, OpenGL axes), fov_y_deg, azimuth_deg,
     elevation_deg, distance; `caption`; `image_size`; `half_edge` of the cube that holds the mesh; `mesh_to_world`
     (4 x 4, from the file's coordinates to those of the cameras); `is_lit`; `source` and `settings`.
 
-    Returns the names of textures that are missing.
+    Also returns the names of textures that are missing.
     Raises ThreedgenError as `read_mesh`.
     """
     mesh, missing = read_mesh(source)
     mesh, matrix = normalize(mesh, settings.up)
     radius = float(np.linalg.norm(mesh.vertices[np.unique(mesh.faces)], axis=1).max())
     mesh = prepare(mesh, settings)
-    cameras = draw_cameras(settings, name, radius)
+    facts = {
+        "caption": caption,
+        "image_size": settings.size,
+        "half_edge": HALF_EDGE,
+        "mesh_to_world": matrix.tolist(),
+        "is_lit": mesh.brightness is not None,
+        "source": {"file": source.name, "sha256": sha256_of_file(source)},
+        "settings": settings.as_json(),
+    }
+    return _files(mesh, draw_cameras(settings, name, radius), settings.supersample, facts, rasterizer), missing
+
+
+def _files(
+    mesh: PaintedMesh, cameras: Cameras, supersample: int, facts: dict[str, Any], rasterizer: Rasterizer | None
+) -> Iterator[tuple[str, bytes]]:
     views = []
-    with atomic_folder(folder) as temporary:
-        for i, image in enumerate(render_rgba(mesh, cameras, settings.supersample)):
-            file = f"{i:03d}.png"
-            Image.fromarray(image).save(temporary / file)
-            views.append({"file": file, **_described(cameras, i)})
-        facts = {
-            "caption": caption,
-            "image_size": settings.size,
-            "half_edge": HALF_EDGE,
-            "mesh_to_world": matrix.tolist(),
-            "is_lit": mesh.brightness is not None,
-            "source": {"file": source.name, "sha256": sha256_of_file(source)},
-            "settings": settings.as_json(),
-        }
-        lines = [f'"{name}": {json.dumps(fact)}' for name, fact in facts.items()]
-        lines.append('"views": [\n' + ",\n".join(f"  {json.dumps(view)}" for view in views) + "\n]")
-        (temporary / CAMERAS).write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
-    return missing
+    for i, image in enumerate(render_rgba(mesh, cameras, supersample, rasterizer)):
+        file, buffer = f"{i:03d}.png", io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        views.append({"file": file, **_described(cameras, i)})
+        yield file, buffer.getvalue()
+    yield CAMERAS, _as_text({**facts, "views": views})
+
+
+def _as_text(facts: dict[str, Any]) -> bytes:
+    """The content of cameras.json: a line for each fact and each view."""
+    lines = [f'"{name}": {json.dumps(fact)}' for name, fact in facts.items() if name != "views"]
+    lines.append('"views": [\n' + ",\n".join(f"  {json.dumps(view)}" for view in facts["views"]) + "\n]")
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def _described(cameras: Cameras, i: int) -> dict[str, Any]:

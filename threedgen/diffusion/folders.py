@@ -26,12 +26,17 @@ def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> M
 
     This and the other two raise ThreedgenError for missing, unknown or misshaped keys.
     """
-    config, tensors = _config(folder), _weights(folder, UNET_AND_VAE_FILE)
+    config, tensors = read_config(folder), _weights(folder, UNET_AND_VAE_FILE)
     if "model_channels" in config:
         unet = match_ldm_unet(config, tensors, str(folder))
     else:
-        with torch.device("meta"):
-            module = MultiViewUNet.from_config(config)
+        try:
+            with torch.device("meta"):
+                module = MultiViewUNet.from_config(config)
+        except ValueError as error:
+            raise ThreedgenError(
+                f"{folder}: config.json is not of a network that this package builds: {error}"
+            ) from error
         unet = _match_own(module, tensors, folder)
     unet.fill(dtype, device)
     return unet.module
@@ -40,7 +45,7 @@ def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> M
 def load_vae(folder: Path, dtype: torch.dtype, device: torch.device | str) -> AutoencoderKL:
     """The autoencoder in `folder`."""
     with torch.device("meta"):
-        module = AutoencoderKL.from_config(_config(folder))
+        module = AutoencoderKL.from_config(read_config(folder))
     vae = _match_own(module, _weights(folder, UNET_AND_VAE_FILE), folder)
     vae.fill(dtype, device)
     return module
@@ -65,7 +70,7 @@ def _old_name(name: str) -> str:
     return match[1] + _OLD_ATTENTION.get(match[2], match[2]) + match[3] if match else name
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))

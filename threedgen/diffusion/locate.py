@@ -5,6 +5,7 @@ Imports no torch, so that missing weights are told at once.
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
@@ -18,6 +19,7 @@ from threedgen.core.errors import WeightsMissingError
 BUNDLED = "mini"
 BUNDLED_FOLDER = Path(__file__).parent / "weights" / "mini"
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+ADAPTER_FILE = "adapter.json"  # see adapters.py
 ORIGINAL_REPOSITORY = "MVDream/MVDream"
 ORIGINAL_FILES = {"2.1": "sd-v2.1-base-4view.pt", "1.5": "sd-v1.5-4view.pt"}
 _LOCAL_FOLDERS = ("weights", "outputs")  # first words of paths that are never a hub id's owner
@@ -29,13 +31,19 @@ _HUB_IGNORED = ["*.msgpack", "*.onnx*", "*.ckpt"]
 def locate_weights(weights: str) -> Path:
     """The folder in diffusers' layout that `weights` stands for.
 
-    weights: "mini", a folder, or a hub id ("owner/name"), which is taken from the hub's cache or fetched into it.
+    weights: "mini", a folder, the folder of a run that made a prior, or a hub id ("owner/name"), which is taken from
+    the hub's cache or fetched into it. An adapter's folder is given back as it is, its base being there.
     Raises WeightsMissingError, with the command to run, if they are not there; without a network within two seconds.
     """
     if weights == BUNDLED:
         return BUNDLED_FOLDER
     path = Path(weights)
     if path.is_dir():
+        if (path / "prior").is_dir():
+            path = path / "prior"
+        if base := adapter_base(path):
+            locate_weights(base)
+            return path
         _check_parts(path, f"give a folder in diffusers' layout with weights=FOLDER, or weights={BUNDLED}")
         return path
     if path.is_file():
@@ -51,6 +59,17 @@ def locate_weights(weights: str) -> Path:
         f"no weights at {path}; make them from {original} (https://huggingface.co/{ORIGINAL_REPOSITORY}) with: "
         f"python launch.py weights import {original} --to {path}"
     )
+
+
+def adapter_base(folder: Path) -> str | None:
+    """The weights that the adapter in `folder` was made for; None if there is no adapter."""
+    file = folder / ADAPTER_FILE
+    if not file.is_file():
+        return None
+    try:
+        return str(json.loads(file.read_text("utf-8"))["base"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsMissingError(f"{file} does not name the weights that the adapter was made for") from error
 
 
 def _check_parts(folder: Path, advice: str) -> None:

@@ -12,6 +12,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
+from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.diffusion.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
@@ -114,7 +115,12 @@ def _carry(conv: nn.Conv2d) -> None:
             conv.weight[i, i, middle, middle] = 1.0
 
 
-def new_mini_prior(vocabulary: Sequence[str], vae: AutoencoderKL) -> MultiViewPrior:
+def new_mini_prior(
+    vocabulary: Sequence[str],
+    vae: AutoencoderKL,
+    view_attention: ViewAttention = ViewAttention.inflated,
+    camera_input: CameraInput = CameraInput.timestep,
+) -> MultiViewPrior:
     """An untrained prior around a trained VAE. Weights are drawn from torch's global random state."""
     tokenizer = word_tokenizer(vocabulary)
     text_encoder = CLIPTextModel(
@@ -143,6 +149,8 @@ def new_mini_prior(vocabulary: Sequence[str], vae: AutoencoderKL) -> MultiViewPr
         use_linear_projection=True,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=CAMERA_DIM,
+        view_attention=view_attention,
+        camera_input=camera_input,
     )
     # Stable Diffusion's betas. Velocity prediction (Salimans & Ho 2022): with noise prediction a small network's
     # error is divided by sqrt(alpha_bar) = 0.07 at the last timestep, and each view gets colours of its own.

@@ -1,61 +1,71 @@
 """Stable Diffusion's UNet, seeing all views of an object at once (MVDream, Shi et al. 2023, section 3.1)."""
 
-import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from torch import Tensor
+from torch import Tensor, nn
 
+from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.diffusion.ldm_unet import unet_config, unet_sources, words_of_shapes
 from threedgen.diffusion.tensor_files import MatchedTensors, StoredTensor, stored_tensors
+from threedgen.diffusion.view_attention import MultiViewAttnProcessor, add_temporal_attention
 
 CAMERA_DIM = 16  # a flattened 4x4 camera-to-world matrix
 
 
-class MultiViewAttnProcessor:
-    """Self-attention over the tokens of all views of an object; cross-attention to the text stays per view."""
+def _with_signature_of(parent: Callable) -> Callable[[Callable], Callable]:
+    """State the parent's parameters in place of *args and **kwargs: diffusers reads a network's signature."""
 
-    def __init__(self) -> None:
-        self._attend = AttnProcessor2_0()
+    def decorate(init: Callable) -> Callable:
+        own = [p for p in inspect.signature(init).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        parameters = [*inspect.signature(parent).parameters.values(), *own]
+        init.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return init
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        num_views: int = 1,
-    ) -> Tensor:
-        """hidden_states: [B, L, C] with B = objects * num_views -> [B, L, C]."""
-        if encoder_hidden_states is not None:
-            return self._attend(attn, hidden_states, encoder_hidden_states, attention_mask)
-        b, length, channels = hidden_states.shape
-        inflated = hidden_states.reshape(b // num_views, num_views * length, channels)
-        return self._attend(attn, inflated, None, attention_mask).reshape(b, length, channels)
+    return decorate
 
 
 class MultiViewUNet(UNet2DConditionModel):
-    """`UNet2DConditionModel` whose `attn1` runs over all views and whose camera joins the timestep embedding.
+    """`UNet2DConditionModel` that sees all views of an object and takes a camera for each.
 
     Built with `class_embed_type="projection"` and `projection_class_embeddings_input_dim=16`, it has exactly the
-    tensors of MVDream's network; the class embedding is the camera's MLP.
+    tensors of MVDream's network; the class embedding is the camera's MLP. Its variants are those that MVDream is
+    compared with in its paper's ablations; the config keeps which one a network is:
+
+    view_attention: "inflated", self-attention over the tokens of all views; "temporal", within a view, followed by
+    new layers that attend to the same pixel of all views; "none", within a view.
+    camera_input: "timestep", the MLP's output is added to the timestep's embedding; "text", it is one more token
+    after those of the text. Even a token of zeros takes its share of the cross-attention, because its score is 0 and
+    not minus infinity: with Z the sum of exp(score) over the text's tokens, what the text gives is multiplied by
+    Z / (Z + 1).
+
+    In 2D mode (one view, camera None) every variant is the 2D network: there is nothing to see and no token.
     """
 
-    # diffusers reads the signature when it loads a config
-    @functools.wraps(UNet2DConditionModel.__init__)  # type: ignore[misc]
-    def __init__(self, *args, **kwargs) -> None:
+    @_with_signature_of(UNet2DConditionModel.__init__)
+    def __init__(
+        self,
+        *args,
+        view_attention: str | ViewAttention = ViewAttention.inflated,
+        camera_input: str | CameraInput = CameraInput.timestep,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.set_attn_processor(MultiViewAttnProcessor())
+        attention, camera = ViewAttention(view_attention), CameraInput(camera_input)
+        self.register_to_config(view_attention=attention.value, camera_input=camera.value)
+        if attention is ViewAttention.inflated:
+            self.set_attn_processor(MultiViewAttnProcessor())
+        elif attention is ViewAttention.temporal:
+            add_temporal_attention(self)
+        if camera is CameraInput.text and self.class_embedding is not None:
+            hidden = self.class_embedding.linear_2.in_features
+            self.class_embedding.linear_2 = nn.Linear(hidden, self.config.cross_attention_dim)
 
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
         # No camera: nothing is added (2D mode). The parent would refuse, and MLP(0) is not zero.
-        if class_labels is None:
-            return None
-        if self.class_embedding is None:
-            raise ValueError("a camera is given, but the network was built without one")
-        return super().get_class_embed(sample=sample, class_labels=class_labels)
+        return None if class_labels is None else super().get_class_embed(sample=sample, class_labels=class_labels)
 
     def forward(
         self,
@@ -69,16 +79,23 @@ class MultiViewUNet(UNet2DConditionModel):
 
         latents: [B, 4, h, w], the views of an object adjacent, B = objects * num_views; timesteps: [B] or [];
         text: [B, L, C]; camera: [B, 16] (see `cameras.mvdream_camera_vectors`) or None for 2D mode.
-        Returns [B, 4, h, w]. Raises ValueError if B is not a multiple of num_views.
+        Returns [B, 4, h, w]. Raises ValueError if B is not a multiple of num_views, and for a camera that the
+        network was built without.
         """
         if len(latents) % num_views:
             raise ValueError(f"{len(latents)} latents are not whole objects of {num_views} views")
+        if camera is not None and self.class_embedding is None:
+            raise ValueError("a camera is given, but the network was built without one")
+        if camera is not None and self.config.camera_input == CameraInput.text.value:
+            token = self.class_embedding(camera).to(text.dtype)
+            text, camera = torch.cat([text, token[:, None]], 1), None
+        sees_views = self.config.view_attention != ViewAttention.none.value
         output = super().forward(
             latents,
             timesteps,
             encoder_hidden_states=text,
             class_labels=camera,
-            cross_attention_kwargs={"num_views": num_views},
+            cross_attention_kwargs={"num_views": num_views} if sees_views else None,
         )
         return output.sample
 

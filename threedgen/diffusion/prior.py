@@ -13,9 +13,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
+from threedgen.diffusion.adapters import merge_adapter
 from threedgen.diffusion.clip_tokenizer import load_tokenizer
 from threedgen.diffusion.folders import load_text_encoder, load_unet, load_vae
-from threedgen.diffusion.locate import locate_weights
+from threedgen.diffusion.locate import adapter_base, locate_weights
 from threedgen.diffusion.multiview_unet import MultiViewUNet
 
 ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
@@ -65,13 +66,17 @@ class MultiViewPrior(nn.Module):
     def from_pretrained(
         cls, weights: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Self:
-        """Load the bundled mini prior ("mini"), a folder in diffusers' layout or a hub id, frozen.
+        """Load the bundled mini prior ("mini"), a folder in diffusers' layout, an adapter or a hub id, frozen.
 
         The weights are held in `dtype`. Each tensor is read, converted and moved on its own, so that the peak memory
         is that of the loaded prior. Raises WeightsMissingError if the weights are not there (see `locate_weights`)
         and ThreedgenError if a file's tensors are not those of its model.
         """
         folder = locate_weights(str(weights))
+        if base := adapter_base(folder):
+            prior = cls.from_pretrained(base, dtype, device)
+            merge_adapter(prior, folder)
+            return prior
         prior = cls(
             load_tokenizer(folder / "tokenizer"),
             load_text_encoder(folder / "text_encoder", dtype, device),

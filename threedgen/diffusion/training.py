@@ -1,7 +1,7 @@
 """The training objective of a multi-view prior, its moving average, and its learning rate."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -30,39 +30,76 @@ def denoising_loss(
     prediction = prior.unet(noisy, timestep, text, camera, num_views)
     velocity = prior.scheduler.config.prediction_type == "v_prediction"
     target = alpha * noise - sigma * latents if velocity else noise
-    return (prediction - target).square().mean((1, 2, 3))
+    return (prediction.float() - target).square().mean((1, 2, 3))
+
+
+class DenoisingObjective(nn.Module):
+    """`denoising_loss` from captions on, as the one module that `DistributedDataParallel` wraps."""
+
+    def __init__(self, prior: MultiViewPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timestep: Tensor,
+        captions: Sequence[str],
+        camera: Tensor | None,
+        num_views: int,
+    ) -> Tensor:
+        """The loss of each view, [B]. captions: B / num_views texts; the rest as `denoising_loss` takes it."""
+        text = self.prior.encode_text(captions).repeat_interleave(num_views, 0)
+        return denoising_loss(self.prior, latents, noise, timestep, text, camera, num_views)
 
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class MovingAverage(Generic[_Module]):
-    """Exponential moving average of a module's parameters; young averages forget faster."""
+    """Exponential moving average of a module's trained parameters, which young averages forget faster.
+
+    `module` is a copy with the averages. It shares the frozen parameters, those that require no gradient.
+    """
 
     def __init__(self, module: _Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        frozen = {id(p): p for p in module.parameters() if not p.requires_grad}
+        self.module = copy.deepcopy(module, dict(frozen)).eval().requires_grad_(False)
         self.decay = decay
+        pairs = zip(self.module.parameters(), module.parameters(), strict=True)
+        self._averaged = [(mean, value) for mean, value in pairs if mean is not value]
 
     @torch.no_grad()
-    def update(self, module: _Module, step: int) -> None:
+    def update(self, step: int) -> None:
+        """Take the parameters in as they are after `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        means, values = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(means, values, 1 - decay)
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup_steps: int, decay_fraction: float) -> float:
-    """Linear warm-up, constant, then linear decay to 1 % over the last `decay_fraction` of the steps."""
+    """Linear warm-up, constant, then linear decay to 1 % over the last `decay_fraction` of the steps; 0: none."""
+    warm = min(1.0, (step + 1) / max(1, warmup_steps))
     remaining = (num_steps - step) / num_steps
-    return peak * min(1.0, (step + 1) / warmup_steps) * max(0.01, min(1.0, remaining / decay_fraction))
+    return peak * warm * (max(0.01, min(1.0, remaining / decay_fraction)) if decay_fraction else 1.0)
 
 
 def optimizer_step(
     optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], loss: Tensor, lr: float, max_norm: float = 1.0
 ) -> float:
-    """One update with a clipped gradient; returns the gradient's norm before clipping."""
+    """One update with the clipped gradient of `loss`; returns the gradient's norm before clipping."""
+    loss.backward()
+    return apply_gradients(optimizer, parameters, lr, max_norm)
+
+
+def apply_gradients(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], lr: float, max_norm: float = 1.0
+) -> float:
+    """One update with the gradients that have come together, clipped and then dropped; returns their norm before."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return float(norm)

@@ -118,8 +118,32 @@ def restore_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[s
         number = int(index)
         if number >= len(parameters) or (tensor.dim() > 0 and tensor.shape != parameters[number].shape):
             raise ThreedgenError(f"the checkpoint's {key} {list(tensor.shape)} fits no parameter of this optimiser")
-        state.setdefault(number, {})[name] = tensor.clone()  # the optimiser writes into it
+        # the optimiser writes into it, and the fused one needs the parameter's order in memory
+        like = parameters[number] if tensor.dim() > 0 else tensor
+        state.setdefault(number, {})[name] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_training(
+    folder: Path, step: int, optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.Module]
+) -> None:
+    """`save_checkpoint` of modules by name ("unet" gives "unet.conv_in.weight", ...) and their optimiser."""
+    tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    save_checkpoint(folder, step, tensors | flatten_optimizer_state(optimizer), {})
+
+
+def restore_training(folder: Path, optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.Module]) -> int:
+    """Load what `save_training` saved last, if anything, and return the step to go on from."""
+    checkpoint = load_latest_checkpoint(folder)
+    if checkpoint is None:
+        return 0
+    for name, module in modules.items():
+        prefix = f"{name}."
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        )
+    restore_optimizer_state(optimizer, checkpoint.tensors)
+    return checkpoint.step
 
 
 def _saved_steps(folder: Path) -> dict[int, Path]:

@@ -28,6 +28,7 @@ from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import remove_temporaries, write_text_atomically
+from threedgen.runs.distributed import barrier, rank
 from threedgen.runs.events import EventLog
 
 # settings that change how a run is carried out, never what comes out
@@ -39,7 +40,10 @@ INCIDENTAL = (
     "scene.backend",
     "runtime.device",
     "runtime.memory",
+    "train.accumulate",
+    "train.gradient_checkpointing",
     "train.render_workers",
+    "train.loader_workers",
     "train.checkpoint_every",
     "train.log_every",
     "train.sample_every",
@@ -73,6 +77,8 @@ class RunDirectory:
         Raises:
             FileNotFoundError: a result was not written.
         """
+        if rank() > 0:
+            return
         for path in results.values():
             path.stat()
         relative = {name: Path(os.path.relpath(path, self.folder)).as_posix() for name, path in results.items()}
@@ -93,6 +99,8 @@ class RunDirectory:
 def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iterator[RunDirectory]:
     """Make or reopen a run's folder and hold its lock until the `with` block ends.
 
+    Of several processes the first does so; the others come in when it has, and what they report goes nowhere.
+
     Args:
         folder: usually `run_folder(config, name)`.
         fresh: first delete everything that the folder holds.
@@ -101,6 +109,11 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
         ThreedgenError: another process is working in the folder, or it cannot be written.
     """
     folder = Path(folder)
+    if rank() > 0:
+        barrier()
+        with EventLog(os.devnull) as events:
+            yield RunDirectory(folder, config, events)
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,6 +124,7 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
         remove_temporaries(folder)
         write_text_atomically(folder / "config.yaml", to_yaml(config))
         with EventLog(folder / "events.jsonl") as events:
+            barrier()
             yield RunDirectory(folder, config, events)
 
 

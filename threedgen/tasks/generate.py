@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threedgen.cameras import Cameras, CameraSampler, mvdream_camera_vectors, viewing_cameras
+from threedgen.cameras import Cameras, CameraSampler
 from threedgen.config.schema import Config, MemoryUse
 from threedgen.core.randomness import generator
 from threedgen.core.schedules import value_at
 from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.diffusion.sampling import sample_views
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
 from threedgen.mesh import make_rasterizer
@@ -23,8 +22,8 @@ from threedgen.scene import regularizers
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.shading import draw_shading
-from threedgen.tasks.export import SAMPLED_VIEWS, SHEET_AZIMUTHS, SHEET_ELEVATION, export_scene
-from threedgen.tasks.prior import load_prior
+from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
+from threedgen.tasks.prior import draw_prompt, load_prior
 from threedgen.tasks.scene_optimizer import SceneOptimizer
 
 REPORT_EVERY = 10  # steps; reading the numbers makes a GPU wait
@@ -46,25 +45,12 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     return results
 
 
-@torch.no_grad()
 def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None:
     """Draw what the prior alone makes of the prompt: seconds that tell whether the rest is worth waiting for."""
     path = run.path(SAMPLED_VIEWS)
     if path.exists():
         return
-    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, SHEET_ELEVATION, prior.image_size)
-    views = sample_views(
-        prior,
-        [config.prompt],
-        mvdream_camera_vectors(cameras).to(prior.device),
-        len(cameras),
-        generator(config.seed, 0, "sampled views"),
-        negative_prompt=config.negative_prompt,
-        num_inference_steps=config.views.num_inference_steps,
-        guidance_scale=config.views.guidance_scale,
-        rescale=config.views.rescale,
-    )
-    save_png(np.concatenate(list(views.movedim(1, -1).cpu().numpy()), axis=1), path)
+    save_png(np.concatenate(list(draw_prompt(config, prior)), axis=1), path)
     print(f"{'views':10} {path}", flush=True)
 
 

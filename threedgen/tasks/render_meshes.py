@@ -5,21 +5,39 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+from threedgen.config.schema import RasterizerName
 from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.core.files import sha256_of_file
+from threedgen.data.captions import CAPTIONS, read_caption_lines
 from threedgen.data.mesh_files import SUFFIXES
-from threedgen.data.mesh_views import ORBIT, SPHERE, Layout, Light, ViewSettings, is_rendered, write_views
+from threedgen.data.mesh_views import (
+    CAMERAS,
+    ORBIT,
+    SPHERE,
+    Layout,
+    Light,
+    ViewSettings,
+    is_rendered,
+    recaption,
+    render_files,
+    write_views,
+)
+from threedgen.data.shards import ABOUT, Shards, key_of, read_about, write_shard
+from threedgen.mesh.rasterize import make_rasterizer
 
-_CAPTIONS = "captions.jsonl"
 _DESCRIPTION = f"""\
 Renders mesh files ({", ".join(SUFFIXES)}) to DST/NAME/: RGBA pictures and cameras.json.
-SRC is a file, or a folder that is searched with all below it; {_CAPTIONS} in that folder gives captions, one
+SRC is a file, or a folder that is searched with all below it; {CAPTIONS} in that folder gives captions, one
 {{"file": ..., "caption": ...}} a line.
 Meshes that have been rendered with the same settings are passed over, those that cannot be are listed; the exit status
 is then 1."""
@@ -27,11 +45,12 @@ is then 1."""
 
 @dataclass(frozen=True)
 class _Job:
-    name: str  # of the folder below DST, with / for folders
+    name: str  # path below SRC without the suffix
     source: Path
     caption: str
-    destination: Path
+    target: Path  # the mesh's folder, or its shard
     settings: ViewSettings
+    rasterizer: RasterizerName
 
 
 @dataclass(frozen=True)
@@ -47,14 +66,18 @@ class _Outcome:
 def main(arguments: Sequence[str]) -> int:
     """Carry out `render-meshes SRC DST [options]`; returns the exit status: 1 if a mesh could not be rendered."""
     given = _parser().parse_args(arguments)
-    settings = _settings(given)
+    settings, rasterizer = _settings(given), _rasterizer(given.rasterizer)
     files = _mesh_files(given.source)
     captions = _read_captions(given.source, files)
-    jobs = [_Job(name, file, captions.get(name, ""), given.destination, settings) for name, file in files]
+    jobs = []
+    for number, (name, file) in enumerate(files):
+        target = given.destination / (f"{number // given.shards:05d}.tar" if given.shards else name)
+        jobs.append(_Job(name, file, captions.get(name, ""), target, settings, rasterizer))
     outcomes = []
-    for outcome in _outcomes(jobs, given.workers):
-        outcomes.append(outcome)
-        print(_line(outcome), flush=True)
+    with _mapping(given.workers) as mapping:
+        for outcome in _sharded(jobs, given.destination, mapping) if given.shards else mapping(_render, jobs):
+            outcomes.append(outcome)
+            print(_line(outcome), flush=True)
     failed = sum(bool(outcome.failed) for outcome in outcomes)
     there = sum(outcome.seconds is None and not outcome.failed for outcome in outcomes)
     rendered = len(outcomes) - failed - there
@@ -62,34 +85,97 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _outcomes(jobs: Sequence[_Job], workers: int) -> Iterator[_Outcome]:
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map`, in this process or in several."""
     if workers == 1:
-        yield from map(_render, jobs)
+        yield map
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_render, jobs)
+        yield pool.map
 
 
 def _render(job: _Job) -> _Outcome:
     started = time.monotonic()
-    folder = job.destination / job.name
     try:
-        if is_rendered(job.source, folder, job.settings):
+        if is_rendered(job.source, job.target, job.settings):
+            recaption(job.target, job.caption)
             return _Outcome(job, None)
-        missing = write_views(job.source, folder, job.name, job.settings, job.caption)
+        rasterizer = make_rasterizer(job.rasterizer)
+        missing = write_views(job.source, job.target, job.name, job.settings, job.caption, rasterizer)
     except ThreedgenError as error:
         return _Outcome(job, None, failed=str(error))
     return _Outcome(job, time.monotonic() - started, missing=tuple(missing))
 
 
+def _sharded(jobs: Sequence[_Job], folder: Path, mapping: Callable[..., Iterable[Any]]) -> Iterator[_Outcome]:
+    """Shard after shard; those that hold just these meshes with just these settings and captions are passed over."""
+    if strangers := sorted(set(folder.glob("*.tar")) - {job.target for job in jobs}):
+        raise ConfigError(
+            f"render-meshes: {strangers[0]} is none of this call's shards and would be read with them; "
+            "remove it or take another DST"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, group in groupby(jobs, key=lambda job: job.target):
+        mine = list(group)
+        digests = mapping(_digest, mine)
+        meshes = [
+            {"key": key_of(job.name), "sha256": digest, "caption": job.caption}
+            for job, digest in zip(mine, digests, strict=True)
+        ]
+        about = json.dumps({"settings": mine[0].settings.as_json(), "meshes": meshes}).encode()
+        before = read_about(path) if path.exists() else b""
+        if before is None:
+            raise ConfigError(f"render-meshes: {path} is there already and none of its shards; remove it")
+        yield from _in_shard(path, mine) if before == about else _write_shard(path, about, mine, mapping)
+
+
+def _digest(job: _Job) -> str:
+    """sha256 of the mesh; empty for a file that cannot be read, which rendering will say."""
+    try:
+        return sha256_of_file(job.source)
+    except OSError:
+        return ""
+
+
+def _in_shard(path: Path, jobs: Sequence[_Job]) -> Iterator[_Outcome]:
+    shard = Shards([path])
+    keys = {shard[i].key for i in range(len(shard))}
+    for job in jobs:
+        failed = "" if key_of(job.name) in keys else f"it could not be rendered; remove {path} to try again"
+        yield _Outcome(job, None, failed)
+
+
+def _write_shard(
+    path: Path, about: bytes, jobs: Sequence[_Job], mapping: Callable[..., Iterable[Any]]
+) -> Iterator[_Outcome]:
+    with write_shard(path) as shard:
+        shard.add_file(ABOUT, about)
+        for outcome, files in mapping(_render_files, jobs):
+            shard.add(key_of(outcome.job.name), files)
+            yield outcome
+
+
+def _render_files(job: _Job) -> tuple[_Outcome, list[tuple[str, bytes]]]:
+    """Extensions and contents of the files of a mesh's sample; none if it failed."""
+    started = time.monotonic()
+    try:
+        rasterizer = make_rasterizer(job.rasterizer)
+        drawn, missing = render_files(job.source, job.name, job.settings, job.caption, rasterizer)
+        files = [("json" if file == CAMERAS else file, content) for file, content in drawn]
+    except ThreedgenError as error:
+        return _Outcome(job, None, failed=str(error)), []
+    return _Outcome(job, time.monotonic() - started, missing=tuple(missing)), files
+
+
 def _line(outcome: _Outcome) -> str:
+    source, target = outcome.job.source, outcome.job.target
     if outcome.failed:
-        return f"{outcome.job.source}: FAILED: {outcome.failed}"
-    folder = outcome.job.destination / outcome.job.name
+        return f"{source}: FAILED: {outcome.failed}"
     if outcome.seconds is None:
-        return f"{outcome.job.source}: there already: {folder}"
+        return f"{source}: there already: {target}"
     without = f", without {', '.join(outcome.missing)}, which it names" if outcome.missing else ""
-    return f"{outcome.job.source}: {outcome.seconds:.1f} s: {folder}{without}"
+    return f"{source}: {outcome.seconds:.1f} s: {target}{without}"
 
 
 def _mesh_files(source: Path) -> list[tuple[str, Path]]:
@@ -116,24 +202,26 @@ def _mesh_files(source: Path) -> list[tuple[str, Path]]:
 def _read_captions(source: Path, files: Sequence[tuple[str, Path]]) -> dict[str, str]:
     """Name -> caption, from captions.jsonl beside the meshes, if it is there."""
     root = source if source.is_dir() else source.parent
-    path = root / _CAPTIONS
+    path = root / CAPTIONS
     if not path.is_file():
         return {}
     names = {file.relative_to(root).as_posix(): name for name, file in files}
     captions = {}
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            file, caption = str(entry["file"]), str(entry["caption"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'{path}:{number}: is not {{"file": ..., "caption": ...}}') from error
+    for number, file, caption in read_caption_lines(path):
         if file in names:
             captions[names[file]] = caption
         elif source.is_dir():
             raise ConfigError(f"{path}:{number}: {file} is not there")
     return captions
+
+
+def _rasterizer(name: str) -> RasterizerName:
+    """What cannot be used is told before any work is done."""
+    try:
+        make_rasterizer(RasterizerName[name])
+    except ConfigError as error:
+        raise ConfigError(f"render-meshes: {str(error).replace('export.rasterizer=', '--rasterizer ')}") from error
+    return RasterizerName[name]
 
 
 def _settings(given: argparse.Namespace) -> ViewSettings:
@@ -162,6 +250,7 @@ def _settings(given: argparse.Namespace) -> ViewSettings:
         "--distance": (settings.distance, 0.01, 1000.0),
         "--supersample": (settings.supersample, 1, 16),
         "--workers": (given.workers, 1, 1024),
+        "--shards": (1 if given.shards is None else given.shards, 1, 1_000_000),
     }
     for name, (value, low, high) in ranges.items():
         numbers = value if isinstance(value, tuple) else (value,)
@@ -200,6 +289,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--up", choices=("y", "z"), help="which axis of the files points up (y, as in glTF)")
     add("--supersample", type=int, metavar="N", help=f"N x N rays a pixel ({ORBIT.supersample})")
     add("--seed", type=int, metavar="N", help=f"of the cameras ({ORBIT.seed})")
+    text = "write WebDataset shards of N meshes, DST/00000.tar and on, instead of a folder a mesh"
+    add("--shards", type=int, metavar="N", help=text)
+    rasterizers = [rasterizer.name for rasterizer in RasterizerName]
+    text = "native: the CPU; kaolin: a CUDA device; auto (default): kaolin where it can be used"
+    add("--rasterizer", choices=rasterizers, default=RasterizerName.auto.name, help=text)
     add("--workers", type=int, default=1, metavar="N", help="meshes rendered at once (1)")
     return parser
 

@@ -1,0 +1,95 @@
+"""Pictures of a subject: whatever people have becomes squares of one size, and what is no picture is named."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from threedgen.core.errors import ConfigError
+from threedgen.data.subject_images import read_subject_images
+
+RED, BLUE = (200, 30, 20), (20, 40, 220)
+
+
+def two_halves(width, height):
+    """Red above, blue below."""
+    pixels = np.full((height, width, 3), RED, np.uint8)
+    pixels[height // 2 :] = BLUE
+    return Image.fromarray(pixels)
+
+
+def is_red_over_blue(image):
+    rgb = image[..., :3].astype(int)
+    return np.abs(rgb[:12] - RED).max() < 30 and np.abs(rgb[20:] - BLUE).max() < 30
+
+
+def test_sizes_formats_and_exif_turns_are_evened_out(tmp_path):
+    two_halves(100, 60).save(tmp_path / "a.png")
+    two_halves(30, 90).save(tmp_path / "b.webp", lossless=True)
+    two_halves(20, 20).save(tmp_path / "c.JPG", "JPEG", quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held turned: to be shown a quarter turn clockwise
+    two_halves(64, 64).rotate(90).save(tmp_path / "d.jpeg", exif=exif, quality=95)
+    (tmp_path / "notes.txt").write_text("no picture")
+    images = read_subject_images(tmp_path, 32)
+    assert images.shape == (4, 32, 32, 4) and images.dtype == np.uint8
+    assert (images[..., 3] == 255).all()
+    assert all(is_red_over_blue(image) for image in images)
+
+
+def test_a_cut_out_is_kept_whole_and_premultiplied(tmp_path):
+    pixels = np.zeros((20, 40, 4), np.uint8)
+    pixels[..., :3] = 255  # what transparent pixels hide must not show
+    pixels[:, :20] = (*RED, 255)
+    pixels[:, 20:30] = (100, 200, 50, 128)
+    Image.fromarray(pixels).save(tmp_path / "cut-out.png")
+    (image,) = read_subject_images(tmp_path, 40)
+    assert (image[:10] == 0).all() and (image[30:] == 0).all()
+    assert (image[10:30, :20] == (*RED, 255)).all()
+    assert np.abs(image[10:30, 20:30].astype(int) - (50, 100, 25, 128)).max() <= 1
+    assert (image[10:30, 30:] == 0).all()
+
+
+def test_one_damaged_picture_is_named_and_passed_over(tmp_path, capsys):
+    for i in range(5):
+        two_halves(40, 40).save(tmp_path / f"{i}.png")
+    whole = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
+    assert len(read_subject_images(tmp_path, 32)) == 4
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(tmp_path / "3.png") in error and "passed over" in error
+
+
+def test_nothing_to_learn_from_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="no pictures in that folder"):
+        read_subject_images(tmp_path, 32)
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match="none of its 1 pictures can be read"):
+        read_subject_images(tmp_path, 32)
+    with pytest.raises(ConfigError, match="is not a folder"):
+        read_subject_images(tmp_path / "a.png", 32)
+
+
+def test_backgrounds_are_removed_only_where_there_is_no_alpha(tmp_path, monkeypatch):
+    seen = []
+
+    def remove(picture):
+        seen.append(picture.mode)
+        result = picture.convert("RGBA")
+        result.putalpha(Image.new("L", picture.size, 128))
+        return result
+
+    two_halves(32, 32).save(tmp_path / "a.png")
+    with_alpha = two_halves(32, 32).convert("RGBA")
+    with_alpha.putalpha(Image.new("L", (32, 32), 200))
+    with_alpha.save(tmp_path / "b.png")
+    monkeypatch.setitem(sys.modules, "rembg", SimpleNamespace(remove=remove))
+    images = read_subject_images(tmp_path, 32, remove_background=True)
+    assert seen == ["RGB"]
+    assert (images[0][..., 3] == 128).all() and (images[1][..., 3] == 200).all()
+    assert (read_subject_images(tmp_path, 32)[0][..., 3] == 255).all()
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        read_subject_images(tmp_path, 32, remove_background=True)

@@ -1,0 +1,119 @@
+"""Where training pictures come from: miniworld, rendered meshes, folders of captioned pictures, WebDataset shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from threedgen.config.schema import Config
+from threedgen.data.captioned_images import FolderImages, ShardImages, captioned_pictures
+from threedgen.data.captioned_views import (
+    CapturedViews,
+    front_probabilities,
+    multiview_captures,
+    patterned_captures,
+)
+from threedgen.data.rendered_views import RenderedViews, rendered_objects
+from threedgen.data.shards import Shards, is_shards, shard_paths
+from threedgen.data.training_samples import CaptionedImage, ImageSource, ViewSet, ViewSource
+
+__all__ = [
+    "CaptionedImage",
+    "ImageSource",
+    "MiniworldPhotographs",
+    "MiniworldViews",
+    "ViewSet",
+    "ViewSource",
+    "open_image_source",
+    "open_view_source",
+]
+
+MINIWORLD = "miniworld"
+
+
+def open_view_source(where: str, config: Config, image_size: int) -> ViewSource:
+    """Objects in sets of `config.camera.num_views` views, [image_size, image_size] pixels each.
+
+    where: `miniworld`; a folder that `launch.py render-meshes` wrote; shards (`DIR`, `DIR/*.tar`,
+    `DIR/{00000..00012}.tar`).
+
+    Raises:
+        ConfigError: nothing there, or nothing that can be used; one line that says why.
+    """
+    if where == MINIWORLD:
+        return MiniworldViews(_miniworld_objects(config, image_size))
+    objects = Shards(shard_paths(where)) if is_shards(where) else rendered_objects(Path(where))
+    source = RenderedViews(objects, config.camera.num_views, image_size)
+    source.check(where)
+    return source
+
+
+def open_image_source(where: str, config: Config, image_size: int) -> ImageSource:
+    """Single pictures with captions, [image_size, image_size] pixels.
+
+    where: `miniworld`; a folder as `captioned_images.captioned_pictures` reads it; shards, as `open_view_source`.
+
+    Raises:
+        ConfigError: nothing there, or nothing that can be used; one line that says why.
+    """
+    if where == MINIWORLD:
+        train = config.train
+        patterned = patterned_captures(
+            _cache(config), train.num_patterned_images, config.camera, image_size, config.seed, train.render_workers
+        )
+        return MiniworldPhotographs(_miniworld_objects(config, image_size), patterned)
+    source: ShardImages | FolderImages
+    if is_shards(where):
+        source = ShardImages(Shards(shard_paths(where)), image_size)
+    else:
+        source = FolderImages(captioned_pictures(Path(where)), image_size)
+    source.check(where)
+    return source
+
+
+def _miniworld_objects(config: Config, image_size: int) -> CapturedViews:
+    train = config.train
+    return multiview_captures(
+        _cache(config), train.num_objects, config.camera, image_size, config.seed, train.render_workers
+    )
+
+
+def _cache(config: Config) -> Path:
+    return Path(config.output_root) / "cache"
+
+
+class MiniworldViews:
+    """One of each object's sets of orthogonal views."""
+
+    def __init__(self, captured: CapturedViews):
+        self._captured = captured
+
+    def __len__(self) -> int:
+        return len(self._captured)
+
+    def draw(self, index: int, rng: np.random.Generator) -> ViewSet:
+        captured = self._captured
+        chosen = rng.integers(captured.images.shape[1])
+        images, vectors = captured.images[index, chosen], captured.camera_vectors[index, chosen]
+        return ViewSet(np.array(images), np.array(vectors), captured.captions[index])
+
+
+class MiniworldPhotographs:
+    """Half patterned pictures (even numbers), half views picked as photographs of objects, mostly from the front."""
+
+    def __init__(self, captured: CapturedViews, patterned: CapturedViews):
+        self._captured, self._patterned = captured, patterned
+        self._probabilities = front_probabilities(captured.azimuth_deg.reshape(len(captured), -1))
+
+    def __len__(self) -> int:
+        return 2 * max(len(self._captured), len(self._patterned))
+
+    def draw(self, index: int, rng: np.random.Generator) -> CaptionedImage:
+        number, is_object = divmod(index, 2)
+        captured = self._captured if is_object else self._patterned
+        if number >= len(captured):  # the smaller half: the numbers that it lacks stand for any of it
+            number = int(rng.integers(len(captured)))
+        views = captured.images[number].reshape(-1, *captured.images.shape[3:])
+        chosen = rng.choice(len(views), p=self._probabilities[number]) if is_object else 0
+        return CaptionedImage(np.array(views[chosen]), captured.captions[number])

@@ -1,0 +1,139 @@
+"""Where training starts: a prior with the layers and the words that it is going to need."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import models
+from torch import nn
+
+from threedgen.config.schema import CameraInput, ViewAttention
+from threedgen.core.errors import ConfigError
+from threedgen.core.randomness import generator, stable_seed
+from threedgen.diffusion.folders import read_config
+from threedgen.diffusion.locate import adapter_base, locate_weights
+from threedgen.diffusion.multiview_unet import CAMERA_DIM, MultiViewUNet
+from threedgen.diffusion.prior import MultiViewPrior
+
+# layers that start at zero, so that what is new changes nothing at first
+_LAST_LAYERS = ("class_embedding.linear_2", "view_attn.to_out.0")
+# what the UNet's config says of Stable Diffusion 1 and 2; other networks of the class take other inputs
+_STABLE_DIFFUSION = {"in_channels": 4, "out_channels": 4} | dict.fromkeys(
+    ("addition_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")
+)
+_NEW_WORD_NOISE = 0.1  # of the standard deviation of the old words
+
+
+def start_prior(
+    weights: str | Path,
+    view_attention: ViewAttention = ViewAttention.inflated,
+    camera_input: CameraInput = CameraInput.timestep,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> MultiViewPrior:
+    """A prior to train, from `weights`: a multi-view prior ("mini", a folder, an adapter, a hub id), or a 2D Stable
+    Diffusion in diffusers' layout, which becomes a multi-view prior.
+
+    All weights are copied; noise schedule and prediction type stay those of the folder. What a 2D network lacks is
+    added by `inflate_unet`: at step 0 one view is, bit for bit, what the 2D network gives, with a camera and without
+    (with `camera_input` text only without, see `MultiViewUNet`), and so is each of several views if the attention is
+    not inflated. Each tensor is read on its own: the peak memory is that of the prior. UNet and text encoder require
+    gradients, the VAE is frozen.
+
+    Raises WeightsMissingError if the weights are not there, ConfigError if they are not Stable Diffusion or were
+    trained as another variant, and ThreedgenError if a file's tensors are not those of its model.
+    """
+    folder = locate_weights(str(weights))
+    while base := adapter_base(folder):
+        folder = locate_weights(base)
+    _check_is_stable_diffusion(folder)
+    prior = MultiViewPrior.from_pretrained(weights, dtype, device)
+    try:
+        prior.unet = inflate_unet(prior.unet, view_attention, camera_input)
+    except ValueError as error:
+        raise ConfigError(f"weights {weights}: {error}; give them the settings that they have") from error
+    prior.text_encoder.requires_grad_(True)
+    return prior
+
+
+def _check_is_stable_diffusion(folder: Path) -> None:
+    unet, text_encoder = read_config(folder / "unet"), read_config(folder / "text_encoder")
+    odd = {f"unet: {key}": unet[key] for key, value in _STABLE_DIFFUSION.items() if unet.get(key, value) != value}
+    if unet.get("class_embed_type") and unet.get("projection_class_embeddings_input_dim") != CAMERA_DIM:
+        odd["unet: class_embed_type"] = unet["class_embed_type"]
+    if text_encoder.get("model_type") != "clip_text_model":
+        odd["text_encoder: model_type"] = text_encoder.get("model_type")
+    if odd:
+        said = ", ".join(f"{key}={json.dumps(value)}" for key, value in odd.items())
+        raise ConfigError(
+            f"{folder} is no Stable Diffusion 1 or 2 and no multi-view prior, training cannot start: {said}"
+        )
+
+
+@torch.no_grad()
+def inflate_unet(unet: MultiViewUNet, view_attention: ViewAttention, camera_input: CameraInput) -> MultiViewUNet:
+    """`unet` as the variant asked for, on its own tensors; all parameters require gradients.
+
+    The camera's MLP and attention over the views are added where it has none, new last layers at zero, the others as
+    layers begin, the same in every process.
+
+    Raises ValueError if that would drop trained tensors or give them another shape.
+    """
+    config: dict[str, Any] = {"view_attention": view_attention.value, "camera_input": camera_input.value}
+    config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": CAMERA_DIM}
+    with torch.device("meta"):
+        inflated = MultiViewUNet.from_config(unet.config, **config)
+    tensors, shapes = unet.state_dict(), {name: value.shape for name, value in inflated.state_dict().items()}
+    if any(shapes.get(name) != tensor.shape for name, tensor in tensors.items()):
+        was = unet.config
+        raise ValueError(
+            f"trained with view_attention={was.view_attention}, camera_input={was.camera_input}; "
+            f"view_attention={view_attention.value}, camera_input={camera_input.value} would drop layers of theirs"
+        )
+    new_layers = dict.fromkeys(name.rpartition(".")[0] for name in shapes if name not in tensors)
+    for path in new_layers:
+        layer: Any = inflated.get_submodule(path).to_empty(device="cpu")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stable_seed(0, 0, path))
+            layer.reset_parameters()
+        if path.endswith(_LAST_LAYERS):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        layer.to(unet.device, unet.dtype)
+        tensors |= {f"{path}.{name}": value for name, value in layer.state_dict().items()}
+    inflated.load_state_dict(tensors, assign=True)
+    return inflated.eval()
+
+
+@torch.no_grad()
+def grow_vocabulary(prior: MultiViewPrior, words: Sequence[str]) -> tuple[str, ...]:
+    """Give a word-level tokenizer those of `words` that it lacks, and the text encoder an embedding for each.
+
+    A new embedding is the mean of the old ones plus noise of a tenth of their spread, drawn for the word itself, so
+    that it does not depend on the order. Old words keep their ids and embeddings bit for bit. Returns the words that
+    were added, as the tokenizer splits and writes them. CLIP's tokenizer spells any word in pieces: nothing is added.
+    The parameters of the embedding are new ones: make optimisers afterwards.
+    """
+    tokenizer = prior.tokenizer.backend_tokenizer
+    if not isinstance(tokenizer.model, models.WordLevel):
+        return ()
+    ids = tokenizer.get_vocab()
+    normal = tokenizer.normalizer.normalize_str(" ".join(words))
+    pieces = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
+    added = tuple(dict.fromkeys(piece for piece in pieces if piece not in ids))
+    if not added:
+        return ()
+    grown = ids | {word: len(ids) + i for i, word in enumerate(added)}
+    tokenizer.model = models.WordLevel(grown, unk_token=prior.tokenizer.unk_token)
+
+    old = prior.text_encoder.get_input_embeddings().weight
+    noise = torch.stack([torch.randn(old.shape[1], generator=generator(0, 0, f"word {word}")) for word in added])
+    mean, spread = old.float().mean(0), old.float().std(0)
+    rows = mean + _NEW_WORD_NOISE * spread * noise.to(old.device)
+    weight = torch.cat([old, rows.to(old.dtype)])
+    embedding = nn.Embedding.from_pretrained(weight, freeze=not old.requires_grad)
+    prior.text_encoder.set_input_embeddings(embedding)
+    prior.text_encoder.config.vocab_size = len(weight)
+    return added

@@ -1,0 +1,90 @@
+"""How the views of an object see each other inside a UNet: MVDream's way, and that of video networks."""
+
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+
+
+class MultiViewAttnProcessor:
+    """Self-attention over the tokens of all views of an object; cross-attention to the text stays per view."""
+
+    def __init__(self) -> None:
+        self._attend = AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        num_views: int = 1,
+    ) -> Tensor:
+        """hidden_states: [B, L, C] with B = objects * num_views -> [B, L, C]."""
+        if encoder_hidden_states is not None:
+            return self._attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+        b, length, channels = hidden_states.shape
+        inflated = hidden_states.reshape(b // num_views, num_views * length, channels)
+        return self._attend(attn, inflated, None, attention_mask).reshape(b, length, channels)
+
+
+class TemporalTransformerBlock(nn.Module):
+    """diffusers' transformer block with attention over the views at each pixel, between self- and cross-attention.
+
+    This is how image networks become video networks (VideoLDM, Blattmann et al. 2023; Tune-A-Video, Wu et al. 2022),
+    and what MVDream's inflated attention is compared with. Views have no order, so there is no position: the camera
+    tells them apart. The new attention's output starts at zero, so that a network just made is the 2D network. With
+    one view it is left out.
+    """
+
+    def __init__(self, block: BasicTransformerBlock) -> None:
+        """block: its layers become this one's under their own names, so that its tensors keep their keys."""
+        super().__init__()
+        self.norm1, self.attn1 = block.norm1, block.attn1
+        self.view_norm = nn.LayerNorm(block.dim)
+        self.view_attn = Attention(block.dim, heads=block.attn1.heads, dim_head=block.dim // block.attn1.heads)
+        nn.init.zeros_(self.view_attn.to_out[0].weight)
+        nn.init.zeros_(self.view_attn.to_out[0].bias)
+        self.norm2, self.attn2 = block.norm2, block.attn2
+        self.norm3, self.ff = block.norm3, block.ff
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        timestep: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        class_labels: Tensor | None = None,
+    ) -> Tensor:
+        """hidden_states: [B, L, C] with B = objects * cross_attention_kwargs["num_views"] -> [B, L, C].
+
+        The arguments, and their order, are those that diffusers hands to its own block.
+        """
+        num_views = (cross_attention_kwargs or {}).get("num_views", 1)
+        x = hidden_states
+        x = x + self.attn1(self.norm1(x), attention_mask=attention_mask)
+        if num_views > 1:
+            x = x + self._over_views(self.view_norm(x), num_views)
+        x = x + self.attn2(
+            self.norm2(x), encoder_hidden_states=encoder_hidden_states, attention_mask=encoder_attention_mask
+        )
+        return x + self.ff(self.norm3(x))
+
+    def _over_views(self, x: Tensor, num_views: int) -> Tensor:
+        """[B, L, C] -> [B, L, C]: each pixel of a view attends to the same pixel of all views of its object."""
+        by_pixel = x.unflatten(0, (-1, num_views)).transpose(1, 2)  # [objects, L, V, C]
+        attended = self.view_attn(by_pixel.flatten(0, 1)).reshape(by_pixel.shape)
+        return attended.transpose(1, 2).reshape(x.shape)
+
+
+def add_temporal_attention(unet: UNet2DConditionModel) -> None:
+    """Give every transformer block of `unet` attention over the views; all other tensors keep their names."""
+    for module in unet.modules():
+        if isinstance(module, Transformer2DModel):
+            blocks = module.transformer_blocks
+            module.transformer_blocks = nn.ModuleList(TemporalTransformerBlock(block) for block in blocks)

@@ -1,0 +1,92 @@
+"""What training says of itself: losses by mode and by quarter of the timesteps, pace, on the screen and on disk."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from threedgen.config.schema import TrainConfig
+from threedgen.runs.directory import RunDirectory
+from threedgen.runs.distributed import rank, sum_over_processes
+from threedgen.runs.progress import ProgressLine, StepReport
+from threedgen.runs.tensorboard import TensorBoard
+from threedgen.tasks.train_batches import NUM_TIMESTEPS, Batch
+
+_MODES = ("2d", "multiview")
+_QUARTERS = ("t0", "t250", "t500", "t750")
+
+
+class TrainingLog:
+    """Means over `log_every` steps and all processes, on the progress line, in events.jsonl and in `tensorboard/`.
+
+    Only the first process writes.
+    """
+
+    def __init__(
+        self, run: RunDirectory, train: TrainConfig, images_per_step: int, start: int, device: torch.device
+    ) -> None:
+        """start: steps done when this begins."""
+        self._run, self._train, self._images_per_step = run, train, images_per_step
+        self._writes = rank() == 0
+        if self._writes:
+            self._progress = ProgressLine("prior")
+            self._board = TensorBoard(run.folder / "tensorboard", start)
+        self._sums = torch.zeros(2, len(_MODES), len(_QUARTERS), dtype=torch.float64, device=device)  # of losses; count
+        self._steps, self._since = 0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writes:
+            self._progress.close()
+            self._board.close()
+
+    def add(self, batch: Batch, loss: Tensor) -> None:
+        """Count the losses [B] of a part of a step."""
+        quarter = (batch.timestep * len(_QUARTERS) // NUM_TIMESTEPS).to(loss.device)
+        values = torch.stack([loss.detach().double(), torch.ones_like(loss, dtype=torch.float64)])
+        self._sums[:, int(batch.camera is not None)].index_add_(1, quarter, values)
+
+    def step(self, done: int, loss: float, grad_norm: float, lr: float) -> None:
+        """Report a step. done: steps done so far; loss: this process's mean, for the progress line."""
+        self._steps += 1
+        pace = self._steps * self._images_per_step / max(1e-9, time.monotonic() - self._since)
+        if self._writes:
+            fields = {"grad_norm": grad_norm, "images/s": pace}
+            self._progress.update(StepReport(done, self._train.steps, loss, fields))
+        if done % self._train.log_every == 0 or done == self._train.steps:
+            losses = self._losses()  # every process takes part in the sum
+            if self._writes:
+                others = {"grad_norm": grad_norm, "lr": lr, "images_per_second": pace}
+                self._run.events.write("step", step=done, **losses, **others)
+                self._board.scalars(done, {f"loss/{name}": mean for name, mean in losses.items()} | others)
+            self._sums.zero_()
+            self._steps, self._since = 0, time.monotonic()
+
+    def samples(self, step: int, sheet: Path, quality: float | None) -> None:
+        """Tell of a sheet of sampled views. quality: its PSNR in dB, where there is a truth to compare with."""
+        measured = {} if quality is None else {"psnr": quality}
+        self._run.events.write("samples", step=step, path=sheet, **measured)
+        self._board.picture(step, "samples", sheet)
+        self._board.scalars(step, measured)
+        if quality is not None:
+            print(f"held-out views at step {step}: {quality:.2f} dB inside the silhouettes", flush=True)
+
+    def _losses(self) -> dict[str, float]:
+        """The mean loss of everything, of each mode, and of each mode's quarters, those that there were."""
+        sums, counts = sum_over_processes(self._sums.clone()).tolist()
+        means = {"loss": _mean(sum(map(sum, sums)), sum(map(sum, counts)))}
+        for mode, of_mode, counted in zip(_MODES, sums, counts, strict=True):
+            means[mode] = _mean(sum(of_mode), sum(counted))
+            means |= {f"{mode}_{q}": _mean(s, n) for q, s, n in zip(_QUARTERS, of_mode, counted, strict=True)}
+        return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count else None

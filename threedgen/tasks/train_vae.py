@@ -1,0 +1,72 @@
+"""The mini prior's autoencoder, trained before the prior on the same pictures."""
+
+import math
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from threedgen.config.schema import Config, TrainBackground
+from threedgen.core.files import atomic_folder
+from threedgen.core.randomness import generator, stable_seed
+from threedgen.data.captioned_views import composite_on
+from threedgen.diffusion.mini import new_mini_vae
+from threedgen.diffusion.training import learning_rate, optimizer_step
+from threedgen.runs.checkpoint import restore_training, save_training
+from threedgen.runs.directory import RunDirectory
+from threedgen.runs.progress import ProgressLine, StepReport
+from threedgen.tasks.train_batches import TrainingSources, draw_background, to_chw
+
+_MEASURED = 512  # pictures that the scale of the latents is measured on
+
+
+def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, device: torch.device) -> AutoencoderKL:
+    """The VAE from scratch, or from the run's folder where it is finished; frozen."""
+    train, folder = config.train, run.folder / "vae"
+    if folder.is_dir():
+        vae = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
+        return vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    torch.manual_seed(config.seed)
+    vae = new_mini_vae().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    checkpoints = run.folder / "checkpoints-vae"
+    start = restore_training(checkpoints, optimizer, {"vae": vae})
+    with ProgressLine("vae") as progress:
+        for step in range(start, train.vae_steps):
+            images = _batch(sources, train.vae_batch, config.seed, step).to(device)
+            posterior = vae.encode(images).latent_dist
+            latents = posterior.sample(generator=generator(config.seed, step, "vae posterior"))
+            error = vae.decode(latents).sample - images
+            kl = posterior.kl().mean() / latents[0].numel()  # nats per latent value
+            loss = error.abs().mean() + 0.5 * error.square().mean() + 1e-3 * kl
+            lr = learning_rate(step, train.vae_steps, train.vae_lr, train.warmup_steps, train.decay_fraction)
+            optimizer_step(optimizer, vae.parameters(), loss, lr)
+            fields = {"psnr": -10 * math.log10(error.square().mean().item() / 4), "kl": kl.item()}
+            report = StepReport(step + 1, train.vae_steps, loss.item(), fields)
+            progress.update(report)
+            if report.step % train.log_every == 0 or report.step == report.num_steps:
+                run.events.write("vae_step", step=report.step, loss=report.loss, **fields)
+            if report.step % train.checkpoint_every == 0:
+                save_training(checkpoints, report.step, optimizer, {"vae": vae})
+    vae = vae.eval().requires_grad_(False)
+    with torch.no_grad():
+        sample = _batch(sources, _MEASURED, config.seed, train.vae_steps).to(device)
+        vae.register_to_config(scaling_factor=1 / vae.encode(sample).latent_dist.mean.std().item())
+    with atomic_folder(folder) as temporary:
+        vae.save_pretrained(temporary)
+    return vae
+
+
+def _batch(sources: TrainingSources, count: int, seed: int, step: int) -> Tensor:
+    """[count, 3, H, W] in -1..1: half single pictures, where there are any, half views; half of all on mid grey."""
+    rng = np.random.default_rng(stable_seed(seed, step, "vae batch"))
+    chosen = []
+    for number in range(count):
+        if sources.images is not None and number % 2:
+            chosen.append(sources.images.draw(int(rng.integers(len(sources.images))), rng).image)
+        else:
+            views = sources.views.draw(int(rng.integers(len(sources.views))), rng).images
+            chosen.append(views[rng.integers(len(views))])
+    backgrounds = np.stack([draw_background(TrainBackground.grey_or_color, rng) for _ in range(count)])
+    return to_chw(composite_on(np.stack(chosen), backgrounds)) * 2 - 1
