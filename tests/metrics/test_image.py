@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from threedgen.metrics import psnr, silhouette_iou, ssim
+from threedgen.metrics import contrast, psnr, saturation, silhouette_iou, ssim
 
 
 def pictures(seed, shape=(2, 16, 24, 3)):
@@ -39,6 +39,19 @@ def test_silhouettes():
     a[0, :2], b[0, 1:3] = 0.6, 0.9  # rows 0, 1 and rows 1, 2
     assert silhouette_iou(a, torch.from_numpy(b)) == pytest.approx(1 / 3)
     assert silhouette_iou(a, b, threshold=0.7) == 0
+
+
+def test_saturation_and_contrast_are_of_the_object_without_its_background():
+    rgb, opacity = np.zeros((1, 2, 4, 3)), np.zeros((1, 2, 4, 1))
+    rgb[...] = background = (0.2, 0.9, 0.4)  # not counted: saturation 0.7
+    rgb[0, 0, 0], opacity[0, 0, 0] = (0.9, 0.3, 0.1), 1.0
+    rgb[0, 0, 1], opacity[0, 0, 1] = 0.6 * np.array([0.6, 0.6, 0.5]) + 0.4 * np.array(background), 0.6
+    opacity[0, 1, 0] = 0.4  # more background than object: not counted
+    assert saturation(rgb, opacity, background) == pytest.approx((0.8 + 0.1) / 2)
+    assert contrast(torch.from_numpy(rgb), torch.from_numpy(opacity), background) == pytest.approx(
+        abs(1.3 - 1.7) / 3 / 2
+    )
+    assert saturation(rgb, 0 * opacity) == contrast(rgb, 0 * opacity) == 0
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim, silhouette_iou])

@@ -43,7 +43,7 @@ def job(tmp_path):
 
 
 def test_the_truth_scores_perfectly(job):
-    score = evaluate.compare(TruthScene(CAPTION), job, seconds=1.0)
+    score = evaluate.score_scene(TruthScene(CAPTION), job, seconds=1.0)
     assert math.isinf(score.psnr) and score.ssim == pytest.approx(1) and score.iou == 1
     assert score.chamfer < 0.02
     assert score.face.front == score.face.truth_front > 0.1
@@ -51,20 +51,20 @@ def test_the_truth_scores_perfectly(job):
 
 
 def test_a_face_on_the_back_is_a_janus_failure(job):
-    score = evaluate.compare(TruthScene(CAPTION, two_faced=True), job, seconds=1.0)
+    score = evaluate.score_scene(TruthScene(CAPTION, two_faced=True), job, seconds=1.0)
     assert score.face.is_janus and score.face.back > 0.1
     assert score.psnr < 30
 
 
 def test_another_colour_costs(job):
-    score = evaluate.compare(TruthScene("a blue cat with a green face"), job, seconds=1.0)
+    score = evaluate.score_scene(TruthScene("a blue cat with a green face"), job, seconds=1.0)
     assert score.psnr < 20 and score.iou == 1
 
 
 def test_objects_without_a_front_have_no_janus_score(tmp_path):
     caption = "a red cone on a blue cylinder"
     config = load_config("eval-mini.yaml", ["eval.num_cameras=2", "export.resolution=48"])
-    assert evaluate.compare(TruthScene(caption), Job(config, tmp_path, caption, 4), 1.0).face is None
+    assert evaluate.score_scene(TruthScene(caption), Job(config, tmp_path, caption, 4), 1.0).face is None
 
 
 def test_table_shows_means_and_counts_janus_failures():

@@ -1,4 +1,7 @@
-"""Images against images. Arrays or tensors, values in 0..1; both arguments have the same shape, or ValueError."""
+"""Images against images, and how strong an image's colours are. Arrays or tensors, values in 0..1.
+
+Two images that are compared have the same shape, or ValueError.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from threedgen.imaging import to_numpy
+
+Color = tuple[float, float, float]
+GREY: Color = (0.5, 0.5, 0.5)
 
 
 def psnr(a: Any, b: Any) -> float:
@@ -34,6 +40,36 @@ def silhouette_iou(opacity_a: Any, opacity_b: Any, threshold: float = 0.5) -> fl
     a, b = (opacity > threshold for opacity in _pair(opacity_a, opacity_b))
     union = np.count_nonzero(a | b)
     return np.count_nonzero(a & b) / union if union else 1.0
+
+
+def without_background(rgb: Any, opacity: Any, background: Color = GREY) -> np.ndarray:
+    """The object's own colours in 0..1, [..., H, W, 3], of a picture on `background`.
+
+    The background's share is taken out of what is at least half covered; opacity: [..., H, W, 1].
+    """
+    rgb, opacity = to_numpy(rgb).astype(np.float64), to_numpy(opacity).astype(np.float64)
+    own = (rgb - (1 - opacity) * np.array(background)) / np.maximum(opacity, 0.5)
+    return own.clip(0, 1)
+
+
+def saturation(rgb: Any, opacity: Any, background: Color = GREY) -> float:
+    """Mean over the foreground (opacity > 0.5) of largest minus smallest channel: 0 for grey, 1 for pure colours.
+
+    0 where there is no foreground.
+    """
+    colours = _foreground(rgb, opacity, background)
+    return float(np.ptp(colours, axis=-1).mean()) if len(colours) else 0.0
+
+
+def contrast(rgb: Any, opacity: Any, background: Color = GREY) -> float:
+    """Standard deviation over the foreground (opacity > 0.5) of the mean of the channels; 0 where there is none."""
+    colours = _foreground(rgb, opacity, background)
+    return float(colours.mean(-1).std()) if len(colours) else 0.0
+
+
+def _foreground(rgb: Any, opacity: Any, background: Color) -> np.ndarray:
+    """[N, 3]"""
+    return without_background(rgb, opacity, background)[to_numpy(opacity)[..., 0] > 0.5]
 
 
 def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:

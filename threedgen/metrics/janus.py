@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from threedgen.imaging import to_numpy
+from threedgen.metrics.image import GREY, Color, without_background
 
-Color = tuple[float, float, float]
 _SHADING = (0.5, 1.15)  # how much darker or brighter than its palette entry a surface may look
 _DARK: Color = (0.05, 0.05, 0.05)  # eyes
 
@@ -34,7 +34,7 @@ def colour_fraction(
     opacity: Any,
     colour_name: str,
     palette: Mapping[str, Color],
-    background: Color = (0.5, 0.5, 0.5),
+    background: Color = GREY,
 ) -> np.ndarray:
     """[B]: the part of each image's foreground (opacity > 0.5) whose nearest palette colour is `colour_name`.
 
@@ -49,14 +49,13 @@ def colour_fraction(
         colour_name: a key of `palette`; KeyError otherwise.
         palette: name -> rgb of the unshaded surface.
     """
-    rgb, opacity = to_numpy(rgb).astype(np.float64), to_numpy(opacity).astype(np.float64)
-    own = (rgb - (1 - opacity) * np.array(background)) / np.maximum(opacity, 0.5)
+    own = without_background(rgb, opacity, background)
     entries = dict(palette) if "black" in palette else {**palette, "": _DARK}
     if colour_name not in palette:
         raise KeyError(f"no colour {colour_name!r} in the palette")
     target = list(entries).index(colour_name)
-    distances = np.stack([_distance(own.clip(0, 1), np.array(color)) for color in entries.values()])
-    foreground = opacity[..., 0] > 0.5
+    distances = np.stack([_distance(own, np.array(color)) for color in entries.values()])
+    foreground = to_numpy(opacity)[..., 0] > 0.5
     matching = foreground & (distances.argmin(0) == target)
     return matching.sum((1, 2)) / np.maximum(foreground.sum((1, 2)), 1)
 

@@ -3,36 +3,30 @@
 import json
 import resource
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from threedgen.cameras import Angles, viewing_cameras
+from threedgen.cameras import viewing_cameras
 from threedgen.config.schema import Config, Task
-from threedgen.core.errors import EmptyMeshError
+from threedgen.core.errors import EmptyMeshError, ThreedgenError
 from threedgen.core.files import write_text_atomically
-from threedgen.data.miniworld import COLORS, MiniObject, Rendering, build, held_out, parse, render
+from threedgen.data.miniworld import MiniObject, build, held_out, parse, render
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.mesh.isosurface import extract_isosurface
 from threedgen.metrics.geometry import chamfer_distance, sample_surface
-from threedgen.metrics.image import psnr, silhouette_iou, ssim
-from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
+from threedgen.metrics.janus import JanusScore
 from threedgen.runs.directory import RunDirectory, open_run, slug
 from threedgen.scene.nerf import NeRF
-from threedgen.scene.output import RenderOutput
 from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
 from threedgen.tasks.generate import optimize
 from threedgen.tasks.prior import load_prior
+from threedgen.tasks.scoring import compare, outcomes, truth_of, with_num_views
 
-_ELEVATIONS = (5.0, 15.0, 25.0)
-_FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
 _CHAMFER_POINTS = 20_000
 
 
@@ -68,7 +62,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return self.evaluation / f"{self.num_views}-views" / slug(self.caption)
+        return self.evaluation / f"{self.num_views}-views" / slug(self.caption, max_length=80)
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
@@ -78,7 +72,10 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     jobs = [Job(config, run.folder, caption, views) for caption in captions for views in config.eval.views]
     print(f"{len(captions)} prompts with {' and '.join(map(str, config.eval.views))} views", flush=True)
     scores = []
-    for score in _scores(jobs):
+    for outcome in outcomes(score_job, jobs, config):
+        score = outcome.result
+        if score is None:
+            raise ThreedgenError(f"{outcome.job.caption} with {outcome.job.num_views} views: {outcome.error}")
         scores.append(score)
         print(_line(score), flush=True)
         run.events.write("score", **asdict(score))
@@ -91,28 +88,10 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     return results
 
 
-def _scores(jobs: Sequence[Job]) -> Iterator[Score]:
-    """Score the jobs in order, `eval.workers` at a time."""
-    workers = jobs[0].config.eval.workers
-    if workers == 1:
-        yield from map(score_job, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_score_in_worker, jobs)
-
-
-def _score_in_worker(job: Job) -> Score:
-    torch.set_num_threads(job.config.num_threads or 1)
-    return score_job(job)
-
-
 def score_job(job: Job) -> Score:
     """Optimise a caption in a run folder of its own and compare; a score that is there is not made again."""
     config = job.config
-    # as many images a step whatever the number of views, so that only what the prior sees differs
-    images = config.camera.num_views * config.camera.sets_per_step
-    sets = max(1, images // job.num_views)
-    camera = replace(config.camera, num_views=job.num_views, sets_per_step=sets, coarse_sets_per_step=0)
+    camera = with_num_views(config.camera, job.num_views)
     one = replace(config, task=Task.generate, prompt=job.caption, camera=camera)
     with open_run(job.folder, one) as run:
         saved = run.path("score.json")
@@ -120,53 +99,27 @@ def score_job(job: Job) -> Score:
             return Score.from_json(saved.read_text("utf-8"))
         started = time.monotonic()
         scene = optimize(one, run, load_prior(one))
-        score = compare(scene, job, time.monotonic() - started)
+        score = score_scene(scene, job, time.monotonic() - started)
         save_png(_views(scene, config), run.path("scene.png"))
         write_text_atomically(saved, to_json(score))
     return score
 
 
-def compare(scene: NeRF, job: Job, seconds: float) -> Score:
-    """Scene against truth from `eval.num_cameras` cameras that no training step was tied to."""
-    config, truth = job.config, build(parse(job.caption))
-    azimuth = (np.arange(config.eval.num_cameras) + 0.5) * 360 / config.eval.num_cameras
-    elevation = np.resize(_ELEVATIONS, len(azimuth))
-    seen, true = _both(scene, truth, config, azimuth, elevation)
-    rgb = seen.rgb.numpy()
+def score_scene(scene: NeRF, job: Job, seconds: float) -> Score:
+    """Scene against truth; see `scoring.compare`."""
+    truth = truth_of(job.caption, job.config)
+    found = compare(scene, truth)
     return Score(
         prompt=job.caption,
         num_views=job.num_views,
-        psnr=float(psnr(rgb, true.rgb)),
-        ssim=float(ssim(rgb, true.rgb)),
-        iou=float(silhouette_iou(seen.opacity.numpy(), true.opacity)),
-        chamfer=_chamfer(scene, truth, config),
-        face=_face(scene, truth, config),
+        psnr=found.psnr,
+        ssim=found.ssim,
+        iou=found.iou,
+        chamfer=_chamfer(scene, truth.object, job.config),
+        face=found.face,
         seconds=seconds,
         peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     )
-
-
-def _both(
-    scene: NeRF, truth: MiniObject, config: Config, azimuth: Angles, elevation: Angles
-) -> tuple[RenderOutput, Rendering]:
-    """The same cameras on scene and truth, both on mid grey."""
-    size = config.eval.image_size
-    cameras = viewing_cameras(config.camera, azimuth, elevation, size)
-    with torch.no_grad():
-        seen = scene.render(cameras, background=torch.full((3,), 0.5))
-    return seen, render(truth, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), size, supersample=4)
-
-
-def _face(scene: NeRF, truth: MiniObject, config: Config) -> JanusScore | None:
-    """Is the feature on the front also seen from behind?"""
-    spec = truth.spec
-    if spec.feature not in ("face", "nose") or spec.feature_color is None:
-        return None
-    seen, true = _both(scene, truth, config, [*_FRONT, *_BACK], 15.0)
-    fractions = colour_fraction(seen.rgb, seen.opacity, spec.feature_color, COLORS)
-    true_fractions = colour_fraction(true.rgb, true.opacity, spec.feature_color, COLORS)
-    front, back = slice(0, len(_FRONT)), slice(len(_FRONT), None)
-    return janus_score(fractions[front], fractions[back], true_fractions[front], true_fractions[back])
 
 
 def _chamfer(scene: NeRF, truth: MiniObject, config: Config) -> float | None:

@@ -1,0 +1,102 @@
+"""The paper's ablations, measured on held-out captions: a table and a picture each.
+
+Tables are made one after another; every scene and every prior is kept, so the same command goes on where it stopped.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from threedgen.cameras import viewing_cameras
+from threedgen.config.schema import ABLATION_TABLES, Config
+from threedgen.core.errors import ThreedgenError
+from threedgen.core.files import write_text_atomically
+from threedgen.data.miniworld import build, held_out, parse, render
+from threedgen.imaging import Row, contact_sheet, save_png
+from threedgen.runs.directory import RunDirectory
+from threedgen.tasks import ablation_priors, ablation_scenes
+from threedgen.tasks.ablation_scenes import PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE
+from threedgen.tasks.ablation_tables import Measured, Table, as_json, markdown
+
+_MEASURES = {
+    **{table.name: (table, ablation_scenes.measure) for table in ablation_scenes.TABLES},
+    **{table.name: (table, ablation_priors.measure) for table in ablation_priors.TABLES},
+}
+
+
+def run(config: Config, run: RunDirectory) -> dict[str, Path]:
+    """Make the tables of `ablation.only`, or all; returns results.md, results.json and a picture each.
+
+    Raises ThreedgenError, when all tables are written, if any job failed: the same command tries those again.
+    """
+    results = {"tables": run.path("results.md"), "figures": run.path("results.json")}
+    sections, figures = [_introduction(config)], []
+    failures: list[str] = []
+    for name in config.ablation.only or ABLATION_TABLES:
+        table, measure = _MEASURES[name]
+        measured = measure(table, config, run)
+        failures += measured.failures
+        picture, prompts = run.path(f"{table.name}.png"), _pictured_prompts(table, measured, config)
+        if prompts:
+            save_png(_picture(table, measured, prompts, config), picture)
+            results[table.name] = picture
+        section = markdown(table, measured.scores, picture.name if prompts else "")
+        print(f"\n{section}", flush=True)
+        sections.append(section)
+        figures.append(as_json(table, measured.scores))
+        run.events.write("table", table=table.name, failures=list(measured.failures))
+        # after each table: what an interrupted command has made so far can be read
+        failed = ["### Failed\n\n" + "".join(f"- {line}\n" for line in failures)] if failures else []
+        write_text_atomically(results["tables"], "\n".join([*sections, *failed]))
+        write_text_atomically(
+            results["figures"], json.dumps({"tables": figures, "failures": failures}, indent=2) + "\n"
+        )
+    if failures:
+        raise ThreedgenError(
+            f"{len(failures)} jobs failed, the first is {failures[0]}; the rest is in {results['tables']}, "
+            "and the same command tries them again"
+        )
+    return results
+
+
+def _introduction(config: Config) -> str:
+    prompts = min(config.ablation.prompts, len(held_out()))
+    guidance, camera = config.guidance, config.camera
+    return (
+        f"{prompts} held-out captions; caption i has the seed {config.seed} + i in every row. Brackets: 95 % bootstrap "
+        "intervals (BCa) of the mean over captions; a number in parentheses says how many captions have the figure. "
+        "Janus: how often the feature that belongs on the front is also seen from behind; front right: how often the "
+        "front shows at least half as much of it as the truth. Saturation: mean over the object of the largest minus "
+        "the smallest channel; contrast: standard deviation of its brightness.\n\n"
+        f"Baseline of scenes: {config.steps} steps, {camera.num_views} views at once, {camera.resolution} px, guidance "
+        f"scale {guidance.guidance_scale:g}, rescale {guidance.rescale:g}. Priors: {config.ablation.base_steps} steps "
+        f"on single pictures, then {config.ablation.prior_steps} steps of each variant.\n"
+    )
+
+
+def _pictured_prompts(table: Table, measured: Measured, config: Config) -> list[str]:
+    """The first prompts that every condition has a picture of, those with the figure that the table is about first."""
+    figures_of = next(iter(measured.scores.values()), {})
+    fitting = [prompt for prompt, figures in figures_of.items() if figures.get(table.pictured) is not None]
+    all_pictures = measured.pictures.values()
+    everywhere = [p for p in dict.fromkeys([*fitting, *figures_of]) if all(p in pictures for pictures in all_pictures)]
+    return everywhere[: config.ablation.pictured_prompts]
+
+
+def _picture(table: Table, measured: Measured, prompts: Sequence[str], config: Config) -> Image.Image:
+    """A row of views for each condition, then the truth."""
+    rows: list[Row] = []
+    for condition in table.conditions:
+        if pictures := measured.pictures.get(condition.name):
+            files = [np.asarray(Image.open(pictures[prompt])) for prompt in prompts]
+            views = [view for file in files for view in np.split(file, len(PICTURE_AZIMUTHS), axis=1)]
+            rows.append((condition.label, np.stack(views)))
+    cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)
+    matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
+    truth = [render(build(parse(prompt)), matrices, fov_y, PICTURE_SIZE, supersample=4).rgb for prompt in prompts]
+    rows.append(("truth", np.concatenate(truth)))
+    title = f"{table.title}. From the front and from behind: {', '.join(prompts)}"
+    return contact_sheet(rows, title)

@@ -1,0 +1,236 @@
+"""Ablations of the prior itself: variants of network and data, trained alike from one 2D start."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
+from threedgen.config.schema import AblationConfig, CameraConfig, CameraInput, Config, Task, ViewAttention
+from threedgen.core.files import write_text_atomically
+from threedgen.core.randomness import generator, stable_seed
+from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, patterned_specs, render
+from threedgen.diffusion.multiview_unet import MultiViewUNet
+from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import sample_views
+from threedgen.imaging import save_png
+from threedgen.metrics.image import GREY, psnr, silhouette_iou
+from threedgen.metrics.janus import janus_score
+from threedgen.runs.directory import RunDirectory, open_run
+from threedgen.tasks import train_prior
+from threedgen.tasks.ablation_scenes import PICTURE, PICTURE_ELEVATION, SCORE, collect, sample_name, with_settings
+from threedgen.tasks.ablation_tables import Claim, Column, Condition, Measured, Table
+from threedgen.tasks.scoring import can_fail, face_figures, feature_fraction, outcomes
+
+_AZIMUTHS = ((0.0, 90.0, 180.0, 270.0), (30.0, 120.0, 210.0, 300.0))  # two sets of views of each caption
+_FRONT, _BACK, _PICTURED = (0, 4), (2, 6), (4, 6)  # indices into both sets
+_CAPTIONS_AT_ONCE = 8
+_DIFFERENT = 0.12  # from the background, in the channel that differs most: object
+
+_PSNR, _IOU = Column("psnr", "PSNR dB"), Column("iou", "IoU", 3)
+_JANUS, _FRONT_RIGHT = Column("janus", "Janus", percent=True), Column("front", "front right", percent=True)
+_VIEW_COLUMNS = (_PSNR, _IOU, _JANUS, _FRONT_RIGHT)
+_BASELINE = Condition("inflated", "inflated attention, camera on the timestep, with 2D data")
+
+TABLES = (
+    Table(
+        "attention",
+        "Attention across views",
+        "Temporal: within a view, then in new layers over the views at each pixel. None: within a view only.",
+        (
+            replace(_BASELINE, label="inflated"),
+            Condition("temporal", "temporal", {"train.view_attention": ViewAttention.temporal}),
+            Condition("none", "none", {"train.view_attention": ViewAttention.none}),
+        ),
+        _VIEW_COLUMNS,
+        (
+            Claim("The paper: inflated before temporal attention.", "psnr", ("inflated", "temporal")),
+            Claim("Views must see each other.", "psnr", ("inflated", "none")),
+        ),
+    ),
+    Table(
+        "camera",
+        "Where the camera goes in",
+        "Added to the timestep's embedding, or one more token beside the text's.",
+        (
+            replace(_BASELINE, label="on the timestep"),
+            Condition("camera-on-text", "on the text", {"train.camera_input": CameraInput.text}),
+        ),
+        _VIEW_COLUMNS,
+        (Claim("The paper: the timestep before the text.", "psnr", ("inflated", "camera-on-text")),),
+    ),
+    Table(
+        "data",
+        "With and without 2D data",
+        "The last three columns are of patterned objects (stripes, dots, checks), which only the 2D data shows: "
+        "likeness, the second colour's share of the object against the truth's (1 is right), and how often more than "
+        "half of that share is there.",
+        (
+            replace(_BASELINE, label="with 2D data"),
+            Condition("without-2d-data", "without", {"train.multiview_probability": 1.0}),
+        ),
+        (
+            *_VIEW_COLUMNS,
+            Column("pattern_psnr", "patterned: PSNR dB"),
+            Column("pattern_share", "second colour"),
+            Column("pattern_shown", "shown", percent=True),
+        ),
+        (
+            Claim(
+                "The paper: 2D data keeps what 3D data does not show.", "pattern_shown", ("inflated", "without-2d-data")
+            ),
+            Claim("And closer to the truth.", "pattern_psnr", ("inflated", "without-2d-data")),
+        ),
+        pictured="pattern_psnr",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A prior to be trained in `folder`, then judged by views of `specs`; `config` is the training's own."""
+
+    name: str
+    config: Config
+    folder: Path
+    specs: tuple[Spec, ...]
+
+    def sample(self, index: int) -> Path:
+        """The folder of a caption's score and picture."""
+        return self.folder / "views" / sample_name(index, self.specs[index].caption)
+
+
+def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
+    """Train and sample what is not there yet."""
+    start, specs = train_start(config, run), judged_specs(config)
+    variants = [variant(condition, config, run.folder, start, specs) for condition in table.conditions]
+    todo = [v for v in variants if not all((v.sample(i) / SCORE).exists() for i in range(len(specs)))]
+    print(f"{table.name}: {len(todo)} priors to train and judge, {len(variants) - len(todo)} there", flush=True)
+    failures = []
+    for outcome in outcomes(train_and_judge, todo, config):
+        if outcome.error:
+            failures.append(f"{table.name}: {outcome.job.name}: {outcome.error}")
+        print(f"{table.name}: {outcome.job.name}: {outcome.error or 'trained and judged'}", flush=True)
+    return collect([(v.name, spec.caption, v.sample(i)) for v in variants for i, spec in enumerate(specs)], failures)
+
+
+def judged_specs(config: Config) -> tuple[Spec, ...]:
+    """Held-out captions, then as many patterned ones, whose second colour is one of the palette."""
+    patterned = [spec for spec in patterned_specs() if spec.feature_color in COLORS]
+    count = min(config.ablation.prompts, len(patterned))
+    chosen = Random(stable_seed(config.seed, 0, "ablated patterns")).sample(patterned, count)
+    return (*held_out()[: config.ablation.prompts], *chosen)
+
+
+def train_start(config: Config, run: RunDirectory) -> Path:
+    """The folder of the 2D network that every variant is inflated from: mini's, trained on single pictures only.
+
+    Its camera's MLP, which nothing has trained, is left out, so that each variant begins with one of its own.
+    """
+    changed = {"train.multiview_probability": 0.0, "train.steps": config.ablation.base_steps, "train.start_from": ""}
+    folder = run.folder / "priors" / "start-2d"
+    plain = folder / "prior-2d"
+    if not plain.is_dir():
+        prior = MultiViewPrior.from_pretrained(_trained(_training_config(config, changed), folder))
+        prior.unet = _without_camera(prior.unet)
+        prior.save_pretrained(plain)
+    return plain
+
+
+def _without_camera(unet: MultiViewUNet) -> MultiViewUNet:
+    plain = MultiViewUNet.from_config(unet.config, class_embed_type=None, projection_class_embeddings_input_dim=None)
+    tensors = unet.state_dict()
+    plain.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("class_embedding.")})
+    return plain
+
+
+def variant(condition: Condition, config: Config, folder: Path, start: Path, specs: tuple[Spec, ...]) -> Variant:
+    changed = {"train.start_from": str(start), "train.steps": config.ablation.prior_steps, **condition.settings}
+    return Variant(condition.name, _training_config(config, changed), folder / "priors" / condition.name, tuple(specs))
+
+
+def _training_config(config: Config, changed: dict[str, object]) -> Config:
+    return with_settings(replace(config, task=Task.train_prior, ablation=AblationConfig()), changed)
+
+
+def _trained(config: Config, folder: Path) -> Path:
+    """Train in a run folder of its own, going on where it stopped; the finished prior's folder."""
+    with open_run(folder, config) as run:
+        results = run.finished_results()
+        if results is None:
+            results = train_prior.run(config, run)
+            run.finish(results)
+    return results["prior"]
+
+
+def train_and_judge(job: Variant) -> None:
+    """Train the variant and keep the figures and two pictures of every caption."""
+    prior = MultiViewPrior.from_pretrained(_trained(job.config, job.folder))
+    cameras = [viewing_cameras(job.config.camera, a, PICTURE_ELEVATION, prior.image_size) for a in _AZIMUTHS]
+    for first in range(0, len(job.specs), _CAPTIONS_AT_ONCE):
+        indices = range(first, min(first + _CAPTIONS_AT_ONCE, len(job.specs)))
+        captions = [job.specs[i].caption for i in indices]
+        views = _sampled(prior, job.config, captions, cameras, first)
+        for i, of_caption in zip(indices, views, strict=True):
+            folder = job.sample(i)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_png(np.concatenate([of_caption[k] for k in _PICTURED], 1), folder / PICTURE)
+            figures = judge(job.specs[i], of_caption, job.config.camera)
+            write_text_atomically(folder / SCORE, json.dumps(figures, indent=2) + "\n")
+
+
+def _sampled(
+    prior: MultiViewPrior, config: Config, captions: Sequence[str], cameras: Sequence[Cameras], first: int
+) -> np.ndarray:
+    """[captions, 8, H, W, 3]: four views at a time, from noise that is the same for every variant."""
+    sets = []
+    for k, four in enumerate(cameras):
+        views = sample_views(
+            prior,
+            captions,
+            mvdream_camera_vectors(four).repeat(len(captions), 1).to(prior.device),
+            len(four),
+            generator(config.seed, first, f"ablated views {k}"),
+            num_inference_steps=config.views.num_inference_steps,
+            guidance_scale=config.views.guidance_scale,
+        )
+        sets.append(views.unflatten(0, (len(captions), len(four))).movedim(2, -1).cpu().numpy())
+    return np.concatenate(sets, 1)
+
+
+def judge(spec: Spec, views: np.ndarray, camera: CameraConfig) -> dict[str, float | None]:
+    """Figures of eight views [8, H, W, 3] from `_AZIMUTHS`, against the truth from the same cameras.
+
+    A sample may choose any background: colours count inside the truth's silhouettes, and outlines are compared as what
+    differs from the background, in the views and in the truth on the views' own background.
+    """
+    azimuth = [a for four in _AZIMUTHS for a in four]
+    cameras = viewing_cameras(camera, azimuth, PICTURE_ELEVATION, views.shape[1])
+    truth = render(build(spec), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), views.shape[1])
+    silhouette = (truth.opacity > 0.5).astype(np.float64)
+    inside = silhouette[..., 0] > 0
+    likeness = psnr(views[inside], truth.rgb[inside])
+    shares = feature_fraction(spec, views, silhouette)
+    true_shares = feature_fraction(spec, truth.rgb, truth.opacity)
+    if spec.form == "pattern":
+        share, true_share = float(shares.mean()), float(true_shares.mean())
+        shown = float(share > 0.5 * true_share)
+        return {"pattern_psnr": likeness, "pattern_share": share / true_share, "pattern_shown": shown}
+    front, back, true_front, true_back = (x[list(i)] for x in (shares, true_shares) for i in (_FRONT, _BACK))
+    face = janus_score(front, back, true_front, true_back) if can_fail(true_front, true_back) else None
+    return {
+        "psnr": likeness,
+        "iou": _outline_iou(views, truth),
+        **face_figures(face),
+    }
+
+
+def _outline_iou(views: np.ndarray, truth: Rendering) -> float:
+    border = np.concatenate([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], 1)
+    background = np.median(border, axis=1)[:, None, None]  # of each view
+    true_views = truth.rgb + (1 - truth.opacity) * (background - np.array(GREY))
+    masks = [np.abs(x - background).max(-1, keepdims=True) > _DIFFERENT for x in (views, true_views)]
+    return silhouette_iou(*(mask.astype(np.float64) for mask in masks))

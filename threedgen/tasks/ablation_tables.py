@@ -1,0 +1,178 @@
+"""Tables of ablations: means with intervals, paired differences to a baseline, and whether an ordering came out."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from threedgen.metrics.bootstrap import Interval, mean_interval, paired_difference
+
+Figures = Mapping[str, float | None]  # of one prompt; None: has no such figure
+Scores = Mapping[str, Mapping[str, Figures]]  # condition -> prompt -> figures
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure as the table shows it. truth: the key of the same figure of the ground truth, if it has one."""
+
+    key: str
+    title: str
+    digits: int = 2
+    percent: bool = False
+    truth: str = ""
+
+    def text(self, value: float, sign: str = "") -> str:
+        scaled, digits = (100 * value, 0) if self.percent else (value, self.digits)
+        return f"{round(scaled, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is changed against the recipe: dotted settings. name: of its folder; label: in the table."""
+
+    name: str
+    label: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An ordering that the paper reports: the conditions' names, the one with the largest figure first."""
+
+    text: str
+    figure: str
+    order: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One comparison; the first condition is its baseline."""
+
+    name: str
+    title: str
+    text: str
+    conditions: tuple[Condition, ...]
+    columns: tuple[Column, ...]
+    claims: tuple[Claim, ...] = ()
+    pictured: str = "janus"  # the picture shows prompts that have this figure, if there are any
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a table is made from. pictures: as scores, a PNG of two views side by side for each condition and prompt;
+    failures: one line for each job that failed."""
+
+    scores: Scores
+    pictures: Mapping[str, Mapping[str, Path]]
+    failures: tuple[str, ...] = ()
+
+
+def mean_of(scores: Scores, condition: str, figure: str) -> Interval | None:
+    """The figure's mean over the prompts that have it; None if none has."""
+    values = list(_values(scores, condition, figure).values())
+    return mean_interval(values) if values else None
+
+
+def difference_of(scores: Scores, condition: str, other: str, figure: str) -> Interval | None:
+    """The mean of `condition` minus `other` over the prompts that both have; None if there is none."""
+    a, b = _values(scores, condition, figure), _values(scores, other, figure)
+    both = [prompt for prompt in a if prompt in b]
+    return paired_difference([a[p] for p in both], [b[p] for p in both]) if both else None
+
+
+def _values(scores: Scores, condition: str, figure: str) -> dict[str, float]:
+    found = {prompt: figures.get(figure) for prompt, figures in scores.get(condition, {}).items()}
+    return {prompt: value for prompt, value in found.items() if value is not None}
+
+
+def verdict(claim: Claim, table: Table, scores: Scores) -> str:
+    """How the claim came out, in one line: the measured means from the largest down, and how sure each step is."""
+    column = next(column for column in table.columns if column.key == claim.figure)
+    labels = {condition.name: condition.label for condition in table.conditions}
+    means = {name: mean_of(scores, name, claim.figure) for name in claim.order}
+    found = {name: mean.mean for name, mean in means.items() if mean is not None}
+    if len(found) < len(claim.order):
+        return f"{claim.text} Not measured: {', '.join(labels[n] for n in claim.order if n not in found)} failed."
+    ranking = sorted(claim.order, key=lambda name: -found[name])
+    measured = ", ".join(f"{labels[name]} {column.text(found[name])}" for name in ranking)
+    kinds: dict[str, list[str]] = {"not so for": [], "no difference for": [], "within chance for": []}
+    for a, b in pairwise(claim.order):
+        step = difference_of(scores, a, b, claim.figure)
+        if step is None or step.low <= 0:
+            sign = 0 if step is None else step.mean
+            kind = "not so for" if sign < 0 else "no difference for" if sign == 0 else "within chance for"
+            kinds[kind].append(f"{labels[a]} / {labels[b]}")
+    doubts = "; ".join(f"{kind} {', '.join(pairs)}" for kind, pairs in kinds.items() if pairs)
+    outcome = doubts or "so, each step's interval above 0"
+    unit = f"{column.title}{', %' if column.percent else ''}"
+    return f"{claim.text} Measured ({unit}): {measured}: {outcome}."
+
+
+def markdown(table: Table, scores: Scores, picture: str = "") -> str:
+    """The table as a section of a page: means, differences to the baseline, claims, and the picture's link."""
+    first = table.columns[0].key  # every prompt that counts has it, so a figure with fewer says how many
+    prompts = max(len(_values(scores, condition.name, first)) for condition in table.conditions)
+    head = _line(["", *(f"{column.title}{' %' if column.percent else ''}" for column in table.columns)])
+    rule = "|" + "---|" * (len(table.columns) + 1)
+    lines = [f"### {table.title}", "", table.text, "", head, rule]
+    for condition in table.conditions:
+        cells = [_cell(mean_of(scores, condition.name, c.key), c, prompts) for c in table.columns]
+        lines.append(_line([condition.label, *cells]))
+    truth = [mean_of(scores, table.conditions[0].name, c.truth) if c.truth else None for c in table.columns]
+    if any(truth):
+        values = [c.text(mean.mean) if mean else "" for c, mean in zip(table.columns, truth, strict=True)]
+        lines.append(_line(["truth", *values]))
+    baseline = table.conditions[0]
+    lines += ["", f"Difference to *{baseline.label}*, prompt by prompt (bold: the interval excludes 0):"]
+    lines += ["", head, rule]
+    for condition in table.conditions[1:]:
+        differences = [difference_of(scores, condition.name, baseline.name, c.key) for c in table.columns]
+        cells = [_cell(d, c, prompts, sign="+") for c, d in zip(table.columns, differences, strict=True)]
+        lines.append(_line([condition.label, *cells]))
+    lines += ["", *(f"- {verdict(claim, table, scores)}" for claim in table.claims)]
+    lines += ["", f"![{table.title}]({picture})"] if picture else []
+    return "\n".join(lines) + "\n"
+
+
+def _cell(interval: Interval | None, column: Column, prompts: int, sign: str = "") -> str:
+    """mean [low, high], and the number of prompts that have the figure where it is not `prompts`."""
+    if interval is None:
+        return "–"
+    text = column.text(interval.mean, sign)
+    if not math.isnan(interval.low):
+        text += f" [{column.text(interval.low, sign)}, {column.text(interval.high, sign)}]"
+    if sign and interval.excludes_zero:
+        text = f"**{text}**"
+    return text if interval.count == prompts else f"{text} ({interval.count})"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def as_json(table: Table, scores: Scores) -> dict[str, Any]:
+    """Everything that the table was made of, each prompt's figures included, as plain values."""
+    baseline = table.conditions[0].name
+    conditions = {}
+    for condition in table.conditions:
+        name = condition.name
+        conditions[name] = {
+            "label": condition.label,
+            "settings": {key: _plain(value) for key, value in condition.settings.items()},
+            "means": {c.key: _plain(mean_of(scores, name, c.key)) for c in table.columns},
+            "differences": {c.key: _plain(difference_of(scores, name, baseline, c.key)) for c in table.columns},
+            "prompts": {prompt: dict(figures) for prompt, figures in scores.get(name, {}).items()},
+        }
+    claims = [verdict(claim, table, scores) for claim in table.claims]
+    return {"table": table.name, "baseline": baseline, "conditions": conditions, "claims": claims}
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no dataclass, no enum and no nan."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {key: _plain(part) for key, part in asdict(value).items()}
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return getattr(value, "name", value)

@@ -1,0 +1,183 @@
+"""What evaluating and ablating share: a caption's truth, comparing a scene with it, and many such jobs at once."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from multiprocessing import get_context
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.config.schema import CameraConfig, Config
+from threedgen.core.errors import ThreedgenError
+from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse, render
+from threedgen.data.miniworld.textures import MATERIALS
+from threedgen.metrics.image import GREY, Color, contrast, psnr, saturation, silhouette_iou, ssim
+from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
+from threedgen.scene.output import RenderOutput
+
+ELEVATIONS = (5.0, 15.0, 25.0)
+_FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
+_LEAST_FRONT = 0.02  # of the foreground: a feature that shows less of its colour cannot be counted
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class Scene(Protocol):
+    """A NeRF, or whatever a test puts in its place."""
+
+    def render(self, cameras: Cameras, *, background: torch.Tensor) -> RenderOutput: ...
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Exact pictures of a caption's object on mid grey: all around, and from in front and behind."""
+
+    object: MiniObject
+    cameras: Cameras
+    pictures: Rendering
+    front_and_back: Cameras
+    front_and_back_pictures: Rendering
+
+    @property
+    def saturation(self) -> float:
+        return saturation(self.pictures.rgb, self.pictures.opacity)
+
+    @property
+    def contrast(self) -> float:
+        return contrast(self.pictures.rgb, self.pictures.opacity)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A scene against its truth. face is None for objects without a feature that only the front shows."""
+
+    psnr: float
+    ssim: float
+    iou: float
+    saturation: float
+    contrast: float
+    face: JanusScore | None
+
+
+def truth_of(caption: str, config: Config) -> Truth:
+    """The truth from `eval.num_cameras` cameras that no training step was tied to; the last few are kept in memory."""
+    camera, size = config.camera, config.eval.image_size
+    return _truth(caption, camera.fov_y_deg_range, camera.distance_range, config.eval.num_cameras, size)
+
+
+@lru_cache(maxsize=4)
+def _truth(
+    caption: str, fov_y_deg_range: tuple[float, float], distance_range: tuple[float, float], count: int, size: int
+) -> Truth:
+    camera = CameraConfig(fov_y_deg_range=fov_y_deg_range, distance_range=distance_range)
+    azimuth = (np.arange(count) + 0.5) * 360 / count
+    around = viewing_cameras(camera, azimuth, np.resize(ELEVATIONS, count), size)
+    front_and_back = viewing_cameras(camera, [*_FRONT, *_BACK], 15.0, size)
+    obj = build(parse(caption))
+    pictures = [
+        render(obj, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), size, supersample=4)
+        for cameras in (around, front_and_back)
+    ]
+    return Truth(obj, around, pictures[0], front_and_back, pictures[1])
+
+
+def compare(scene: Scene, truth: Truth) -> Comparison:
+    """Render the scene from the truth's cameras, on mid grey, and compare."""
+    rgb, opacity = _seen(scene, truth.cameras)
+    return Comparison(
+        psnr=psnr(rgb, truth.pictures.rgb),
+        ssim=ssim(rgb, truth.pictures.rgb),
+        iou=silhouette_iou(opacity, truth.pictures.opacity),
+        saturation=saturation(rgb, opacity),
+        contrast=contrast(rgb, opacity),
+        face=_face(scene, truth),
+    )
+
+
+def _seen(scene: Scene, cameras: Cameras) -> tuple[np.ndarray, np.ndarray]:
+    with torch.no_grad():
+        seen = scene.render(cameras, background=torch.tensor(GREY))
+    return seen.rgb.cpu().numpy(), seen.opacity.cpu().numpy()
+
+
+def _face(scene: Scene, truth: Truth) -> JanusScore | None:
+    """Is what belongs on the front also seen from behind?"""
+    pictures, spec = truth.front_and_back_pictures, truth.object.spec
+    true_front, true_back = np.split(feature_fraction(spec, pictures.rgb, pictures.opacity), [len(_FRONT)])
+    if not can_fail(true_front, true_back):
+        return None
+    front, back = np.split(feature_fraction(spec, *_seen(scene, truth.front_and_back)), [len(_FRONT)])
+    return janus_score(front, back, true_front, true_back)
+
+
+def can_fail(true_front: np.ndarray, true_back: np.ndarray) -> bool:
+    """Whether the truth shows a feature's colour in front, and there at least twice as much as behind."""
+    front, back = float(np.mean(true_front)), float(np.mean(true_back))
+    return front > _LEAST_FRONT and front > 2 * back
+
+
+def face_figures(face: JanusScore | None) -> dict[str, float | None]:
+    """A Janus failure, and whether the front shows at least half as much of its feature as the truth, as 0 or 1."""
+    if face is None:
+        return {"janus": None, "front": None}
+    return {"janus": float(face.is_janus), "front": float(face.front >= 0.5 * face.truth_front)}
+
+
+def feature_fraction(spec: Spec, rgb: np.ndarray, opacity: np.ndarray, background: Color = GREY) -> np.ndarray:
+    """[B]: the part of the foreground that has the colour of the caption's feature; 0 where that is no plain colour."""
+    if spec.feature_color not in COLORS:
+        return np.zeros(len(rgb))
+    return colour_fraction(rgb, opacity, spec.feature_color, _palette(spec), background)
+
+
+def _palette(spec: Spec) -> Mapping[str, Color]:
+    """The colours, and those of the object's material, which would otherwise count as the nearest of the former."""
+    material = MATERIALS.get(spec.color)
+    return COLORS if material is None else {**COLORS, "material": material.first, "in it": material.second}
+
+
+def with_num_views(camera: CameraConfig, num_views: int) -> CameraConfig:
+    """As many images a step whatever the number of views, so that only what the prior sees at once differs."""
+    images = camera.num_views * camera.sets_per_step
+    return replace(camera, num_views=num_views, sets_per_step=max(1, images // num_views), coarse_sets_per_step=0)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[J, R]):
+    """A job and what came of it: a result, or the message of its error."""
+
+    job: J
+    result: R | None
+    error: str = ""
+
+
+def outcomes(function: Callable[[J], R], jobs: Sequence[J], config: Config, chunk: int = 1) -> Iterator[Outcome[J, R]]:
+    """Do the jobs, `eval.workers` at a time in processes of their own, `chunk` after one another in the same one.
+
+    In the order of the jobs; one that fails takes no other with it. With one worker they run in this process.
+    Raises ThreedgenError where a process dies.
+    """
+    if config.eval.workers == 1 or len(jobs) <= 1:
+        yield from map(partial(_attempt, function, config.num_threads), jobs)
+        return
+    attempt = partial(_attempt, function, config.num_threads or 1)  # processes that share the cores want no threads
+    with ProcessPoolExecutor(config.eval.workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(attempt, jobs, chunksize=chunk)
+        except BrokenProcessPool as error:
+            problem = "a process was ended from outside (out of memory?): try fewer eval.workers"
+            raise ThreedgenError(f"{problem}; what is done is kept") from error
+
+
+def _attempt(function: Callable[[Any], Any], num_threads: int, job: Any) -> Outcome[Any, Any]:
+    if num_threads > 0:
+        torch.set_num_threads(num_threads)
+    try:
+        return Outcome(job, function(job))
+    except Exception as error:  # whatever it is, the other jobs are independent of it; the caller reports it
+        return Outcome(job, None, f"{type(error).__name__}: {error}")
