@@ -99,7 +99,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "train.render_workers": (1, 1024),
     "train.loader_workers": (0, 1024),
     "train.num_objects": (1, _INF),
-    "train.num_patterned_images": (0, _INF),
+    "train.num_patterned_images": (1, _INF),
     "train.checkpoint_every": (1, _INF),
     "train.log_every": (1, _INF),
     "train.sample_every": (1, _INF),
