@@ -130,7 +130,7 @@ def test_rays_see_what_pictures_show(shapes, tmp_path):
     rays, _ = posed.pixels(torch.arange(posed.num_pixels))
     color = torch.tensor([0.2, 0.5, 0.9])
     with torch.no_grad():
-        seen, _ = reconstruct.trace(scene, rays)
+        seen, _ = scene.trace(rays)
         expected = scene.render(posed.cameras, background=color)
     rgb = seen.rgb + (1 - seen.opacity[:, None]) * color
     torch.testing.assert_close(rgb, expected.rgb.view(-1, 3), atol=1e-4, rtol=1e-4)

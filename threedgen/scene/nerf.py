@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from threedgen.cameras import Cameras, rays_of
+from threedgen.cameras import Cameras, Rays, rays_of
 from threedgen.config.schema import OptimizerConfig, SceneConfig
 from threedgen.core.randomness import generator as seeded_generator
 from threedgen.core.randomness import stable_seed
@@ -112,7 +112,7 @@ class NeRF(nn.Module):
         def part(start: int, stop: int) -> tuple[Tensor, ...]:
             origins, directions = rays.origins[start:stop], rays.directions[start:stop]
             shifts = None if jitter is None else jitter[start:stop]
-            samples = self.ops.march(origins, directions, self.occupancy.occupied, self.radius, self.step_size, shifts)
+            samples = self._march(origins, directions, shifts)
             if normals or shading is not None:
                 light = None if lights is None else lights[start:stop]
                 seen, *of_normals = self._composite_with_normals(origins, directions, samples, shading, light)
@@ -130,6 +130,14 @@ class NeRF(nn.Module):
         parts = [checkpoint(part, *r, use_reentrant=False) if again else part(*r) for r in ranges]
         shape = (len(cameras), cameras.height, cameras.width, -1)
         return RenderOutput(*(torch.cat(tensors).view(shape) for tensors in zip(*parts, strict=True)))
+
+    def trace(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Composite, RaySamples]:
+        """What R rays see, without any background, and their samples. jitter: [R], see `ray_jitter`; None: none."""
+        samples = self._march(rays.origins, rays.directions, jitter)
+        return self._composite(rays.origins, rays.directions, samples), samples
+
+    def _march(self, origins: Tensor, directions: Tensor, jitter: Tensor | None) -> RaySamples:
+        return self.ops.march(origins, directions, self.occupancy.occupied, self.radius, self.step_size, jitter)
 
     def _composite(self, origins: Tensor, directions: Tensor, samples: RaySamples) -> Composite:
         return self.ops.render_field(

@@ -24,7 +24,7 @@ from threedgen.mesh import make_rasterizer
 from threedgen.mesh.render import GREY
 from threedgen.mesh.types import Array
 from threedgen.metrics.image import psnr, silhouette_iou, ssim
-from threedgen.ops import Composite, RaySamples, ray_jitter
+from threedgen.ops import ray_jitter
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import ProgressLine, StepReport
@@ -116,7 +116,7 @@ def losses(scene: NeRF, training: PosedImages, background: Tensor | None, config
     rays, pixels = training.pixels(torch.randint(training.num_pixels, (weights.rays_per_step,), generator=random))
     rays, pixels = Rays(rays.origins.to(scene.device), rays.directions.to(scene.device)), pixels.to(scene.device)
     jitter = ray_jitter(int(torch.randint(2**32, (), generator=random)), len(pixels), scene.device)
-    seen, samples = trace(scene, rays, jitter)
+    seen, samples = scene.trace(rays, jitter)
     if training.has_alpha:
         alpha, behind = pixels[:, 3:], torch.rand(len(pixels), 3, generator=random).to(scene.device)
         target = pixels[:, :3] * alpha + behind * (1.0 - alpha)
@@ -128,14 +128,6 @@ def losses(scene: NeRF, training: PosedImages, background: Tensor | None, config
     fog = value_at(weights.distortion, step / config.steps)
     distortion_loss = fog * distortion(seen.weights, samples).mean() if fog > 0 else torch.zeros_like(color_loss)
     return Losses(color_loss, opacity_loss, distortion_loss)
-
-
-def trace(scene: NeRF, rays: Rays, jitter: Tensor | None = None) -> tuple[Composite, RaySamples]:
-    """What R rays see of a scene, without any background, and their samples."""
-    origins, directions = rays.origins, rays.directions
-    samples = scene.ops.march(origins, directions, scene.occupancy.occupied, scene.radius, scene.step_size, jitter)
-    field = scene.table, scene.weights, scene.layout
-    return scene.ops.render_field(*field, origins, directions, samples, scene.config.min_transmittance), samples
 
 
 @torch.no_grad()
