@@ -133,8 +133,8 @@ class MultiViewPrior(nn.Module):
             known = sorted(word for word in vocabulary if not word.startswith("<"))
             raise ConfigError(
                 f"the mini prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; it knows: "
-                f"{' '.join(known)} (launch.py vocabulary says how they go together). For any other prompt use --config mvdream-sd21.yaml "
-                "(full-size weights), or set allow_unknown_words=true to go on"
+                f"{' '.join(known)} (launch.py vocabulary says how they go together). For any other prompt use "
+                "--config mvdream-sd21.yaml (full-size weights), or set allow_unknown_words=true to go on"
             )
         tokens, limit = len(self.tokenizer(prompt).input_ids), self.tokenizer.model_max_length
         if tokens > limit:
