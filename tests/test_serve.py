@@ -163,9 +163,9 @@ def test_a_prompt_is_required(server):
 
 
 def test_a_prompt_that_the_model_cannot_read_fails_with_the_reason(server):
-    status, answer = ask(server, prompt="a red dog")
+    status, answer = ask(server, prompt="a red zebra")
     assert (status, answer["status"]) == (200, "failed")
-    assert "does not know 'dog'" in answer["error"]
+    assert "does not know 'zebra'" in answer["error"]
 
 
 def test_it_serves_the_schema_of_the_specification(server):

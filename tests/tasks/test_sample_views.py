@@ -41,7 +41,7 @@ def test_the_command_writes_views_and_their_cameras(tmp_path, capsys):
         "a red cat", num_frames=3, num_inference_steps=2, image_size=64, guidance_scale=views.guidance_scale, seed=5
     )
     for picture, image in zip(pictures, again.images, strict=True):
-        assert np.array_equal(picture, np.asarray(image))
+        assert np.abs(picture.astype(int) - np.asarray(image)).max() <= 1  # a level of rounding
 
 
 def test_a_random_seed_is_told_kept_and_repeatable(tmp_path, capsys):
