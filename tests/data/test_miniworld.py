@@ -15,6 +15,7 @@ from threedgen.data.miniworld import (
     build,
     draw_training_specs,
     held_out,
+    of_kinds,
     parse,
     patterned_specs,
     render,
@@ -263,3 +264,12 @@ def test_training_shows_every_kind_and_every_form():
     assert set(forms) == {"plain", "material", "with", "on", "wearing"}
     assert min(forms.values()) > 0.04 * len(specs)
     assert specs == draw_training_specs(Random(0), 4000) != draw_training_specs(Random(1), 4000)
+
+
+def test_training_can_be_of_some_kinds_only():
+    drawn = draw_training_specs(Random(0), 200, ["cat", "mug"])
+    assert {spec.kind for spec in drawn} == {"cat", "mug"}
+    assert {spec.kind for spec in of_kinds(held_out(), ["duck"])} == {"duck"}
+    assert of_kinds(held_out(), ()) == held_out()
+    with pytest.raises(ConfigError, match=r"train.kinds: there is no 'catt' in miniworld; it has cat, bear"):
+        draw_training_specs(Random(0), 1, ["cat", "catt"])

@@ -231,6 +231,7 @@ class TrainConfig:
     vae_batch: int = 8
     render_workers: int = 2  # processes that draw miniworld's pictures
     loader_workers: int = 0  # threads that draw the next batch meanwhile; 0: none, right for miniworld on a CPU
+    kinds: tuple[str, ...] = ()  # of miniworld's things only these, such as [cat, duck]; empty: all
     num_objects: int = 6000
     num_patterned_images: int = 6000
     checkpoint_every: int = 500
@@ -285,8 +286,8 @@ class AblationConfig:
     only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale]; empty: all
     prompts: int = 32
     pictured_prompts: int = 4  # columns of a table's picture, two views each
-    base_steps: int = 600  # training on single pictures, from which every variant of the prior starts
-    prior_steps: int = 800  # training of each variant
+    base_steps: int = 500  # training on single pictures, from which every variant of the prior starts
+    prior_steps: int = 1500  # training of each variant
 
 
 class MemoryUse(Enum):

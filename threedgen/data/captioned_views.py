@@ -6,6 +6,7 @@ image = rgb + (1 - opacity) * background.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -19,7 +20,7 @@ from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit
 from threedgen.config.schema import CameraConfig
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import stable_seed
-from threedgen.data.miniworld import build, draw_training_specs, parse, patterned_specs, render
+from threedgen.data.miniworld import build, draw_training_specs, of_kinds, parse, patterned_specs, render
 
 SETS_PER_OBJECT = 4  # camera sets of `num_views` views
 _FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
@@ -62,10 +63,19 @@ class _Recipe:
 
 
 def multiview_captures(
-    cache: Path, num_objects: int, camera: CameraConfig, size: int, seed: int, workers: int
+    cache: Path,
+    num_objects: int,
+    camera: CameraConfig,
+    size: int,
+    seed: int,
+    workers: int,
+    kinds: Sequence[str] = (),
 ) -> CapturedViews:
-    """`num_objects` jittered objects of the training captions, each in `SETS_PER_OBJECT` sets of orthogonal views."""
-    chosen = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects)
+    """`num_objects` jittered objects of the training captions, each in `SETS_PER_OBJECT` sets of orthogonal views.
+
+    kinds: of these only; none: of all. Raises ConfigError for an unknown one.
+    """
+    chosen = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects, kinds)
     captions = tuple(spec.caption for spec in chosen)
     return _cached(
         cache, _Recipe("multiview", captions, SETS_PER_OBJECT, camera.num_views, camera, size, seed), workers
@@ -73,10 +83,10 @@ def multiview_captures(
 
 
 def patterned_captures(
-    cache: Path, num_images: int, camera: CameraConfig, size: int, seed: int, workers: int
+    cache: Path, num_images: int, camera: CameraConfig, size: int, seed: int, workers: int, kinds: Sequence[str] = ()
 ) -> CapturedViews:
-    """Single images of objects with patterns, which multi-view training never shows."""
-    chosen = Random(stable_seed(seed, 0, "patterned")).choices(patterned_specs(), k=num_images)
+    """Single images of objects with patterns, which multi-view training never shows; kinds as above."""
+    chosen = Random(stable_seed(seed, 0, "patterned")).choices(of_kinds(patterned_specs(), kinds), k=num_images)
     captions = tuple(spec.caption for spec in chosen)
     return _cached(cache, _Recipe("patterned", captions, 1, 1, camera, size, seed), workers)
 

@@ -60,7 +60,13 @@ def open_image_source(where: str, config: Config, image_size: int) -> ImageSourc
     if where == MINIWORLD:
         train = config.train
         patterned = patterned_captures(
-            _cache(config), train.num_patterned_images, config.camera, image_size, config.seed, train.render_workers
+            _cache(config),
+            train.num_patterned_images,
+            config.camera,
+            image_size,
+            config.seed,
+            train.render_workers,
+            train.kinds,
         )
         return MiniworldPhotographs(_miniworld_objects(config, image_size), patterned)
     source: ShardImages | FolderImages
@@ -75,7 +81,13 @@ def open_image_source(where: str, config: Config, image_size: int) -> ImageSourc
 def _miniworld_objects(config: Config, image_size: int) -> CapturedViews:
     train = config.train
     return multiview_captures(
-        _cache(config), train.num_objects, config.camera, image_size, config.seed, train.render_workers
+        _cache(config),
+        train.num_objects,
+        config.camera,
+        image_size,
+        config.seed,
+        train.render_workers,
+        train.kinds,
     )
 
 

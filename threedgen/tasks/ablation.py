@@ -15,6 +15,7 @@ from threedgen.config.schema import ABLATION_TABLES, Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_text_atomically
 from threedgen.data.miniworld import build, held_out, parse, render
+from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks import ablation_priors, ablation_scenes
@@ -64,7 +65,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
 
 def _introduction(config: Config) -> str:
     prompts = min(config.ablation.prompts, len(held_out()))
-    guidance, camera = config.guidance, config.camera
+    guidance, camera, train = config.guidance, config.camera, config.train
+    kinds = f" ({', '.join(train.kinds)} only)" if train.kinds else ""
     return (
         f"{prompts} held-out captions; caption i has the seed {config.seed} + i in every row. Brackets: 95 % bootstrap "
         "intervals (BCa) of the mean over captions; a number in parentheses says how many captions have the figure. "
@@ -73,7 +75,8 @@ def _introduction(config: Config) -> str:
         "the smallest channel; contrast: standard deviation of its brightness.\n\n"
         f"Baseline of scenes: {config.steps} steps, {camera.num_views} views at once, {camera.resolution} px, guidance "
         f"scale {guidance.guidance_scale:g}, rescale {guidance.rescale:g}. Priors: {config.ablation.base_steps} steps "
-        f"on single pictures, then {config.ablation.prior_steps} steps of each variant.\n"
+        f"on single pictures, then {config.ablation.prior_steps} steps of each variant{kinds}, pictures of "
+        f"{train.image_size or IMAGE_SIZE} px.\n"
     )
 
 

@@ -12,7 +12,7 @@ from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
 from threedgen.config.schema import AblationConfig, CameraConfig, CameraInput, Config, Task, ViewAttention
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator, stable_seed
-from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, patterned_specs, render
+from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs, render
 from threedgen.diffusion.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
@@ -118,11 +118,12 @@ def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
 
 
 def judged_specs(config: Config) -> tuple[Spec, ...]:
-    """Held-out captions, then as many patterned ones, whose second colour is one of the palette."""
-    patterned = [spec for spec in patterned_specs() if spec.feature_color in COLORS]
+    """Held-out captions, then as many patterned ones, whose second colour is one of the palette; of trained kinds."""
+    kinds = config.train.kinds
+    patterned = [spec for spec in of_kinds(patterned_specs(), kinds) if spec.feature_color in COLORS]
     count = min(config.ablation.prompts, len(patterned))
     chosen = Random(stable_seed(config.seed, 0, "ablated patterns")).sample(patterned, count)
-    return (*held_out()[: config.ablation.prompts], *chosen)
+    return (*of_kinds(held_out(), kinds)[: config.ablation.prompts], *chosen)
 
 
 def train_start(config: Config, run: RunDirectory) -> Path:

@@ -11,7 +11,7 @@ from threedgen.cameras import mvdream_camera_vectors, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.captioned_views import composite_on
-from threedgen.data.miniworld import build, held_out, render
+from threedgen.data.miniworld import build, held_out, of_kinds, render
 from threedgen.data.training_sources import MINIWORLD, ViewSource
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
@@ -34,7 +34,7 @@ def save_sample_sheet(prior: MultiViewPrior, config: Config, views: ViewSource, 
 
 def _beside_the_truth(prior: MultiViewPrior, config: Config, path: Path) -> float:
     """Only the object is scored: a sample may choose any background."""
-    specs, num_views = held_out()[:_PROMPTS], config.camera.num_views
+    specs, num_views = of_kinds(held_out(), config.train.kinds)[:_PROMPTS], config.camera.num_views
     azimuth = [20 + 360 / num_views * k for k in range(num_views)]
     cameras = viewing_cameras(config.camera, azimuth, 15, prior.image_size)
     camera = mvdream_camera_vectors(cameras).repeat(len(specs), 1)

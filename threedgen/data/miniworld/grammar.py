@@ -10,7 +10,7 @@ a red cat with white stripes             patterns (stripes, dots, checks): seen 
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -113,11 +113,21 @@ def patterned_specs() -> tuple[Spec, ...]:
     return tuple(Spec(kind, color, pattern, other) for kind, pattern, (color, other) in kinds)
 
 
-def draw_training_specs(random: Random, count: int) -> list[Spec]:
-    """`count` of the training's objects: every kind of a family and every way of saying something alike."""
-    specs = training_specs()
+def of_kinds(specs: Sequence[Spec], kinds: Sequence[str]) -> tuple[Spec, ...]:
+    """Those of some kinds; no kinds: all. Raises ConfigError for a kind that there is not."""
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ConfigError(f"train.kinds: there is no {unknown[0]!r} in miniworld; it has {', '.join(KINDS)}")
+    return tuple(spec for spec in specs if not kinds or spec.kind in kinds)
+
+
+def draw_training_specs(random: Random, count: int, kinds: Sequence[str] = ()) -> list[Spec]:
+    """`count` of the training's objects: every kind of a family and every way of saying something alike.
+
+    kinds: only these; none: all.
+    """
+    specs = of_kinds(training_specs(), kinds)
     group_sizes = Counter((spec.kind, spec.form) for spec in specs)
-    forms_of = {kind: [form for name, form in group_sizes if name == kind] for kind in KINDS}
+    forms_of = {kind: [form for name, form in group_sizes if name == kind] for kind in kinds or KINDS}
 
     def weight(spec: Spec) -> float:
         of_kind = sum(_FORM_SHARE[form] for form in forms_of[spec.kind])
