@@ -156,6 +156,12 @@ def views_of(caption, turned=lambda azimuth: azimuth):
 def test_true_views_are_judged_true_and_a_second_face_is_found():
     spec = parse("a red cat with a green face")
     true = ablation_priors.judge(spec, views_of(spec.caption), CAMERA)
+    assert true["spread"] == pytest.approx(0, abs=1e-6)
+    one_darker = views_of(spec.caption).copy()
+    one_darker[5] *= 0.5  # in one of two sets: half the distance from the background to half of it
+    assert ablation_priors.judge(spec, one_darker, CAMERA)["spread"] == pytest.approx(
+        0.25 * np.linalg.norm([0.2, 0.6, 0.9])
+    )
     assert true["psnr"] > 30 and true["iou"] > 0.98 and true["janus"] == 0
     assert ablation_priors.judge(spec, views_of("a red bear with a green face"), CAMERA)["iou"] < 0.9
     two_faced = ablation_priors.judge(spec, views_of(spec.caption, lambda a: a % 180), CAMERA)

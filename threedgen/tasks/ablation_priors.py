@@ -32,14 +32,17 @@ _DIFFERENT = 0.12  # from the background, in the channel that differs most: obje
 
 _PSNR, _IOU = Column("psnr", "PSNR dB"), Column("iou", "IoU", 3)
 _JANUS, _FRONT_RIGHT = Column("janus", "Janus", percent=True), Column("front", "front right", percent=True)
-_VIEW_COLUMNS = (_PSNR, _IOU, _JANUS, _FRONT_RIGHT)
+_SPREAD = Column("spread", "background spread", 3)
+_VIEW_COLUMNS = (_PSNR, _IOU, _JANUS, _FRONT_RIGHT, _SPREAD)
 _BASELINE = Condition("inflated", "inflated attention, camera on the timestep, with 2D data")
 
 TABLES = (
     Table(
         "attention",
         "Attention across views",
-        "Temporal: within a view, then in new layers over the views at each pixel. None: within a view only.",
+        "Temporal: within a view, then in new layers over the views at each pixel. None: within a view only. "
+        "Background spread: the largest distance (RGB, 0 to 1.7) between the backgrounds of two views of a set. "
+        "The prior may choose any, but training shows the views of an object on one: 0 is consistent.",
         (
             replace(_BASELINE, label="inflated"),
             Condition("temporal", "temporal", {"train.view_attention": ViewAttention.temporal}),
@@ -48,7 +51,7 @@ TABLES = (
         _VIEW_COLUMNS,
         (
             Claim("The paper: inflated before temporal attention.", "psnr", ("inflated", "temporal")),
-            Claim("Views must see each other.", "psnr", ("inflated", "none")),
+            Claim("Views must see each other to agree.", "spread", ("none", "inflated")),
         ),
     ),
     Table(
@@ -225,13 +228,25 @@ def judge(spec: Spec, views: np.ndarray, camera: CameraConfig) -> dict[str, floa
     return {
         "psnr": likeness,
         "iou": _outline_iou(views, truth),
+        "spread": _background_spread(views),
         **face_figures(face),
     }
 
 
+def _backgrounds(views: np.ndarray) -> np.ndarray:
+    """The median colour of each view's border. [B, H, W, 3] -> [B, 3]."""
+    return np.median(np.concatenate([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], 1), axis=1)
+
+
+def _background_spread(views: np.ndarray) -> float:
+    """The largest distance between the backgrounds of two views of a set, mean over the sets of `_AZIMUTHS`."""
+    colors = _backgrounds(views).reshape(len(_AZIMUTHS), -1, 3)
+    distances = np.linalg.norm(colors[:, :, None] - colors[:, None], axis=-1)
+    return float(distances.max((1, 2)).mean())
+
+
 def _outline_iou(views: np.ndarray, truth: Rendering) -> float:
-    border = np.concatenate([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], 1)
-    background = np.median(border, axis=1)[:, None, None]  # of each view
+    background = _backgrounds(views)[:, None, None]
     true_views = truth.rgb + (1 - truth.opacity) * (background - np.array(GREY))
     masks = [np.abs(x - background).max(-1, keepdims=True) > _DIFFERENT for x in (views, true_views)]
     return silhouette_iou(*(mask.astype(np.float64) for mask in masks))
