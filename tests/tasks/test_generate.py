@@ -46,16 +46,16 @@ def _loss_at_half_noise(scene, prior, config):
     return sum(losses) / len(losses)
 
 
-def test_thirty_steps_bring_the_loss_down(prior, tmp_path):
-    config = _config("steps=30", "camera.resolution=32", "preview_every=30")
+def test_sixty_steps_bring_the_loss_down(prior, tmp_path):
+    config = _config("steps=60", "camera.resolution=32", "preview_every=60")
     before = _loss_at_half_noise(NeRF(config.scene, config.seed), prior, config)
     with open_run(tmp_path / "run", config) as run:
         scene = generate.optimize(config, run, load_prior(config))
     after = _loss_at_half_noise(scene, prior, config)
     assert after < 0.75 * before, (before, after)
-    assert (tmp_path / "run/previews/step-000030.png").exists()
+    assert (tmp_path / "run/previews/step-000060.png").exists()
     steps = [event for event in read_events(tmp_path / "run/events.jsonl") if event["event"] == "step"]
-    assert [event["step"] for event in steps] == [10, 20, 30]
+    assert [event["step"] for event in steps] == [10, 20, 30, 40, 50, 60]
 
 
 def test_a_stopped_run_resumes_to_the_same_scene(tmp_path, monkeypatch):
