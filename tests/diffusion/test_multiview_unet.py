@@ -5,34 +5,15 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
+from tests.diffusion.tiny_unet import TINY, inputs
 from threedgen.diffusion.multiview_unet import MultiViewUNet
 from threedgen.diffusion.view_attention import MultiViewAttnProcessor
-
-TINY = {
-    "sample_size": 8,
-    "block_out_channels": (16, 32),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "attention_head_dim": 2,
-    "cross_attention_dim": 12,
-    "class_embed_type": "projection",
-    "projection_class_embeddings_input_dim": 16,
-}
 
 
 @pytest.fixture(scope="module")
 def unet():
     torch.manual_seed(0)
     return MultiViewUNet(**TINY).eval().requires_grad_(False)
-
-
-def _inputs(count):
-    rng = torch.Generator().manual_seed(1)
-    latents = torch.randn(count, 4, 8, 8, generator=rng)
-    text = torch.randn(count, 5, 12, generator=rng)
-    return latents, torch.full((count,), 300), text, torch.randn(count, 16, generator=rng)
 
 
 def test_self_attention_runs_over_the_tokens_of_all_views():
@@ -53,14 +34,14 @@ def test_self_attention_runs_over_the_tokens_of_all_views():
 def test_one_view_is_the_parent_network(unet):
     parent = UNet2DConditionModel(**TINY).eval()
     parent.load_state_dict(unet.state_dict())
-    latents, timestep, text, camera = _inputs(3)
+    latents, timestep, text, camera = inputs(3)
     with torch.no_grad():
         expected = parent(latents, timestep, text, class_labels=camera).sample
     torch.testing.assert_close(unet(latents, timestep, text, camera, 1), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_views_of_an_object_see_each_other_and_no_other_object(unet):
-    latents, timestep, text, camera = _inputs(8)
+    latents, timestep, text, camera = inputs(8)
     both = unet(latents, timestep, text, camera, 4)
     alone = unet(latents[:4], timestep[:4], text[:4], camera[:4], 4)
     torch.testing.assert_close(both[:4], alone, atol=1e-6, rtol=1e-5)
@@ -75,7 +56,7 @@ def test_views_of_an_object_see_each_other_and_no_other_object(unet):
 
 
 def test_without_a_camera_nothing_is_added_to_the_timestep(unet):
-    latents, timestep, text, camera = _inputs(2)
+    latents, timestep, text, camera = inputs(2)
     without = unet(latents, timestep, text, None, 1)
     silent = MultiViewUNet(**TINY).eval()
     silent.load_state_dict(unet.state_dict())
@@ -88,4 +69,4 @@ def test_without_a_camera_nothing_is_added_to_the_timestep(unet):
 
 def test_part_of_an_object_is_refused(unet):
     with pytest.raises(ValueError, match="6 latents"):
-        unet(*_inputs(6), 4)
+        unet(*inputs(6), 4)

@@ -7,6 +7,8 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
+from tests.diffusion.tiny_unet import TINY as TINY_UNET
+from tests.diffusion.tiny_unet import inputs
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.folders import load_unet
@@ -15,19 +17,7 @@ from threedgen.diffusion.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.view_attention import TemporalTransformerBlock
 
-TINY = {
-    "sample_size": 8,
-    "block_out_channels": (16, 32),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "attention_head_dim": 2,
-    "cross_attention_dim": 12,
-    "transformer_layers_per_block": 2,
-    "class_embed_type": "projection",
-    "projection_class_embeddings_input_dim": 16,
-}
+TINY = TINY_UNET | {"transformer_layers_per_block": 2}
 VARIANTS = [(attention, camera) for attention in ViewAttention for camera in CameraInput]
 variants = pytest.mark.parametrize(("attention", "camera_input"), VARIANTS)
 
@@ -43,17 +33,11 @@ def _unet(attention, camera_input):
     return unet
 
 
-def _inputs(count):
-    rng = torch.Generator().manual_seed(1)
-    latents, text = torch.randn(count, 4, 8, 8, generator=rng), torch.randn(count, 5, 12, generator=rng)
-    return latents, torch.full((count,), 300), text, torch.randn(count, 16, generator=rng)
-
-
 @variants
 @torch.no_grad()
 def test_views_have_no_order_and_see_only_what_they_may(attention, camera_input):
     unet = _unet(attention, camera_input)
-    latents, timestep, text, camera = _inputs(8)
+    latents, timestep, text, camera = inputs(8)
     both = unet(latents, timestep, text, camera, 4)
     order = torch.tensor([2, 0, 3, 1, 4, 5, 6, 7])
     reordered = unet(latents[order], timestep, text[order], camera[order], 4)
@@ -110,7 +94,7 @@ def test_a_temporal_block_is_the_image_block_with_one_step_between():
 def test_the_camera_s_token_stands_after_the_text():
     """Given by hand to a network without camera input, it gives the same."""
     unet = _unet(ViewAttention.inflated, CameraInput.text)
-    latents, timestep, text, camera = _inputs(4)
+    latents, timestep, text, camera = inputs(4)
     mlp = unet.class_embedding
     token = mlp.linear_2(torch.nn.functional.silu(mlp.linear_1(camera)))
     by_hand = unet(latents, timestep, torch.cat([text, token[:, None]], 1), None, 4)
@@ -120,7 +104,7 @@ def test_the_camera_s_token_stands_after_the_text():
 @variants
 def test_all_layers_learn_and_checkpoints_of_activations_change_no_gradient(attention, camera_input):
     unet = _unet(attention, camera_input)
-    latents, timestep, text, camera = _inputs(8)
+    latents, timestep, text, camera = inputs(8)
     gradients, calls = [], []
     for recompute in (False, True):
         if recompute:
@@ -143,7 +127,7 @@ def test_a_variant_is_kept_with_its_weights(attention, camera_input, tmp_path):
     unet.save_pretrained(tmp_path)
     words = json.loads((tmp_path / "config.json").read_text())
     assert (words["view_attention"], words["camera_input"]) == (attention.value, camera_input.value)
-    latents, timestep, text, camera = _inputs(4)
+    latents, timestep, text, camera = inputs(4)
     with torch.no_grad():
         expected = unet(latents, timestep, text, camera, 4)
         for loaded in (load_unet(tmp_path, torch.float32, "cpu"), MultiViewUNet.from_pretrained(tmp_path)):
