@@ -42,6 +42,7 @@ def test_captions_come_from_three_kinds_of_files(tmp_path):
     for kind in ("txt", "captions", "metadata"):
         source = open_image_source(str(tmp_path / kind), Config(), 4)
         assert [source.draw(index, rng()).caption for index in range(len(source))] == ["one", "two"]
+        assert list(source.texts()) == ["one", "two"]
 
 
 def drawn(tmp_path, picture, size, suffix="png", **options):
@@ -148,6 +149,7 @@ def test_shards_of_pictures_as_others_write_them(tmp_path, capsys):
     for drawn_one in drawn_ones:
         color = {"red": RED, "green": GREEN, "blue": BLUE}[drawn_one.caption]
         assert np.abs(drawn_one.image.astype(int) - (*color, 255)).max() <= 2
+    assert list(source.texts()) == ["red", "green", "blue", "no picture"]
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2 and "four: has no picture" in warnings[0] and "five: has no caption" in warnings[1]
 

@@ -175,6 +175,15 @@ def test_what_is_drawn_depends_on_index_and_generator_alone(rendered, where):
         np.testing.assert_array_equal(images, copy.draw(index, rng(seed)).images)
 
 
+def test_texts_are_the_captions_that_can_be_read(rendered, tmp_path):
+    for where in ("views", "shards"):
+        assert list(open_view_source(str(rendered / where), Config(), 8).texts()) == ["a cube", "a brick"]
+    shutil.copytree(rendered / "views", tmp_path / "views")
+    source = open_view_source(str(tmp_path / "views"), Config(), 8)
+    (tmp_path / "views/cube/cameras.json").write_text("{")
+    assert list(source.texts()) == ["a brick"]
+
+
 def test_what_cannot_be_a_view_source_is_one_clear_line(rendered, tmp_path, capsys):
     def error(where, num_views=4):
         with pytest.raises(ConfigError) as caught:

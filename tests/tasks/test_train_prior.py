@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import trimesh
+from PIL import Image
 from safetensors.torch import load_file
 
 from threedgen import cli
 from threedgen.config.load import load_config
 from threedgen.config.schema import Precision
-from threedgen.core.errors import ConfigError
+from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
@@ -211,6 +213,34 @@ def test_from_scratch_the_vae_is_trained_first_and_resumed(config, tmp_path, mon
 def test_an_image_size_that_the_networks_cannot_halve_is_refused(config, tmp_path):
     with pytest.raises(ConfigError, match=r"train.image_size=20: .* multiple of 8"):
         train(config, tmp_path, image_size=20)
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """Settings for a mesh and a picture whose captions have words that no prior knows."""
+    trimesh.creation.box().export(tmp_path / "box.ply")
+    (tmp_path / "captions.jsonl").write_text('{"file": "box.ply", "caption": "a Velvet cube"}')
+    views, pictures = tmp_path / "views", tmp_path / "pictures"
+    assert cli.main(["render-meshes", str(tmp_path / "box.ply"), str(views), "--size", "16", "--supersample", "1"]) == 0
+    pictures.mkdir()
+    Image.new("RGB", (16, 16), "red").save(pictures / "a.png")
+    (pictures / "a.txt").write_text("a tartan zeppelin")
+    return {"multiview_data": str(views), "image_data": str(pictures), "steps": 2, "sample_every": 100}
+
+
+def test_words_of_own_captions_are_learned(config, own_data, tmp_path, capsys):
+    train(config, tmp_path / "grown", **own_data)
+    assert "3 that" in (out := capsys.readouterr().out) and "velvet, tartan, zeppelin" in out
+    start, grown = (MultiViewPrior.from_pretrained(f) for f in (config.train.start_from, tmp_path / "grown/prior"))
+    assert not grown.unknown_words("a red velvet zeppelin, 3d asset")
+    assert start.unknown_words("a red velvet zeppelin, 3d asset") == ["velvet", "zeppelin"]
+    with pytest.raises(ThreedgenError, match="--fresh begins anew"):
+        (tmp_path / "pictures/a.txt").write_text("a tartan zeppelin of paper")
+        train(config, tmp_path / "grown", **own_data | {"steps": 3})
+
+    train(config, tmp_path / "new", **own_data, start_from="", vae="mini", image_size=16)
+    new = MultiViewPrior.from_pretrained(tmp_path / "new/prior")
+    assert new.unknown_words("a red velvet paper zeppelin, 3d asset") == ["red"]
 
 
 def test_missing_weights_and_data_and_odd_batches_are_one_line(recipe, tiny_prior, capsys):

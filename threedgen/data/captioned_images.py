@@ -33,6 +33,9 @@ class FolderImages(ReplacingSource[CaptionedImage]):
             raise ThreedgenError(f"{path} cannot be read: {error.strerror}") from error
         return CaptionedImage(decode_picture(data, self._image_size, str(path)), caption)
 
+    def caption(self, index: int) -> str:
+        return self._pictures[index][1]
+
 
 class ShardImages(ReplacingSource[CaptionedImage]):
     """Samples of a picture and a caption, KEY.txt or the `caption` of KEY.json."""
@@ -52,6 +55,9 @@ class ShardImages(ReplacingSource[CaptionedImage]):
         caption = _caption(sample)
         image = decode_picture(sample.read(picture), self._image_size, f"{sample.name}.{picture}")
         return CaptionedImage(image, caption)
+
+    def caption(self, index: int) -> str:
+        return _caption(self._shards[index])
 
 
 def _caption(sample: ShardSample) -> str:

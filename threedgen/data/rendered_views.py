@@ -64,8 +64,7 @@ class RenderedViews(ReplacingSource[ViewSet]):
 
     def read(self, index: int, rng: np.random.Generator) -> ViewSet:
         """Raises ThreedgenError for an object without caption, without rings or with damaged files."""
-        item = self._objects[index]
-        files: Files = _Folder(item) if isinstance(item, Path) else item
+        files = self._files(index)
         caption, rings = self._described(files)
         ring = rings[rng.integers(len(rings))]
         stride = len(ring) // self._num_views
@@ -76,6 +75,13 @@ class RenderedViews(ReplacingSource[ViewSet]):
             for view in views
         ]
         return ViewSet(np.stack(images), _camera_vectors(files.name, views), caption)
+
+    def caption(self, index: int) -> str:
+        return self._described(self._files(index))[0]
+
+    def _files(self, index: int) -> Files:
+        item = self._objects[index]
+        return _Folder(item) if isinstance(item, Path) else item
 
     def _described(self, files: Files) -> tuple[str, list[list[dict[str, Any]]]]:
         """The object's caption, and its rings: views side by side, of one elevation."""

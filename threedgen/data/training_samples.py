@@ -11,6 +11,8 @@ import struct
 import sys
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -48,6 +50,9 @@ class ViewSource(Protocol):
 
     def draw(self, index: int, rng: np.random.Generator) -> ViewSet: ...
 
+    def texts(self) -> Iterable[str]:
+        """Captions, or words, that hold every word that a caption may have."""
+
 
 class ImageSource(Protocol):
     """As `ViewSource`, for single pictures without cameras."""
@@ -55,6 +60,8 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def draw(self, index: int, rng: np.random.Generator) -> CaptionedImage: ...
+
+    def texts(self) -> Iterable[str]: ...
 
 
 def decode_picture(data: bytes, size: int, where: str) -> NDArray[np.uint8]:
@@ -107,6 +114,16 @@ class ReplacingSource(ABC, Generic[Sample]):
     @abstractmethod
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample of just this number. Raises ThreedgenError if it cannot be used."""
+
+    @abstractmethod
+    def caption(self, index: int) -> str:
+        """The caption of just this number, without its pictures. Raises ThreedgenError if it has none."""
+
+    def texts(self) -> Iterable[str]:
+        """The captions; those that cannot be read are left out, `draw` tells of them."""
+        for index in range(len(self)):
+            with suppress(ThreedgenError):
+                yield self.caption(index)
 
     def draw(self, index: int, rng: np.random.Generator) -> Sample:
         """Raises ThreedgenError if a hundred in a row cannot be used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from threedgen.data.captioned_views import (
     multiview_captures,
     patterned_captures,
 )
+from threedgen.data.miniworld import vocabulary
 from threedgen.data.rendered_views import RenderedViews, rendered_objects
 from threedgen.data.shards import Shards, is_shards, shard_paths
 from threedgen.data.training_samples import CaptionedImage, ImageSource, ViewSet, ViewSource
@@ -110,6 +112,9 @@ class MiniworldViews:
         images, vectors = captured.images[index, chosen], captured.camera_vectors[index, chosen]
         return ViewSet(np.array(images), np.array(vectors), captured.captions[index])
 
+    def texts(self) -> Sequence[str]:
+        return vocabulary()
+
 
 class MiniworldPhotographs:
     """Half patterned pictures (even numbers), half views picked as photographs of objects, mostly from the front."""
@@ -129,3 +134,6 @@ class MiniworldPhotographs:
         views = captured.images[number].reshape(-1, *captured.images.shape[3:])
         chosen = rng.choice(len(views), p=self._probabilities[number]) if is_object else 0
         return CaptionedImage(np.array(views[chosen]), captured.captions[number])
+
+    def texts(self) -> Sequence[str]:
+        return vocabulary()

@@ -1,6 +1,6 @@
 """The mini prior's architecture: the classes of the full-size system at a size that a laptop trains in an hour."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from diffusers import AutoencoderKL
@@ -23,14 +23,19 @@ _TEXT_WIDTH = 96
 _PAD, _BOS, _EOS, _UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 
 
-def word_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are whole words (and single punctuation marks), in lower case."""
-    ids = {word: i for i, word in enumerate((_PAD, _BOS, _EOS, _UNKNOWN, *vocabulary))}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=_UNKNOWN))
+def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the whole words of `texts` (and single punctuation marks), in lower case.
+
+    A subject's name such as "[v]" is one word: brackets of their own would move what follows to places in the sentence
+    where the text encoder has never met it.
+    """
+    tokenizer = Tokenizer(models.WordLevel({_UNKNOWN: 0}, unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "isolated")]
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\[\w+\]|\w+|[^\w\s]"), "isolated")]
     )
+    ids = {word: i for i, word in enumerate((_PAD, _BOS, _EOS, _UNKNOWN, *words_of(tokenizer, texts)))}
+    tokenizer.model = models.WordLevel(ids, unk_token=_UNKNOWN)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_BOS} $A {_EOS}", special_tokens=[(_BOS, ids[_BOS]), (_EOS, ids[_EOS])]
     )
@@ -42,6 +47,15 @@ def word_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
         eos_token=_EOS,
         unk_token=_UNKNOWN,
     )
+
+
+def words_of(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[str, ...]:
+    """Each word of the texts once, in order, as the word-level tokenizer splits and writes it."""
+    words: dict[str, None] = {}
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text)
+        words |= dict.fromkeys(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    return tuple(words)
 
 
 def new_mini_vae() -> AutoencoderKL:
@@ -116,13 +130,16 @@ def _carry(conv: nn.Conv2d) -> None:
 
 
 def new_mini_prior(
-    vocabulary: Sequence[str],
+    texts: Iterable[str],
     vae: AutoencoderKL,
     view_attention: ViewAttention = ViewAttention.inflated,
     camera_input: CameraInput = CameraInput.timestep,
 ) -> MultiViewPrior:
-    """An untrained prior around a trained VAE. Weights are drawn from torch's global random state."""
-    tokenizer = word_tokenizer(vocabulary)
+    """An untrained prior, which knows the words of `texts`, around a trained VAE.
+
+    Weights are drawn from torch's global random state.
+    """
+    tokenizer = word_tokenizer(texts)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -1,7 +1,7 @@
 """Where training starts: a prior with the layers and the words that it is going to need."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.diffusion.folders import read_config
 from threedgen.diffusion.locate import adapter_base, locate_weights
+from threedgen.diffusion.mini import words_of
 from threedgen.diffusion.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 
@@ -108,8 +109,8 @@ def inflate_unet(unet: MultiViewUNet, view_attention: ViewAttention, camera_inpu
 
 
 @torch.no_grad()
-def grow_vocabulary(prior: MultiViewPrior, words: Sequence[str]) -> tuple[str, ...]:
-    """Give a word-level tokenizer those of `words` that it lacks, and the text encoder an embedding for each.
+def grow_vocabulary(prior: MultiViewPrior, texts: Iterable[str]) -> tuple[str, ...]:
+    """Give a word-level tokenizer the words of `texts` that it lacks, and the text encoder an embedding for each.
 
     A new embedding is the mean of the old ones plus noise of a tenth of their spread, drawn for the word itself, so
     that it does not depend on the order. Old words keep their ids and embeddings bit for bit. Returns the words that
@@ -120,9 +121,7 @@ def grow_vocabulary(prior: MultiViewPrior, words: Sequence[str]) -> tuple[str, .
     if not isinstance(tokenizer.model, models.WordLevel):
         return ()
     ids = tokenizer.get_vocab()
-    normal = tokenizer.normalizer.normalize_str(" ".join(words))
-    pieces = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
-    added = tuple(dict.fromkeys(piece for piece in pieces if piece not in ids))
+    added = tuple(word for word in words_of(tokenizer, texts) if word not in ids)
     if not added:
         return ()
     grown = ids | {word: len(ids) + i for i, word in enumerate(added)}

@@ -133,15 +133,23 @@ def save_training(
 
 
 def restore_training(folder: Path, optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.Module]) -> int:
-    """Load what `save_training` saved last, if anything, and return the step to go on from."""
+    """Load what `save_training` saved last, if anything, and return the step to go on from.
+
+    Raises ThreedgenError if a module has other tensors than it had then.
+    """
     checkpoint = load_latest_checkpoint(folder)
     if checkpoint is None:
         return 0
     for name, module in modules.items():
         prefix = f"{name}."
-        module.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-        )
+        saved = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        shapes, saved_shapes = ({k: v.shape for k, v in tensors.items()} for tensors in (module.state_dict(), saved))
+        if odd := sorted(shapes.items() ^ saved_shapes.items()):
+            raise ThreedgenError(
+                f"{folder}: {prefix}{odd[0][0]} is not as it was when this was saved; if captions have changed since, "
+                "so have the words that the model knows: --fresh begins anew"
+            )
+        module.load_state_dict(saved)
     restore_optimizer_state(optimizer, checkpoint.tensors)
     return checkpoint.step
 

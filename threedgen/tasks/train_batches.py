@@ -4,7 +4,7 @@ Every object of a step, and every image of a 2D step, has a random stream of its
 timestep and noise. A process draws only its own ones, and gets for them what one process alone would.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,6 +29,13 @@ class TrainingSources:
 
     views: ViewSource
     images: ImageSource | None
+
+    def texts(self) -> Iterator[str]:
+        """Everything whose words a prior that knows words one by one must know."""
+        yield from self.views.texts()
+        if self.images is not None:
+            yield from self.images.texts()
+        yield ASSET_SUFFIX
 
 
 def open_sources(config: Config, image_size: int) -> TrainingSources:

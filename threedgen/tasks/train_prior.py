@@ -14,8 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from threedgen.config.schema import Config, Precision, TrainConfig
 from threedgen.core.errors import ConfigError
-from threedgen.data.miniworld import vocabulary
-from threedgen.data.training_sources import MINIWORLD
 from threedgen.diffusion.folders import load_vae
 from threedgen.diffusion.locate import locate_weights
 from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior
@@ -39,6 +37,7 @@ from threedgen.tasks.train_samples import save_sample_sheet
 from threedgen.tasks.train_vae import train_vae
 
 _ENCODED_AT_ONCE = 32  # pictures: the VAE's layers at full resolution need much memory
+_SHOWN_WORDS = 12
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
@@ -62,17 +61,19 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
     train = config.train
     if train.start_from:
         prior = start_prior(train.start_from, train.view_attention, train.camera_input, device=device)
-        if MINIWORLD in (train.multiview_data, train.image_data):
-            grow_vocabulary(prior, vocabulary())
         _set_image_size(prior, train.image_size)
         with first_process_first():  # it leaves miniworld's pictures on disk
             sources = open_sources(config, prior.image_size)
+        new_words = grow_vocabulary(prior, sources.texts())
+        if new_words and rank() == 0:
+            shown = ", ".join(new_words[:_SHOWN_WORDS]) + (", ..." if len(new_words) > _SHOWN_WORDS else "")
+            print(f"{'new words':10} {len(new_words)} that {train.start_from} lacks: {shown}", flush=True)
     else:
         with first_process_first():  # and the VAE
             sources = open_sources(config, train.image_size or IMAGE_SIZE)
             vae = _vae_of(train.vae, device) if train.vae else train_vae(config, run, sources, device)
         torch.manual_seed(config.seed)
-        prior = new_mini_prior(vocabulary(), vae, train.view_attention, train.camera_input).to(device)
+        prior = new_mini_prior(sources.texts(), vae, train.view_attention, train.camera_input).to(device)
         _set_image_size(prior, train.image_size)
     prior.train()
     prior.vae.eval()
