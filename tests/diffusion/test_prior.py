@@ -107,6 +107,13 @@ def test_unknown_words_are_named_with_what_is_known(prior):
         prior.check_prompt("a red cat " * 10)
 
 
+def test_a_subject_s_name_is_one_word_where_a_colour_would_be(prior):
+    """Otherwise what follows stands at places in the sentence where the text encoder has never met it."""
+    named, red = (prior.tokenizer(f"a {word} cat wearing a blue hat").input_ids for word in ("[v]", "red"))
+    assert [a == b for a, b in zip(named, red, strict=True)] == [i != 2 for i in range(len(red))]
+    assert prior.unknown_words("a [V] cat, [ v ]") == ["[V]", "[", "v", "]"]
+
+
 def test_padding_and_case_do_not_matter_but_words_do(prior):
     first, second, other = prior.encode_text(["a red cat", "A RED cat", "a blue cat"])
     torch.testing.assert_close(first, second)

@@ -88,7 +88,7 @@ def _warn_of_ordinary_word(prior: MultiViewPrior, identifier: str) -> None:
     """Say so if the identifier means something already: the prior would have to unlearn it."""
     if is_ordinary_word(prior, identifier.strip("[]")):
         print(
-            f"warning: the prior knows {identifier.strip('[]')!r} already; what it means will mix with the subject. "
+            f"warning: the prior knows {identifier.strip('[]')!r} already, and what it means may mix with the subject. "
             "A word that means nothing, such as [v], is better",
             file=sys.stderr,
         )
