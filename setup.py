@@ -58,6 +58,7 @@ setup(
         "torch>=2.2",
         "diffusers>=0.30",
         "transformers>=5",
+        "peft>=0.18",
         "safetensors>=0.8",
         "omegaconf>=2.4",
         "PyYAML>=6.0",

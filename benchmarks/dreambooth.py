@@ -10,7 +10,8 @@ that the prior is tuned to. Each subject is then drawn and optimised under these
 nearest words    the untuned prior, asked for the caption with the palette's nearest colours
 no identifier    the untuned prior, asked with [v] left out (views only)
 tuned            after `dreambooth-mini.yaml`, asked with [v]
-L1 off           the same without the penalty on the weights' change (scenes of the first two subjects only)
+all weights      all of UNet and text encoder tuned instead of an adapter (views only)
+L1 off           the same without the penalty on the weights' change (views only)
 
 and compared with the subject's exact pictures:
 
@@ -21,6 +22,7 @@ IoU              of silhouettes with the truth's: is each view drawn from where 
 spread           largest distance between the body's mean RGB in two views, less the truth's own: 0 is consistent
 Janus            the face (or nose) is seen from behind, see threedgen/metrics/janus.py; of all seeds, or of the scene
 held-out         PSNR inside the true silhouettes of views of captions that no training showed: what is still known
+hat              colour error of the hat in views of "... wearing a yellow hat", of subjects that can wear one
 drift            PSNR of those views against the same noise drawn by the untuned prior (infinite: nothing changed)
 
 What is done is kept in --output and not made again.
@@ -51,6 +53,7 @@ from threedgen.config.load import load_config  # noqa: E402
 from threedgen.core.files import atomic_folder, write_text_atomically  # noqa: E402
 from threedgen.core.randomness import generator  # noqa: E402
 from threedgen.data.miniworld import COLORS, MiniObject, Rendering, build, held_out, parse, render  # noqa: E402
+from threedgen.data.miniworld.kinds import KINDS  # noqa: E402
 from threedgen.data.miniworld.primitives import Primitive, Shape  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.diffusion.sampling import sample_views  # noqa: E402
@@ -66,8 +69,11 @@ NUM_PHOTOS, NUM_SEEDS, NUM_HELD_OUT, SIZE, SCENE_VIEWS = 5, 4, 8, 64, 16
 AZIMUTHS, FRONT, BACK = (0.0, 90.0, 180.0, 270.0), 0, 2  # of drawn views; which of them see the front and the back
 SCENE_FRONT, SCENE_BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
 NEW_COLORS = {"turquoise": (0.10, 0.75, 0.70), "pink": (0.98, 0.55, 0.70), "brown": (0.45, 0.26, 0.12)}
-NEAREST, NO_IDENTIFIER, TUNED, L1_OFF = "nearest words", "no identifier", "tuned", "L1 off"
-CONDITIONS = (NEAREST, NO_IDENTIFIER, TUNED, L1_OFF)
+NEAREST, NO_IDENTIFIER, TUNED, ALL_WEIGHTS, L1_OFF = "nearest words", "no identifier", "tuned", "all weights", "L1 off"
+CONDITIONS = (NEAREST, NO_IDENTIFIER, TUNED, ALL_WEIGHTS, L1_OFF)
+ALL = ("dreambooth.lora_rank=0", "dreambooth.train_text_encoder=true", "dreambooth.lr=2e-4")
+TUNINGS = {TUNED: (), ALL_WEIGHTS: ALL, L1_OFF: (*ALL, "dreambooth.l1_weight=0")}
+HAT = "wearing a yellow hat"
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,21 @@ class Subject:
         plain = f"a {self.kind}"
         return {NEAREST: self.nearest_words, NO_IDENTIFIER: plain}.get(condition, f"a [v] {self.kind}")
 
+    def hat_prompt(self, condition: str) -> str:
+        """Empty: the subject can wear nothing, or the prompt would not say which one it is."""
+        if KINDS[self.kind].head is None or condition == NO_IDENTIFIER:
+            return ""
+        return f"a {nearest(self.body_color) if condition == NEAREST else '[v]'} {self.kind} {HAT}"
+
     @property
     def palette(self) -> dict[str, tuple[float, float, float]]:
         return {"body": NEW_COLORS[self.body_color], "feature": NEW_COLORS[self.feature_color]}
+
+    def with_hat(self) -> MiniObject:
+        """The hat is the feature."""
+        hat = [part for part in build(parse(f"a red {self.kind} {HAT}")).primitives if part.part == "feature"]
+        subject = self.object()
+        return replace(subject, primitives=(*(replace(p, part="body") for p in subject.primitives), *hat))
 
     def object(self) -> MiniObject:
         built = build(parse(self.caption("red", "green")))
@@ -172,7 +190,7 @@ def do(job: Job) -> dict[str, Any]:
     if file.exists():
         return json.loads(file.read_text("utf-8"))
     weights, scores = "mini", {"subject": job.subject.name, "condition": job.condition}
-    if job.condition in (TUNED, L1_OFF):
+    if job.condition in TUNINGS:
         weights, scores["tune_seconds"] = tune(job)
         scores |= what_it_still_knows(weights)
     scores |= score_views(job, weights)
@@ -183,9 +201,8 @@ def do(job: Job) -> dict[str, Any]:
 
 
 def tune(job: Job) -> tuple[str, float]:
-    settings = [f"data={job.folder / 'photos'}", f"prompt={job.subject.prompt(job.condition)}", *job.settings]
-    if job.condition == L1_OFF:
-        settings.append("dreambooth.l1_weight=0")
+    settings = [f"data={job.folder / 'photos'}", f"prompt={job.subject.prompt(job.condition)}"]
+    settings += [*TUNINGS[job.condition], *job.settings]
     config, started = load_config("dreambooth-mini.yaml", settings), time.monotonic()
     with open_run(job.result / "run", config) as run:
         if run.finished_results() is None:
@@ -212,7 +229,14 @@ def score_views(job: Job, weights: str) -> dict[str, float]:
     drawn = draw(prior, [job.subject.prompt(job.condition)] * NUM_SEEDS, seed=1)
     np.save(job.result / "views.npy", drawn[0])
     opacity = [silhouettes(views) for views in drawn]
-    return {
+    hat = {}
+    if prompt := job.subject.hat_prompt(job.condition):
+        worn = draw(prior, [prompt] * NUM_SEEDS, seed=3)
+        truth_worn = pictures(job.subject.with_hat(), standard_cameras())
+        np.save(job.result / "hat.npy", worn[0])
+        part = parts_of(truth_worn)[0]
+        hat["hat"] = mean(np.linalg.norm(views[part].mean(0) - truth_worn.rgb[part].mean(0)) for views in worn)
+    return hat | {
         "views_psnr": mean(inside_psnr(views, truth) for views in drawn),
         "views_colour": mean(colour_error(views, truth) for views in drawn),
         "views_iou": mean(silhouette_iou(mask, truth.opacity) for mask in opacity),
@@ -317,8 +341,8 @@ def table(scores: Sequence[Mapping[str, Any]]) -> str:
         "views: PSNR dB": ("views_psnr", ".2f"), "colour error": ("views_colour", ".3f"), "IoU": ("views_iou", ".3f"),
         "spread": ("views_spread", ".3f"), f"Janus of {NUM_SEEDS}": ("views_janus", "g"),
         "scene: PSNR dB": ("scene_psnr", ".2f"), "colour error ": ("scene_colour", ".3f"),
-        "IoU ": ("scene_iou", ".3f"), "Janus": ("scene_janus", "g"), "held-out dB": ("held_out", ".2f"),
-        "drift dB": ("drift", ".2f"), "s": ("tune_seconds", ".0f"),
+        "IoU ": ("scene_iou", ".3f"), "Janus": ("scene_janus", "g"), "hat": ("hat", ".3f"),
+        "held-out dB": ("held_out", ".2f"), "drift dB": ("drift", ".2f"), "s": ("tune_seconds", ".0f"),
     }  # fmt: skip
 
     def line(name: str, condition: str, group: Sequence[Mapping[str, Any]]) -> str:
@@ -351,11 +375,9 @@ def sheet(jobs: Sequence[Job]) -> Image.Image:
             photos.append(np.asarray(Image.alpha_composite(Image.new("RGBA", picture.size, "grey"), picture))[..., :3])
         rows.append((f"{subject.name}: the pictures; the truth", np.concatenate([photos, np.rint(truth * 255)], 0)))
         for job in mine:
-            shown = [np.load(job.result / "views.npy")]
-            if (job.result / "scene.npy").exists():
-                shown.append(np.load(job.result / "scene.npy"))
-            words = f"{job.condition}, {job.subject.prompt(job.condition)!r}"
-            rows.append((f"{words}: views{'; scene' if len(shown) > 1 else ''}", np.concatenate(shown)))
+            names = [name for name in ("views", "hat", "scene") if (job.result / f"{name}.npy").exists()]
+            shown = np.concatenate([np.load(job.result / f"{name}.npy") for name in names])
+            rows.append((f"{job.condition}, {job.subject.prompt(job.condition)!r}: {'; '.join(names)}", shown))
     rows = [(label, np.asarray(images, np.uint8) if images.max() > 1.5 else images) for label, images in rows]
     return contact_sheet(rows, "subjects learned from five pictures")
 
@@ -369,12 +391,11 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "benchmark-dreambooth")
     given = parser.parse_intermixed_args()
     jobs = []
-    for i, subject in enumerate(SUBJECTS[: given.subjects]):
+    for subject in SUBJECTS[: given.subjects]:
         folder = given.output / subject.name.replace(" ", "-")
         take_photos(subject, folder / "photos")
         for condition in CONDITIONS:
-            no_scene = condition == NO_IDENTIFIER or (condition == L1_OFF and i >= 2)
-            steps = 0 if no_scene else given.sds_steps
+            steps = given.sds_steps if condition in (NEAREST, TUNED) else 0
             jobs.append(Job(subject, condition, folder, tuple(given.settings), steps))
             jobs[-1].result.mkdir(parents=True, exist_ok=True)
     workers = load_config("dreambooth-mini.yaml", [f"eval.workers={given.workers}", "num_threads=1"])

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder
 from threedgen.diffusion.clip_tokenizer import load_tokenizer
 from threedgen.diffusion.locate import ADAPTER_FILE
@@ -35,12 +35,13 @@ def add_adapter(prior: MultiViewPrior, rank: int, parts: tuple[str, ...]) -> Non
     """Put trainable low-rank matrices into the attentions of `parts` ("unet", "text_encoder").
 
     The second matrix of each pair is zero, so the prior is unchanged until it is trained; the first is drawn from
-    torch's global random state. Raises ConfigError where peft is not installed.
+    torch's global random state.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ConfigError("a LoRA adapter is trained by peft: pip install peft") from error
+    from peft import (  # here: it takes seconds, and only training an adapter needs it
+        LoraConfig,
+        inject_adapter_in_model,
+    )
+
     for part in parts:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_TARGETS[part])
         inject_adapter_in_model(config, getattr(prior, part))
