@@ -200,17 +200,20 @@ def test_variants_start_alike_and_differ_as_said(tmp_path):
     }
 
 
-def test_priors_are_trained_once_and_judged(tmp_path, monkeypatch):
+def test_priors_of_all_tables_are_trained_together_once_and_judged(tmp_path, monkeypatch, capsys):
     train = ["vae_steps=1", "vae_batch=4", "batch_objects=1", "num_objects=2", "num_patterned_images=2"]
     train += ["render_workers=1", "sample_every=100", "warmup_steps=1"]
     settings = [f"train.{word}" for word in train]
-    settings += ["ablation.only=[camera]", "ablation.prompts=1", "ablation.base_steps=1", "ablation.prior_steps=1"]
+    settings += ["ablation.only=[camera,data]", "ablation.prompts=1", "ablation.base_steps=1", "ablation.prior_steps=1"]
     config = config_of(*settings, "views.num_inference_steps=1", f"output_root={tmp_path}")
     with open_run(tmp_path / "run", config) as run:
         results = ablation.run(config, run)
+        printed = capsys.readouterr().out
+        assert "camera: 3 priors to train and judge, 0 there" in printed
+        assert "data: 0 priors to train and judge, 3 there" in printed
         monkeypatch.setattr(ablation_priors.train_prior, "run", None)  # a second time nothing is trained
-        again = ablation.run(replace(config, ablation=replace(config.ablation, only=("camera", "camera"))), run)
-    (table,) = json.loads((tmp_path / "run/results.json").read_text())["tables"][:1]
+        again = ablation.run(replace(config, ablation=replace(config.ablation, only=("data", "camera"))), run)
+    table = json.loads((tmp_path / "run/results.json").read_text())["tables"][1]
     assert again.keys() == results.keys()
     (held, patterned) = (spec.caption for spec in ablation_priors.judged_specs(config))
     for name in ("inflated", "camera-on-text"):

@@ -286,8 +286,8 @@ class AblationConfig:
     only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale]; empty: all
     prompts: int = 32
     pictured_prompts: int = 4  # columns of a table's picture, two views each
-    base_steps: int = 500  # training on single pictures, from which every variant of the prior starts
-    prior_steps: int = 1500  # training of each variant
+    base_steps: int = 2000  # training on single pictures, from which every variant of the prior starts
+    prior_steps: int = 5000  # training of each variant
 
 
 class MemoryUse(Enum):

@@ -9,7 +9,15 @@ from random import Random
 import numpy as np
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
-from threedgen.config.schema import AblationConfig, CameraConfig, CameraInput, Config, Task, ViewAttention
+from threedgen.config.schema import (
+    ABLATION_TABLES,
+    AblationConfig,
+    CameraConfig,
+    CameraInput,
+    Config,
+    Task,
+    ViewAttention,
+)
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs, render
@@ -107,17 +115,19 @@ class Variant:
 
 
 def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
-    """Train and sample what is not there yet."""
+    """Train and sample what is not there yet, for this table and, side by side, for the others that were asked for."""
     start, specs = train_start(config, run), judged_specs(config)
-    variants = [variant(condition, config, run.folder, start, specs) for condition in table.conditions]
-    todo = [v for v in variants if not all((v.sample(i) / SCORE).exists() for i in range(len(specs)))]
+    asked_for = [table, *(other for other in TABLES if other.name in (config.ablation.only or ABLATION_TABLES))]
+    conditions = {condition.name: condition for each in asked_for for condition in each.conditions}
+    variants = {name: variant(c, config, run.folder, start, specs) for name, c in conditions.items()}
+    todo = [v for v in variants.values() if not all((v.sample(i) / SCORE).exists() for i in range(len(specs)))]
     print(f"{table.name}: {len(todo)} priors to train and judge, {len(variants) - len(todo)} there", flush=True)
-    failures = []
+    mine, failures = [variants[condition.name] for condition in table.conditions], []
     for outcome in outcomes(train_and_judge, todo, config):
-        if outcome.error:
+        if outcome.error and outcome.job in mine:
             failures.append(f"{table.name}: {outcome.job.name}: {outcome.error}")
         print(f"{table.name}: {outcome.job.name}: {outcome.error or 'trained and judged'}", flush=True)
-    return collect([(v.name, spec.caption, v.sample(i)) for v in variants for i, spec in enumerate(specs)], failures)
+    return collect([(v.name, spec.caption, v.sample(i)) for v in mine for i, spec in enumerate(specs)], failures)
 
 
 def judged_specs(config: Config) -> tuple[Spec, ...]:
