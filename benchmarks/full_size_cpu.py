@@ -1,8 +1,9 @@
 """The full-size system on a CPU, without the public weights: seconds and peak memory of every stage.
 
 A checkpoint in the original's layout is written first, all 1244 keys of sd-v2.1-base-4view.pt at their real shapes,
-with random numbers. Then it is imported, four views of 256 pixels are sampled in two steps, and two steps of score
-distillation are made. The public weights do the same work: nothing depends on the numbers.
+with random numbers. Then it is imported, four views of 256 pixels are sampled in two steps, two steps of score
+distillation are made, the gradients of a training step are computed, and an adapter is tuned for one step. The public
+weights do the same work: nothing depends on the numbers.
 
     python benchmarks/full_size_cpu.py --threads 2 --json full_size_cpu.json
 
@@ -28,10 +29,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextConfig
 
 from threedgen.cameras import mvdream_camera_vectors, viewing_cameras
+from threedgen.config.load import load_config
 from threedgen.config.schema import CameraConfig, GuidanceConfig
 from threedgen.diffusion.ldm_unet import unet_config, unet_sources
 from threedgen.diffusion.ldm_vae import vae_source
@@ -39,8 +42,12 @@ from threedgen.diffusion.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.schedule import stable_diffusion_schedule
+from threedgen.diffusion.start import start_prior
 from threedgen.diffusion.text_towers import new_text_encoder, open_clip_source
+from threedgen.diffusion.training import DenoisingObjective
 from threedgen.guidance.sds import ScoreDistillation
+from threedgen.runs.directory import open_run
+from threedgen.tasks import dreambooth
 from threedgen.tasks import weights as weights_verb
 
 GIB = 2**30
@@ -178,11 +185,44 @@ def distill(folder: Path, size: str) -> str:
     return f"{seconds:.1f} s of them to load; text encoder and decoder released"
 
 
+def train(folder: Path, size: str) -> str:
+    """The gradients of a multi-view and of a 2D loss; AdamW's memories and the average would be 10 GiB more."""
+    prior = start_prior(folder / "weights")
+    prior.text_encoder.requires_grad_(False)
+    prior.unet.enable_gradient_checkpointing()
+    objective, rng = DenoisingObjective(prior), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        latents = prior.encode_images(torch.rand(NUM_VIEWS, 3, 256, 256, generator=rng))
+    noise, timestep = torch.randn(latents.shape, generator=rng), torch.full((NUM_VIEWS,), 500)
+    cameras = mvdream_camera_vectors(viewing_cameras(CameraConfig(), [0, 90, 180, 270], 15, 256))
+    objective(latents, noise, timestep, ["an astronaut, 3d asset"], cameras, NUM_VIEWS).mean().backward()
+    objective(latents, noise, timestep, ["a horse"] * NUM_VIEWS, None, 1).mean().backward()
+    gradients = [parameter.grad for parameter in prior.unet.parameters()]
+    assert all(g is not None and g.isfinite().all() and g.abs().max() > 0 for g in gradients)
+    return f"{NUM_VIEWS} views, then {NUM_VIEWS} single pictures, with gradient checkpointing"
+
+
+def tune(folder: Path, size: str) -> str:
+    (folder / "pictures").mkdir()
+    for i in range(3):
+        pixels = torch.randint(256, (256, 256, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"pictures/{i}.png")
+    settings = ["prompt=a photo of a [v] dog", f"data={folder / 'pictures'}", f"weights={folder / 'weights'}"]
+    settings += ["steps=1", "dreambooth.lora_rank=8", "dreambooth.lr=1e-4", f"views.num_inference_steps={STEPS}"]
+    config = load_config("dreambooth-sd21.yaml", settings)
+    with open_run(folder / "tuned", config) as run:
+        tuned = dreambooth.run(config, run)
+    size_on_disk = sum(file.stat().st_size for file in tuned["prior"].rglob("*"))
+    return f"an adapter of {size_on_disk / 2**20:.1f} MiB; drawn with it in {STEPS} steps"
+
+
 STAGES: dict[str, tuple[str, Callable[[Path, str], str]]] = {
     "write": ("write the checkpoint", write),
     "import": ("weights import", import_checkpoint),
     "sample": (f"load, sample {NUM_VIEWS} views, {STEPS} steps, decode", sample),
     "distill": (f"load, {STEPS} steps of score distillation", distill),
+    "train": ("load, gradients of a training step", train),
+    "tune": ("load, one step of DreamBooth (LoRA), draw", tune),
 }
 
 
