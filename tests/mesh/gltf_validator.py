@@ -25,7 +25,7 @@ class ValidatorMissing(Exception):
 def validate(*glbs: Path) -> list[dict]:
     """The validator's report on each file: `issues` has numErrors, numWarnings, numInfos and messages."""
     _install()
-    command = ["node", "-e", SCRIPT, "--", *map(str, glbs)]
+    command = ["node", "-e", SCRIPT, "--", *(str(glb.resolve()) for glb in glbs)]
     result = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(result.stdout)
 
