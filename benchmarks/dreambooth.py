@@ -21,8 +21,8 @@ IoU              of silhouettes with the truth's: is each view drawn from where 
                  silhouette is what differs from its border's median colour by more than 0.12
 spread           largest distance between the body's mean RGB in two views, less the truth's own: 0 is consistent
 Janus            the face (or nose) is seen from behind, see threedgen/metrics/janus.py; of all seeds, or of the scene
-held-out         PSNR inside the true silhouettes of views of captions that no training showed: what is still known
 hat              colour error of the hat in views of "... wearing a yellow hat", of subjects that can wear one
+held-out         PSNR inside the true silhouettes of views of captions that no training showed: what is still known
 drift            PSNR of those views against the same noise drawn by the untuned prior (infinite: nothing changed)
 
 What is done is kept in --output and not made again.
@@ -58,7 +58,7 @@ from threedgen.data.miniworld.primitives import Primitive, Shape  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.diffusion.sampling import sample_views  # noqa: E402
 from threedgen.imaging import contact_sheet, save_png  # noqa: E402
-from threedgen.metrics import colour_fraction, janus_score, psnr, silhouette_iou  # noqa: E402
+from threedgen.metrics import border_color, colour_fraction, drawn_silhouette, janus_score, psnr, silhouette_iou  # noqa: E402
 from threedgen.runs.directory import open_run  # noqa: E402
 from threedgen.tasks import dreambooth  # noqa: E402
 from threedgen.tasks.generate import optimize  # noqa: E402
@@ -228,7 +228,7 @@ def score_views(job: Job, weights: str) -> dict[str, float]:
     prior, truth = MultiViewPrior.from_pretrained(weights), pictures(job.subject.object(), standard_cameras())
     drawn = draw(prior, [job.subject.prompt(job.condition)] * NUM_SEEDS, seed=1)
     np.save(job.result / "views.npy", drawn[0])
-    opacity = [silhouettes(views) for views in drawn]
+    opacity = [drawn_silhouette(views, border_color(views)) for views in drawn]
     hat = {}
     if prompt := job.subject.hat_prompt(job.condition):
         worn = draw(prior, [prompt] * NUM_SEEDS, seed=3)
@@ -310,13 +310,6 @@ def colour_error(views: np.ndarray, truth: Rendering) -> float:
 def spread(views: np.ndarray, truth: Rendering) -> float:
     body = [view[mask].mean(0) for view, mask in zip(views, parts_of(truth)[1], strict=True)]
     return max(float(np.linalg.norm(a - b)) for a in body for b in body)
-
-
-def silhouettes(views: np.ndarray) -> np.ndarray:
-    """[B, H, W, 1]: what is not the background's colour."""
-    border = np.concatenate([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], 1)
-    difference = np.abs(views - np.median(border, 1)[:, None, None]).max(-1, keepdims=True)
-    return (difference > 0.12).astype(np.float32)
 
 
 def is_janus(

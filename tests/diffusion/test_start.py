@@ -264,5 +264,5 @@ def test_a_word_s_embedding_does_not_depend_on_the_others_and_learns():
 
 def test_a_tokenizer_of_pieces_needs_no_words(started):
     prior = started(ViewAttention.inflated, CameraInput.timestep)
-    assert grow_vocabulary(prior, ["[v]", "qwxz"]) == ()
+    assert grow_vocabulary(prior, (pytest.fail("the captions are not even read") for _ in range(1))) == ()
     assert len(prior.text_encoder.get_input_embeddings().weight) == 49408

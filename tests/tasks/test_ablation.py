@@ -18,6 +18,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import open_run
 from threedgen.tasks import ablation, ablation_priors, ablation_scenes
 from threedgen.tasks.ablation_scenes import jobs_of
+from threedgen.tasks.scoring import Outcome
 
 TINY = ["ablation.prompts=2", "ablation.pictured_prompts=1", "eval.workers=1", "eval.num_cameras=2", "num_threads=0"]
 
@@ -198,6 +199,20 @@ def test_variants_start_alike_and_differ_as_said(tmp_path):
         "camera-on-text": {"train.camera_input": CameraInput.text},
         "without-2d-data": {"train.multiview_probability": 1.0},
     }
+
+
+def test_a_failed_prior_is_told_by_the_tables_that_show_it(tmp_path, monkeypatch):
+    """All are trained at the first table; what failed there is tried again when its own is made, and told once."""
+
+    def fails(function, jobs, config):
+        yield from (Outcome(job, None, "no memory" if job.name == "without-2d-data" else "") for job in jobs)
+
+    monkeypatch.setattr(ablation_priors, "outcomes", fails)
+    monkeypatch.setattr(ablation_priors, "train_start", lambda config, run: tmp_path / "start")
+    config = config_of("ablation.only=[camera,data]", f"output_root={tmp_path}")
+    with open_run(tmp_path / "run", config) as run:
+        told = {t.name: ablation_priors.measure(t, config, run).failures for t in ablation_priors.TABLES[1:]}
+    assert told == {"camera": (), "data": ("data: without-2d-data: no memory",)}
 
 
 def test_priors_of_all_tables_are_trained_together_once_and_judged(tmp_path, monkeypatch, capsys):

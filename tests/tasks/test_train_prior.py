@@ -234,13 +234,20 @@ def test_words_of_own_captions_are_learned(config, own_data, tmp_path, capsys):
     start, grown = (MultiViewPrior.from_pretrained(f) for f in (config.train.start_from, tmp_path / "grown/prior"))
     assert not grown.unknown_words("a red velvet zeppelin, 3d asset")
     assert start.unknown_words("a red velvet zeppelin, 3d asset") == ["velvet", "zeppelin"]
-    with pytest.raises(ThreedgenError, match="--fresh begins anew"):
-        (tmp_path / "pictures/a.txt").write_text("a tartan zeppelin of paper")
-        train(config, tmp_path / "grown", **own_data | {"steps": 3})
+    for caption in ("a paper zeppelin", "a tartan zeppelin in " + " ".join(f"colour{i}" for i in range(12))):
+        (tmp_path / "pictures/a.txt").write_text(caption)  # as many words as before, and more
+        with pytest.raises(ThreedgenError, match="the captions' words changed since this was saved"):
+            train(config, tmp_path / "grown", **own_data | {"steps": 3})
+    assert "16 that" in (out := capsys.readouterr().out) and "colour7, ...\n" in out and "colour8" not in out
 
     train(config, tmp_path / "new", **own_data, start_from="", vae="mini", image_size=16)
     new = MultiViewPrior.from_pretrained(tmp_path / "new/prior")
-    assert new.unknown_words("a red velvet paper zeppelin, 3d asset") == ["red"]
+    assert new.unknown_words("a red velvet tartan zeppelin, 3d asset") == ["red"]
+
+
+def test_kinds_of_miniworld_are_not_taken_with_other_data(config, own_data, tmp_path):
+    with pytest.raises(ConfigError, match="neither source of data is miniworld"):
+        train(config, tmp_path / "run", **own_data, kinds=("cat",))
 
 
 def test_missing_weights_and_data_and_odd_batches_are_one_line(recipe, tiny_prior, capsys):

@@ -15,6 +15,7 @@ from threedgen.imaging import to_numpy
 
 Color = tuple[float, float, float]
 GREY: Color = (0.5, 0.5, 0.5)
+_DIFFERENT = 0.12
 
 
 def psnr(a: Any, b: Any) -> float:
@@ -40,6 +41,21 @@ def silhouette_iou(opacity_a: Any, opacity_b: Any, threshold: float = 0.5) -> fl
     a, b = (opacity > threshold for opacity in _pair(opacity_a, opacity_b))
     union = np.count_nonzero(a | b)
     return np.count_nonzero(a & b) / union if union else 1.0
+
+
+def border_color(images: Any) -> np.ndarray:
+    """The median colour of each image's outermost pixels. [B, H, W, 3] -> [B, 3]."""
+    images = to_numpy(images)
+    return np.median(np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1), axis=1)
+
+
+def drawn_silhouette(images: Any, background: Any) -> np.ndarray:
+    """1 where some channel differs from the background by more than 0.12, otherwise 0; [B, H, W, 1].
+
+    For pictures that have no opacity, such as a prior's samples. background: [B, 3].
+    """
+    difference = np.abs(to_numpy(images) - to_numpy(background)[:, None, None])
+    return (difference.max(-1, keepdims=True) > _DIFFERENT).astype(np.float64)
 
 
 def without_background(rgb: Any, opacity: Any, background: Color = GREY) -> np.ndarray:

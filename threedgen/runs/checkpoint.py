@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -125,31 +126,42 @@ def restore_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[s
 
 
 def save_training(
-    folder: Path, step: int, optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.Module]
+    folder: Path,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    modules: Mapping[str, torch.nn.Module],
+    info: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """`save_checkpoint` of modules by name ("unet" gives "unet.conv_in.weight", ...) and their optimiser."""
+    """`save_checkpoint` of modules by name ("unet" gives "unet.conv_in.weight", ...) and their optimiser.
+
+    info: what the tensors depend on and must still be so when they are restored.
+    """
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    save_checkpoint(folder, step, tensors | flatten_optimizer_state(optimizer), {})
+    save_checkpoint(folder, step, tensors | flatten_optimizer_state(optimizer), info)
 
 
-def restore_training(folder: Path, optimizer: torch.optim.Optimizer, modules: Mapping[str, torch.nn.Module]) -> int:
+def restore_training(
+    folder: Path,
+    optimizer: torch.optim.Optimizer,
+    modules: Mapping[str, torch.nn.Module],
+    info: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Load what `save_training` saved last, if anything, and return the step to go on from.
 
-    Raises ThreedgenError if a module has other tensors than it had then.
+    Raises ThreedgenError if `info` is not what it was then.
     """
     checkpoint = load_latest_checkpoint(folder)
     if checkpoint is None:
         return 0
+    if odd := [name for name, value in info.items() if checkpoint.info.get(name) != value]:
+        raise ThreedgenError(
+            f"{folder}: {odd[0]} changed since this was saved, so it cannot go on: --fresh begins anew"
+        )
     for name, module in modules.items():
         prefix = f"{name}."
-        saved = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-        shapes, saved_shapes = ({k: v.shape for k, v in tensors.items()} for tensors in (module.state_dict(), saved))
-        if odd := sorted(shapes.items() ^ saved_shapes.items()):
-            raise ThreedgenError(
-                f"{folder}: {prefix}{odd[0][0]} is not as it was when this was saved; if captions have changed since, "
-                "so have the words that the model knows: --fresh begins anew"
-            )
-        module.load_state_dict(saved)
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        )
     restore_optimizer_state(optimizer, checkpoint.tensors)
     return checkpoint.step
 

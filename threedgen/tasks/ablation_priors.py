@@ -25,7 +25,7 @@ from threedgen.diffusion.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.imaging import save_png
-from threedgen.metrics.image import GREY, psnr, silhouette_iou
+from threedgen.metrics.image import GREY, border_color, drawn_silhouette, psnr, silhouette_iou
 from threedgen.metrics.janus import janus_score
 from threedgen.runs.directory import RunDirectory, open_run
 from threedgen.tasks import train_prior
@@ -36,7 +36,6 @@ from threedgen.tasks.scoring import can_fail, face_figures, feature_fraction, ou
 _AZIMUTHS = ((0.0, 90.0, 180.0, 270.0), (30.0, 120.0, 210.0, 300.0))  # two sets of views of each caption
 _FRONT, _BACK, _PICTURED = (0, 4), (2, 6), (4, 6)  # indices into both sets
 _CAPTIONS_AT_ONCE = 8
-_DIFFERENT = 0.12  # from the background, in the channel that differs most: object
 
 _PSNR, _IOU = Column("psnr", "PSNR dB"), Column("iou", "IoU", 3)
 _JANUS, _FRONT_RIGHT = Column("janus", "Janus", percent=True), Column("front", "front right", percent=True)
@@ -243,20 +242,14 @@ def judge(spec: Spec, views: np.ndarray, camera: CameraConfig) -> dict[str, floa
     }
 
 
-def _backgrounds(views: np.ndarray) -> np.ndarray:
-    """The median colour of each view's border. [B, H, W, 3] -> [B, 3]."""
-    return np.median(np.concatenate([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], 1), axis=1)
-
-
 def _background_spread(views: np.ndarray) -> float:
     """The largest distance between the backgrounds of two views of a set, mean over the sets of `_AZIMUTHS`."""
-    colors = _backgrounds(views).reshape(len(_AZIMUTHS), -1, 3)
+    colors = border_color(views).reshape(len(_AZIMUTHS), -1, 3)
     distances = np.linalg.norm(colors[:, :, None] - colors[:, None], axis=-1)
     return float(distances.max((1, 2)).mean())
 
 
 def _outline_iou(views: np.ndarray, truth: Rendering) -> float:
-    background = _backgrounds(views)[:, None, None]
-    true_views = truth.rgb + (1 - truth.opacity) * (background - np.array(GREY))
-    masks = [np.abs(x - background).max(-1, keepdims=True) > _DIFFERENT for x in (views, true_views)]
-    return silhouette_iou(*(mask.astype(np.float64) for mask in masks))
+    background = border_color(views)
+    true_views = truth.rgb + (1 - truth.opacity) * (background[:, None, None] - np.array(GREY))
+    return silhouette_iou(drawn_silhouette(views, background), drawn_silhouette(true_views, background))

@@ -17,7 +17,7 @@ from threedgen.config.schema import Config, TrainBackground
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import stable_seed
 from threedgen.data.captioned_views import composite_on
-from threedgen.data.training_sources import ImageSource, ViewSource, open_image_source, open_view_source
+from threedgen.data.training_sources import MINIWORLD, ImageSource, ViewSource, open_image_source, open_view_source
 from threedgen.diffusion.prior import ASSET_SUFFIX
 
 NUM_TIMESTEPS = 1000
@@ -43,6 +43,8 @@ def open_sources(config: Config, image_size: int) -> TrainingSources:
     train = config.train
     if not train.multiview_data:
         raise ConfigError("train.multiview_data is empty: give what render-meshes wrote, see docs/howto/train.md")
+    if train.kinds and MINIWORLD not in (train.multiview_data, train.image_data):
+        raise ConfigError("train.kinds chooses among miniworld's things, and neither source of data is miniworld")
     views = open_view_source(train.multiview_data, config, image_size)
     images = open_image_source(train.image_data, config, image_size) if train.image_data else None
     return TrainingSources(views, images)

@@ -4,6 +4,8 @@ A step is a function of (seed, step): it is the same after a restart, and howeve
 (`torchrun`) and accumulated parts.
 """
 
+import hashlib
+import json
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
@@ -110,7 +112,8 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     )
     modules = {name: prior.get_submodule(name) for name in trained}
     modules |= {f"average.{name}": average.module.get_submodule(name) for name in trained}
-    start = restore_training(run.checkpoints, optimizer, modules)
+    info = {"the captions' words": _digest_of_words(prior)}  # which row of the embedding is whose
+    start = restore_training(run.checkpoints, optimizer, modules, info)
     if train.gradient_checkpointing:
         prior.unet.enable_gradient_checkpointing()
     objective = _objective(prior, has_2d_steps=sources.images is not None)
@@ -139,13 +142,18 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
             average.update(step)
             log.step(step + 1, loss.item(), grad_norm, lr)
             if rank() == 0 and (step + 1) % train.checkpoint_every == 0:
-                save_training(run.checkpoints, step + 1, optimizer, modules)
+                save_training(run.checkpoints, step + 1, optimizer, modules, info)
             if rank() == 0 and (step + 1) % train.sample_every == 0:
                 sheet = run.path(f"samples/step-{step + 1:06d}.png")
                 quality = save_sample_sheet(average.module, config, sources.views, sheet)
                 average.module.save_pretrained(run.folder / "prior")
                 log.samples(step + 1, sheet, quality)
     return average.module
+
+
+def _digest_of_words(prior: MultiViewPrior) -> str:
+    ids = sorted(prior.tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(ids).encode("ascii")).hexdigest()
 
 
 def _losses(prior: MultiViewPrior, objective: nn.Module, batch: Batch) -> Tensor:
