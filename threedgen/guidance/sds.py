@@ -12,6 +12,7 @@ from threedgen.cameras import Cameras, mvdream_camera_vectors
 from threedgen.config.schema import GuidanceConfig, GuidanceLoss
 from threedgen.core.randomness import generator
 from threedgen.core.schedules import value_at
+from threedgen.core.transfer import to_device
 from threedgen.diffusion.classifier_free import NoisePredictor, guided_denoising
 
 
@@ -86,10 +87,11 @@ class ScoreDistillation:
             images = interpolate(images, (size, size), mode="bilinear", align_corners=False)
         latents = self.prior.encode_images(images)
         timestep = self._draw_timestep(len(latents) // num_views, step, num_steps)
-        noise = torch.randn(latents.shape, generator=generator(self.seed, step, "guidance noise")).to(latents)
-        camera = mvdream_camera_vectors(cameras).to(latents) if num_views > 1 else None
+        noise = torch.randn(latents.shape, generator=generator(self.seed, step, "guidance noise"))
+        noise = to_device(noise, latents.device)
+        camera = to_device(mvdream_camera_vectors(cameras), latents.device) if num_views > 1 else None
         text, negative_text = (t.repeat_interleave(num_views, 0) for t in (text, negative_text))
-        per_view = timestep.repeat_interleave(num_views).to(latents.device)
+        per_view = to_device(timestep.repeat_interleave(num_views), latents.device)
         gradient, x0 = distillation_gradient(
             self.prior, latents.detach(), noise, per_view, text, negative_text, camera, num_views, self.config
         )

@@ -20,8 +20,7 @@ R rays carry S packed samples: the samples of ray r are rows offsets[r] .. offse
 
 from threedgen.ops.grid import GridLevel, HashGrid
 from threedgen.ops.reference.marching import ray_box
-from threedgen.ops.reference.random import ray_jitter
 from threedgen.ops.splats import SplatImages
 from threedgen.ops.types import Composite, FieldLayout, RaySamples
 
-__all__ = ["Composite", "FieldLayout", "GridLevel", "HashGrid", "RaySamples", "SplatImages", "ray_box", "ray_jitter"]
+__all__ = ["Composite", "FieldLayout", "GridLevel", "HashGrid", "RaySamples", "SplatImages", "ray_box"]

@@ -21,16 +21,19 @@ class Backend:
 
     name: str
     march: Callable[..., Any]
+    ray_jitter: Callable[..., Any]
     composite: Callable[..., Any]
     evaluate_field: Callable[..., Any]
     render_field: Callable[..., Any]
     field_with_normals: Callable[..., Any]
     refresh_occupancy: Callable[..., Any]
     adamw_step: Callable[..., None]
+    march_within: Callable[..., Any] | None  # where marching need not wait for a GPU, see `ops.sample_room`
 
     @staticmethod
-    def of(name: str, module: ModuleType) -> Backend:
-        return Backend(name, **{f.name: getattr(module, f.name) for f in fields(Backend) if f.name != "name"})
+    def of(name: str, module: ModuleType, march_within: Callable[..., Any] | None = None) -> Backend:
+        names = [f.name for f in fields(Backend) if f.name not in ("name", "march_within")]
+        return Backend(name, march_within=march_within, **{op: getattr(module, op) for op in names})
 
 
 def select_backend(name: BackendName, device: torch.device | str = "cpu") -> Backend:
@@ -45,7 +48,7 @@ def select_backend(name: BackendName, device: torch.device | str = "cpu") -> Bac
             return Backend.of("reference", reference)
         case BackendName.auto | BackendName.native:
             if native.available(device):
-                return Backend.of("native", native)
+                return Backend.of("native", native, native.march_within if device.type == "cuda" else None)
             if name is BackendName.native:
                 raise ConfigError(f"scene.backend=native is not available: {native.why_not(device)}")
             print(f"note: rendering in plain torch, several times slower: {native.why_not(device)}", file=sys.stderr)

@@ -19,6 +19,7 @@ from threedgen.core.errors import ConfigError
 from threedgen.ops import composed
 from threedgen.ops.native.field import field_with_normals
 from threedgen.ops.native.hash_grid import hash_grid_encode
+from threedgen.ops.native.marching import ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
 from threedgen.ops.reference.marching import ray_box
 from threedgen.ops.types import Composite, RaySamples
@@ -81,6 +82,7 @@ __all__ = [
     "evaluate_field",
     "field_with_normals",
     "march",
+    "ray_jitter",
     "refresh_occupancy",
     "render_field",
     "require",

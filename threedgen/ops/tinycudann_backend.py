@@ -24,7 +24,7 @@ from threedgen.ops import composed
 from threedgen.ops.native.compositing import composite
 from threedgen.ops.native.field import field_with_normals
 from threedgen.ops.native.hash_grid import hash_grid_encode
-from threedgen.ops.native.marching import march
+from threedgen.ops.native.marching import march, ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
 
 _PADDING = 16  # rows and columns of every matrix are a multiple of this
@@ -97,6 +97,7 @@ __all__ = [
     "field_with_normals",
     "march",
     "mlp",
+    "ray_jitter",
     "refresh_occupancy",
     "render_field",
     "require",

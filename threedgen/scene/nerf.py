@@ -14,9 +14,11 @@ from threedgen.cameras import Cameras, Rays, rays_of
 from threedgen.config.schema import OptimizerConfig, SceneConfig
 from threedgen.core.randomness import generator as seeded_generator
 from threedgen.core.randomness import stable_seed
-from threedgen.ops import Composite, FieldLayout, HashGrid, RaySamples, ray_jitter
+from threedgen.core.transfer import to_device
+from threedgen.ops import Composite, FieldLayout, HashGrid, RaySamples
 from threedgen.ops.backends import select_backend
 from threedgen.ops.composed import activate
+from threedgen.ops.sample_room import SampleRoom
 from threedgen.scene.background import BackgroundNetwork, bias_free_mlp
 from threedgen.scene.occupancy import OccupancyGrid
 from threedgen.scene.output import RenderOutput
@@ -41,6 +43,7 @@ class NeRF(nn.Module):
         self.config = config
         self.seed = seed
         self.ops = select_backend(config.backend, device)
+        self.room = SampleRoom()
         grid = HashGrid.from_config(config.grid)
         self.layout = FieldLayout(grid, config.radius, config.blob_density, config.blob_radius, config.density_scale)
         generator = seeded_generator(seed, 0, "scene")
@@ -101,13 +104,15 @@ class NeRF(nn.Module):
         num_rays = len(rays.origins)
         jitter = lights = None
         if generator is not None:
-            jitter = ray_jitter(int(torch.randint(2**32, (), generator=generator)), num_rays, self.device)
+            jitter = self.ops.ray_jitter(int(torch.randint(2**32, (), generator=generator)), num_rays, self.device)
             if background is None:
                 draw = torch.rand(4, generator=generator)
                 if draw[3] < self.config.background_random_probability:
-                    background = draw[:3].to(self.device)
+                    background = draw[:3]
+        if background is not None:
+            background = to_device(background, self.device)
         if shading is not None:
-            lights = shading.lights.to(self.device).repeat_interleave(cameras.height * cameras.width, 0)
+            lights = to_device(shading.lights, self.device).repeat_interleave(cameras.height * cameras.width, 0)
 
         def part(start: int, stop: int) -> tuple[Tensor, ...]:
             origins, directions = rays.origins[start:stop], rays.directions[start:stop]
@@ -132,12 +137,17 @@ class NeRF(nn.Module):
         return RenderOutput(*(torch.cat(tensors).view(shape) for tensors in zip(*parts, strict=True)))
 
     def trace(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Composite, RaySamples]:
-        """What R rays see, without any background, and their samples. jitter: [R], see `ray_jitter`; None: none."""
+        """What R rays see, without any background, and their samples. jitter: [R], see `ops.ray_jitter`; None: none."""
         samples = self._march(rays.origins, rays.directions, jitter)
         return self._composite(rays.origins, rays.directions, samples), samples
 
     def _march(self, origins: Tensor, directions: Tensor, jitter: Tensor | None) -> RaySamples:
-        return self.ops.march(origins, directions, self.occupancy.occupied, self.radius, self.step_size, jitter)
+        """Their number is exact but in training, on a GPU, where asking for it would make every step wait."""
+        arguments = origins, directions, self.occupancy.occupied, self.radius, self.step_size, jitter
+        exact = self.low_memory or not torch.is_grad_enabled() or torch.are_deterministic_algorithms_enabled()
+        if exact or self.ops.march_within is None:
+            return self.ops.march(*arguments)
+        return self.room.march(self.ops.march, self.ops.march_within, *arguments)
 
     def _composite(self, origins: Tensor, directions: Tensor, samples: RaySamples) -> Composite:
         return self.ops.render_field(

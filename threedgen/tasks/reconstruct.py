@@ -24,7 +24,6 @@ from threedgen.mesh import make_rasterizer
 from threedgen.mesh.render import GREY
 from threedgen.mesh.types import Array
 from threedgen.metrics.image import psnr, silhouette_iou, ssim
-from threedgen.ops import ray_jitter
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import ProgressLine, StepReport
@@ -115,7 +114,7 @@ def losses(scene: NeRF, training: PosedImages, background: Tensor | None, config
     weights, random = config.reconstruct, generator(config.seed, step, "rays")
     rays, pixels = training.pixels(torch.randint(training.num_pixels, (weights.rays_per_step,), generator=random))
     rays, pixels = Rays(rays.origins.to(scene.device), rays.directions.to(scene.device)), pixels.to(scene.device)
-    jitter = ray_jitter(int(torch.randint(2**32, (), generator=random)), len(pixels), scene.device)
+    jitter = scene.ops.ray_jitter(int(torch.randint(2**32, (), generator=random)), len(pixels), scene.device)
     seen, samples = scene.trace(rays, jitter)
     if training.has_alpha:
         alpha, behind = pixels[:, 3:], torch.rand(len(pixels), 3, generator=random).to(scene.device)

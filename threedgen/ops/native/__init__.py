@@ -4,11 +4,10 @@ from threedgen.ops.native.compositing import composite
 from threedgen.ops.native.field import evaluate_field, field_with_normals, refresh_occupancy, render_field
 from threedgen.ops.native.hash_grid import hash_grid_encode
 from threedgen.ops.native.library import available, why_not
-from threedgen.ops.native.marching import march
+from threedgen.ops.native.marching import march, march_within, ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
 from threedgen.ops.native.splats import splat
 from threedgen.ops.reference.marching import ray_box
-from threedgen.ops.reference.random import ray_jitter
 
 __all__ = [
     "adamw_step",
@@ -18,6 +17,7 @@ __all__ = [
     "field_with_normals",
     "hash_grid_encode",
     "march",
+    "march_within",
     "ray_box",
     "ray_jitter",
     "refresh_occupancy",

@@ -95,9 +95,14 @@ def _cached(parts: Sequence[str], name: str, build: Callable[[Path], Path]) -> P
 
 
 def _cache_folder(parts: Sequence[str]) -> Path:
-    """Of the user, for these parts of the sources as they are now."""
+    """Of the user, for these parts of the sources as they are now.
+
+    What is compiled for `native` belongs to this very processor. The CUDA library and its emulation run on any of the
+    same kind, so a cache can be carried from the machine that compiled it to one that has a GPU.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threedgen" / "kernels"
-    return cache / _fingerprint([source_folder() / part for part in parts])
+    compiled_for = f"{platform.machine()} {_cpu_model() if parts is _CPU_PARTS else ''}"
+    return cache / _fingerprint([source_folder() / part for part in parts], compiled_for)
 
 
 def _cpp_compiler() -> list[str]:
@@ -158,9 +163,9 @@ def _escaped(path: Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def _fingerprint(sources: Sequence[Path]) -> str:
-    """Changes with every byte of the sources, with this file, and with the processor that `native` stands for."""
-    digest = hashlib.sha256(f"{platform.machine()} {_cpu_model()}".encode())
+def _fingerprint(sources: Sequence[Path], compiled_for: str) -> str:
+    """Changes with every byte of the sources, with this file, and with the processors that they are compiled for."""
+    digest = hashlib.sha256(compiled_for.encode())
     files = [path for source in sources for path in (source, *sorted(source.rglob("*"))) if path.is_file()]
     for path in (Path(__file__), *files):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

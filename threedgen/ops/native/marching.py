@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from threedgen.ops import reference
 from threedgen.ops.native.library import call, define
 from threedgen.ops.types import RaySamples
 
@@ -21,6 +22,22 @@ def march(
 ) -> RaySamples:
     """As `ops.reference.march`."""
     return RaySamples(*torch.ops.threedgen.march(origins, directions, occupancy, radius, step_size, jitter))
+
+
+def march_within(capacity: int, origins: Tensor, *arguments: Tensor | float | None) -> tuple[RaySamples, Tensor]:
+    """As `march`, without waiting for a GPU; see `cuda.march_within`. Only for CUDA tensors."""
+    from threedgen.ops.native import cuda
+
+    return cuda.march_within(capacity, origins, *arguments)
+
+
+def ray_jitter(seed: int, num_rays: int, device: torch.device | str = "cpu") -> Tensor:
+    """As `ops.reference.ray_jitter`."""
+    if torch.device(device).type != "cuda":
+        return reference.ray_jitter(seed, num_rays, device)
+    from threedgen.ops.native import cuda_field
+
+    return cuda_field.ray_jitter(seed, num_rays, device)
 
 
 def _march_cpu(
