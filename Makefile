@@ -2,11 +2,13 @@
 # make test    the tests
 # make check   style and types
 # make setup   only the environment: .venv with the pinned requirements and this package
+# make gpu-wheels  into gpu-wheels/, for a CUDA machine without a network: see docs/howto/gpu.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GLIBCS := 17 24 27 28 34 35
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check gpu-wheels clean
 
 setup: $(VENV)/.setup
 
@@ -21,8 +23,15 @@ check: $(VENV)/.setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+gpu-wheels:
+	rm -rf gpu-wheels
+	$(PYTHON) -m pip download --disable-pip-version-check --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+		--implementation cp --abi cp312 --abi abi3 --abi none $(patsubst %,--platform manylinux_2_%_x86_64,$(GLIBCS)) \
+		--platform manylinux2014_x86_64 --platform any --dest gpu-wheels -r benchmarks/gpu-wheels.txt
+	du -sh gpu-wheels
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info gpu-wheels
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

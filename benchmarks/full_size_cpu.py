@@ -72,18 +72,9 @@ def checkpoint_shapes(size: str) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of a checkpoint in the layout of sd-v2.1-base-4view.pt, its schedule left out."""
     sizes, shapes = SIZES[size], {}
     width, layers = sizes["text"]["width"], sizes["text"]["layers"]
-    words = {"attention_resolutions": [4, 2, 1], "num_head_channels": 64, "use_linear_in_transformer": True}
-    words |= {"context_dim": width, "camera_dim": 16, **sizes["unet"]}
     channels = sizes["vae"]["channels"]
     with torch.device("meta"):
-        unet = MultiViewUNet(**unet_config(words, size))
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=channels,
-            layers_per_block=sizes["vae"]["num_res_blocks"],
-            latent_channels=4,
-        )
+        unet, vae = new_networks(size)
     text = new_text_encoder(
         CLIPTextConfig(
             vocab_size=49408,
@@ -104,6 +95,21 @@ def checkpoint_shapes(size: str) -> dict[str, tuple[int, ...]]:
         shapes["cond_stage_model.model." + source.key] = source.stored_shape(value.shape)
     shapes |= {"cond_stage_model.model.text_projection": (width, width), "cond_stage_model.model.logit_scale": ()}
     return shapes
+
+
+def new_networks(size: str) -> tuple[MultiViewUNet, AutoencoderKL]:
+    """The untrained UNet and VAE of a size, on torch's current device."""
+    sizes = SIZES[size]
+    words = {"attention_resolutions": [4, 2, 1], "num_head_channels": 64, "use_linear_in_transformer": True}
+    words |= {"context_dim": sizes["text"]["width"], "camera_dim": 16, **sizes["unet"]}
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=sizes["vae"]["channels"],
+        layers_per_block=sizes["vae"]["num_res_blocks"],
+        latent_channels=4,
+    )
+    return MultiViewUNet(**unet_config(words, size)), vae
 
 
 def schedule_buffers() -> dict[str, Tensor]:

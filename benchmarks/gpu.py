@@ -115,13 +115,13 @@ def _milliseconds_of_cpu(run: Callable[[], object]) -> float:
 
 
 def measured_rates(device: str, tiny: bool) -> Rates:
-    """On a CPU the L2 cache's rates are left out (infinite): the script is only tried there."""
+    """On a CPU the memory's rate stands for the L2 cache's: the script is only tried there."""
     source = torch.rand(1 << (20 if tiny else 28), device=device)
     target, size = torch.empty_like(source), 256 if tiny else 8192
     copy = 2 * source.nbytes / median_ms(lambda: target.copy_(source), device) * 1e3
     matrix = torch.randn(size, size, device=device, dtype=torch.half if device == "cuda" else torch.float)
     products = 2 * size**3 / median_ms(lambda: matrix @ matrix, device) * 1e3
-    l2_bytes, l2_atomics = _cache_rates() if device == "cuda" else (float("inf"), float("inf"))
+    l2_bytes, l2_atomics = _cache_rates() if device == "cuda" else (copy, copy / 32)
     return Rates(copy, products, l2_bytes, l2_atomics)
 
 
@@ -257,6 +257,19 @@ def longest_kernels(given: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def profile_once(given: argparse.Namespace) -> None:
+    """One native step of the paper's grid at each size, which alone a profiler from outside is told to watch."""
+    native, (config, hidden) = select_backend(BackendName.native, given.device), next(iter(GRIDS.values()))
+    for size in TINY_SIZES if given.tiny else SIZES:
+        step = Step(config, hidden, size, native, given.device)
+        step.learn(native.march(*step.marching), native)
+        torch.cuda.synchronize()
+        torch.cuda.cudart().cudaProfilerStart()
+        step.learn(native.march(*step.marching), native)
+        torch.cuda.synchronize()
+        torch.cuda.cudart().cudaProfilerStop()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the numbers (default: %(default)s)")
@@ -264,10 +277,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="small steps, to try the script")
     parser.add_argument("--without", nargs="*", default=[], help="back ends to leave out, and gsplat")
     parser.add_argument("--kernels", action="store_true", help="only the table of kernels")
+    parser.add_argument("--once", action="store_true", help="only a step, for `ncu --profile-from-start off`")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a GPU: torch sees no CUDA device", file=sys.stderr)
         return 3
+    if given.once:
+        profile_once(given)
+        return 0
     device, notes = torch.cuda.get_device_name() if given.device == "cuda" else "CPU", {}
     result: dict[str, object] = {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda}
     if given.kernels:

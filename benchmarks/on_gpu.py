@@ -12,6 +12,7 @@ each. The last stage takes what the others left. See docs/howto/gpu.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -125,10 +126,8 @@ def _path() -> list[str]:
 
 def _end(process: subprocess.Popen) -> None:
     """End a process and everything that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # nothing of it is left
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nothing of it is left
     process.wait()
 
 

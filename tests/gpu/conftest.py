@@ -1,4 +1,4 @@
-"""The device that the tests of the emulated kernels run on here."""
+"""The device that tests run on here."""
 
 import pytest
 import torch

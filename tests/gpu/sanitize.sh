@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The GPU tests under NVIDIA's compute-sanitizer: memory errors, races in shared memory, misused barriers. Slow.
-# Needs a GPU and the CUDA toolkit. Arguments go to pytest: tests/gpu/sanitize.sh -k composite
+# The GPU tests under NVIDIA's compute-sanitizer: memory errors, races in shared memory, reads of what nobody wrote,
+# misused barriers. Slow. Needs a GPU and the CUDA toolkit. Tests and tools can be chosen:
+#     PYTHON=python3 TOOLS="memcheck racecheck" tests/gpu/sanitize.sh "composite and 33"
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
@@ -10,8 +11,8 @@ if ! command -v compute-sanitizer >/dev/null; then
 fi
 # without torch's cache every tensor is an allocation of its own, so that a step beyond it is seen
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-for tool in memcheck racecheck synccheck; do
+for tool in ${TOOLS:-memcheck racecheck initcheck synccheck}; do
     echo "== $tool"
     compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
-        "$python" -m pytest -q tests/gpu -k "not graph and not beyond_32_bits" "$@"
+        "$python" -m pytest -q -p no:cacheprovider tests/gpu -k "(${1:-test}) and not graph and not beyond_32_bits"
 done

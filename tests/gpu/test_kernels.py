@@ -14,8 +14,6 @@ _spec = importlib.util.spec_from_file_location("emulation_tests", _path)
 _emulation = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_emulation)
 
-poisoned = _emulation.poisoned  # the fixture `device` is the one of conftest.py
-
 
 def _takes_a_device(test):
     return "device" in test.__code__.co_varnames[: test.__code__.co_argcount]

@@ -11,12 +11,18 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA device", allow_module_level=True)
 
-from threedgen.cameras import orbit, rays_of
+from threedgen.cameras import CameraSampler, orbit, rays_of
+from threedgen.config.load import load_config
 from threedgen.config.schema import GridConfig
+from threedgen.core.randomness import generator
+from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.guidance.sds import ScoreDistillation
 from threedgen.ops import reference
 from threedgen.ops.grid import HashGrid
 from threedgen.ops.native import build, cuda, cuda_field
 from threedgen.ops.types import FieldLayout
+from threedgen.scene.nerf import NeRF
+from threedgen.tasks.scene_optimizer import SceneOptimizer
 
 LAYOUT = FieldLayout(HashGrid.from_config(GridConfig(8, 2, 14, 16, 256)), 1.0, 10.0, 0.5, 1.0)
 STEP = 0.02
@@ -25,12 +31,12 @@ STEP = 0.02
 @pytest.fixture
 def step(device):
     """A function from a table to (loss, the table's gradient), on 4 views of 32 x 32; it never waits for the GPU."""
-    generator = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     rays = rays_of(orbit([0, 90, 180, 270], 15, 3.0, 40, 32).to(device))
     centres = (torch.arange(32) + 0.5) / 16 - 1
     occupied = (torch.cartesian_prod(centres, centres, centres).norm(dim=-1) < 0.6).view(32, 32, 32).to(device)
-    weights = [(torch.randn(shape, generator=generator) * 0.3).to(device) for shape in ((16, 16), (4, 16))]
-    target = torch.rand(len(rays.origins), 3, generator=generator).to(device)
+    weights = [(torch.randn(shape, generator=rng) * 0.3).to(device) for shape in ((16, 16), (4, 16))]
+    target = torch.rand(len(rays.origins), 3, generator=rng).to(device)
     wanted = int(cuda.march_within(0, rays.origins, rays.directions, occupied, 1.0, STEP)[1])
     assert wanted > 20_000
 
@@ -45,8 +51,8 @@ def step(device):
 
 def tables(device):
     """Two of them."""
-    shape, generator = (LAYOUT.grid.num_rows, 2), torch.Generator().manual_seed(1)
-    return [torch.randn(shape, generator=generator).to(device).requires_grad_() for _ in range(2)]
+    shape, rng = (LAYOUT.grid.num_rows, 2), torch.Generator().manual_seed(1)
+    return [torch.randn(shape, generator=rng).to(device).requires_grad_() for _ in range(2)]
 
 
 def assert_same_step(found, expected):
@@ -61,6 +67,29 @@ def test_no_kernel_waits_for_the_gpu(device, step):
     torch.cuda.set_sync_debug_mode("error")
     try:
         step(table)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_of_distillation_never_waits(device):
+    """The main job's own step: cameras, render, guidance by the mini prior, AdamW, refreshed occupancy."""
+    config = load_config("mvdream-mini.yaml", ["prompt=a red cat"])
+    prior = MultiViewPrior.from_pretrained("mini", torch.half, device)
+    text = prior.encode_text(["a red cat", ""])
+    guidance = ScoreDistillation(prior, config.guidance, 0)
+    sampler, scene = CameraSampler(config.camera, 0), NeRF(config.scene, 0, device)
+    optimizer = SceneOptimizer(scene, config)
+
+    def take(step):
+        cameras = sampler.sample(step, config.steps)
+        rgb = scene.render(cameras, generator=generator(0, step, "render")).rgb
+        optimizer.step(guidance(rgb, cameras, text[:1], text[1:], step, config.steps).loss, step)
+
+    for step in range(3):
+        take(step)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        take(config.scene.occupancy_every - 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -1,7 +1,11 @@
+import contextlib
+import ctypes
+
 import pytest
 import torch
 
 from threedgen.ops import native, reference
+from threedgen.ops.native import build, cuda
 
 
 @pytest.fixture(params=["reference", "native"])
@@ -20,3 +24,27 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def emulated_library():
+    try:
+        return ctypes.CDLL(str(build.cached_emulated_cuda_library()))
+    except build.BuildError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def device(emulated_library, monkeypatch, request):
+    """The CPU, with the CUDA kernels as the kernels of every op that has one.
+
+    Tests in float32 run the threads of a block last to first: a missing barrier shows in one of the two orders.
+    """
+    real = getattr(request.node, "callspec", None) and request.node.callspec.params.get("real")
+    emulated_library.tg_emulate_backwards(ctypes.c_int64(real == torch.float32))
+    monkeypatch.setattr(cuda, "_load", lambda: (emulated_library, ""))
+    monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
+    with torch.library._scoped_library("threedgen", "IMPL") as library:
+        for name, kernel in cuda.KERNELS.items():
+            library.impl(name, kernel, "CPU", allow_override=True)
+        yield torch.device("cpu")

@@ -10,8 +10,8 @@ import torch
 
 from threedgen.config.schema import GridConfig
 from threedgen.ops import reference
-from threedgen.ops.grid import HashGrid
 from threedgen.ops.backends import Backend
+from threedgen.ops.grid import HashGrid
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 

@@ -1,8 +1,6 @@
 """The CUDA kernels against the ops in plain torch. Here they run on the CPU, by the emulation in cuda_ext/emu; the same
 tests run on a GPU in tests/gpu."""
 
-import contextlib
-import ctypes
 import itertools
 
 import pytest
@@ -22,38 +20,6 @@ SIZES = [0, 1, 31, 32, 33, 257]
 REALS = [torch.float32, torch.float64]
 OPS = torch.ops.threedgen
 pytestmark = pytest.mark.filterwarnings("ignore:Warning only once for all operators")
-
-
-@pytest.fixture(scope="module")
-def emulated_library():
-    try:
-        return ctypes.CDLL(str(build.cached_emulated_cuda_library()))
-    except build.BuildError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def device(emulated_library, monkeypatch, request):
-    """The CPU, with the CUDA kernels as the kernels of every op that has one.
-
-    Tests in float32 run the threads of a block last to first: a missing barrier shows in one of the two orders.
-    """
-    real = getattr(request.node, "callspec", None) and request.node.callspec.params.get("real")
-    emulated_library.tg_emulate_backwards(ctypes.c_int64(real == torch.float32))
-    monkeypatch.setattr(cuda, "_load", lambda: (emulated_library, ""))
-    monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
-    with torch.library._scoped_library("threedgen", "IMPL") as library:
-        for name, kernel in cuda.KERNELS.items():
-            library.impl(name, kernel, "CPU", allow_override=True)
-        yield torch.device("cpu")
-
-
-@pytest.fixture
-def poisoned():
-    """New tensors hold nan instead of zeros that happened to lie there: what a kernel forgets to write shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def random(*shape, seed=0, real=torch.float64, low=-1.0, high=1.0):

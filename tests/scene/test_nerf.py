@@ -1,5 +1,4 @@
 import copy
-import time
 from dataclasses import replace
 
 import pytest

@@ -104,11 +104,12 @@ class NeRF(nn.Module):
         num_rays = len(rays.origins)
         jitter = lights = None
         if generator is not None:
-            jitter = self.ops.ray_jitter(int(torch.randint(2**32, (), generator=generator)), num_rays, self.device)
+            jitter_seed = int(torch.randint(2**32, (), generator=generator))
             if background is None:
                 draw = torch.rand(4, generator=generator)
                 if draw[3] < self.config.background_random_probability:
                     background = draw[:3]
+            jitter = self.ops.ray_jitter(jitter_seed, num_rays, self.device)
         if background is not None:
             background = to_device(background, self.device)
         if shading is not None:
