@@ -47,7 +47,7 @@ from threedgen.ops.types import FieldLayout, RaySamples
 
 RESULTS = Path(__file__).parent / "results"
 VIEWS, SIZES, SAMPLES_PER_RAY = 4, (64, 256), 32
-TINY_SIZES = (8, 16)
+TINY_SIZES = (8,)
 GRIDS = {  # and the hidden width of the network
     "paper, 16 x 2, 2^19": (GridConfig(), 64),
     "small, 4 x 8, 2^15": (GridConfig(4, 8, 15, 16, 128), 32),
@@ -213,10 +213,16 @@ def splat_rows(device: str, notes: dict[str, None]) -> list[dict]:
     return rows
 
 
+def cases(tiny: bool) -> list[tuple[tuple[str, tuple[GridConfig, int]], int]]:
+    """((grid, (its config, the network's hidden width)), pixels)"""
+    grids = list(GRIDS.items())
+    return list(product(grids[1:], TINY_SIZES) if tiny else product(grids, SIZES))
+
+
 def step_rows(rates: Rates, given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
     rows, native = [], select_backend(BackendName.native, given.device)
     repeats = 3 if given.tiny else 30
-    for (grid, (config, hidden)), size in product(GRIDS.items(), TINY_SIZES if given.tiny else SIZES):
+    for (grid, (config, hidden)), size in cases(given.tiny):
         step = Step(config, hidden, size, native, given.device)
         floor = floor_ms(rates, step.layout.grid, step.widths, step.num_samples)
         case = {"grid": grid, "pixels": size, "samples": step.num_samples, "floor": floor, "floor_ms": floor["total"]}
@@ -242,7 +248,7 @@ def longest_kernels(given: argparse.Namespace) -> list[dict]:
     """The kernels that a native step spends most of its time in, as torch's profiler sees them."""
     activity = getattr(torch.profiler.ProfilerActivity, given.device.upper())
     native, rows = select_backend(BackendName.native, given.device), []
-    for (grid, (config, hidden)), size in product(GRIDS.items(), TINY_SIZES if given.tiny else SIZES):
+    for (grid, (config, hidden)), size in cases(given.tiny):
         step = Step(config, hidden, size, native, given.device)
         step.learn(native.march(*step.marching), native)
         with torch.profiler.profile(activities=[activity]) as profile:

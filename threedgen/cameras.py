@@ -55,8 +55,14 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> Cameras:
         device = torch.device(device)
-        names = ("camera_to_world", "fov_y", "azimuth", "elevation", "distance")
-        return replace(self, **{name: to_device(getattr(self, name), device) for name in names})
+        return replace(
+            self,
+            camera_to_world=to_device(self.camera_to_world, device),
+            fov_y=to_device(self.fov_y, device),
+            azimuth=to_device(self.azimuth, device),
+            elevation=to_device(self.elevation, device),
+            distance=to_device(self.distance, device),
+        )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def test_loss_is_zero_for_the_true_velocity_and_its_square_for_silence(monkeypat
 
 
 def test_learning_rate_warms_up_holds_and_decays():
-    rates = [learning_rate(step, 1000, 2.0, 100, 0.6) for step in range(1000)]
+    rates = [learning_rate(step, 1 - step / 1000, 2.0, 100, 0.6) for step in range(1000)]
     assert rates[0] == pytest.approx(0.02) and rates[99] == pytest.approx(2.0)
     assert rates[100:400] == pytest.approx([2.0] * 300)
     assert rates[700] == pytest.approx(1.0)

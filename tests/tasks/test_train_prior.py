@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from threedgen.config.load import load_config
 from threedgen.config.schema import Precision
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.runs.budget import Budget
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.tasks import train_prior, train_vae
@@ -115,6 +117,28 @@ def test_a_stopped_training_resumes_to_the_same_weights(config, straight, tmp_pa
     average = weights(straight)["average.unet.conv_in.weight"]
     torch.testing.assert_close(prior.unet.conv_in.weight, average, rtol=1e-3, atol=1e-4)
     assert results["samples"].exists()
+
+
+def test_a_training_by_the_clock_ends_and_goes_on_with_what_was_left(config, tmp_path, monkeypatch):
+    """Every look at the clock is a second later. Three of five steps are done when the process is stopped."""
+    seconds, rates, original = iter(range(1000)), [], train_prior.learning_rate
+    clocked = partial(Budget, clock=lambda: next(seconds))
+
+    def learning_rate(step, remaining, *args):
+        rates.append(remaining)
+        if step == 3 and len(rates) == 4:
+            raise _Stopped
+        return original(step, remaining, *args)
+
+    monkeypatch.setattr(train_prior, "Budget", clocked)
+    monkeypatch.setattr(train_prior, "learning_rate", learning_rate)
+    config = replace(config, train=replace(config.train, minutes=5 / 60, steps=10**6, checkpoint_every=1))
+    with pytest.raises(_Stopped):
+        train(config, tmp_path)
+    results = train(config, tmp_path)
+    # step 3 began a second before the process ended, and its checkpoint holds the time of its beginning
+    assert rates == pytest.approx([1, 0.8, 0.6, 0.4, 0.6, 0.4, 0.2])
+    assert results["prior"].is_dir()
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,7 @@ class TrainConfig:
     precision: Precision = Precision.float32
     gradient_checkpointing: bool = False  # saves memory, takes about a third longer
     steps: int = 7000
+    minutes: float = 0.0  # of the clock after which it ends, if its steps were not done; 0: only steps count
     lr: float = 1e-3
     warmup_steps: int = 100
     decay_fraction: float = 0.6  # the last part of the run in which the learning rate falls linearly to 1 %
@@ -227,6 +228,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     vae: str = ""  # weights whose VAE is taken when the networks start from scratch; "": one is trained
     vae_steps: int = 1400
+    vae_minutes: float = 0.0  # as minutes, of the VAE's training
     vae_lr: float = 7e-4
     vae_batch: int = 8
     render_workers: int = 2  # processes that draw miniworld's pictures

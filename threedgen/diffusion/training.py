@@ -78,10 +78,12 @@ class MovingAverage(Generic[_Module]):
         torch._foreach_lerp_(means, values, 1 - decay)
 
 
-def learning_rate(step: int, num_steps: int, peak: float, warmup_steps: int, decay_fraction: float) -> float:
-    """Linear warm-up, constant, then linear decay to 1 % over the last `decay_fraction` of the steps; 0: none."""
+def learning_rate(step: int, remaining: float, peak: float, warmup_steps: int, decay_fraction: float) -> float:
+    """Linear warm-up, constant, then linear decay to 1 % over the last `decay_fraction` of the training; 0: none.
+
+    remaining: the part of the training that is left, from 1 to 0.
+    """
     warm = min(1.0, (step + 1) / max(1, warmup_steps))
-    remaining = (num_steps - step) / num_steps
     return peak * warm * (max(0.01, min(1.0, remaining / decay_fraction)) if decay_fraction else 1.0)
 
 

@@ -36,6 +36,7 @@ class TrainingLog:
             self._board = TensorBoard(run.folder / "tensorboard", start)
         self._sums = torch.zeros(2, len(_MODES), len(_QUARTERS), dtype=torch.float64, device=device)  # of losses; count
         self._steps, self._since = 0, time.monotonic()
+        self._last: tuple[int, dict[str, float]] = (start, {})
 
     def __enter__(self) -> Self:
         return self
@@ -60,14 +61,21 @@ class TrainingLog:
         if self._writes:
             fields = {"grad_norm": grad_norm, "images/s": pace}
             self._progress.update(StepReport(done, self._train.steps, loss, fields))
-        if done % self._train.log_every == 0 or done == self._train.steps:
-            losses = self._losses()  # every process takes part in the sum
-            if self._writes:
-                others = {"grad_norm": grad_norm, "lr": lr, "images_per_second": pace}
-                self._run.events.write("step", step=done, **losses, **others)
-                self._board.scalars(done, {f"loss/{name}": mean for name, mean in losses.items()} | others)
-            self._sums.zero_()
-            self._steps, self._since = 0, time.monotonic()
+        self._last = done, {"grad_norm": grad_norm, "lr": lr, "images_per_second": pace}
+        if done % self._train.log_every == 0:
+            self.finish()
+
+    def finish(self) -> None:
+        """Write down what the last steps gave and is not written yet."""
+        if not self._steps:
+            return
+        done, others = self._last
+        losses = self._losses()  # every process takes part in the sum
+        if self._writes:
+            self._run.events.write("step", step=done, **losses, **others)
+            self._board.scalars(done, {f"loss/{name}": mean for name, mean in losses.items()} | others)
+        self._sums.zero_()
+        self._steps, self._since = 0, time.monotonic()
 
     def samples(self, step: int, sheet: Path, quality: float | None) -> None:
         """Tell of a sheet of sampled views. quality: its PSNR in dB, where there is a truth to compare with."""

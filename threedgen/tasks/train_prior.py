@@ -22,6 +22,7 @@ from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import grow_vocabulary, start_prior
 from threedgen.diffusion.training import DenoisingObjective, MovingAverage, apply_gradients, learning_rate
+from threedgen.runs.budget import Budget
 from threedgen.runs.checkpoint import restore_training, save_training
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
@@ -112,6 +113,8 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     )
     modules = {name: prior.get_submodule(name) for name in trained}
     modules |= {f"average.{name}": average.module.get_submodule(name) for name in trained}
+    budget = Budget(train.steps, train.minutes)
+    modules |= budget.modules_to_save()
     info = {"the captions' words": _digest_of_words(prior)}  # which row of the embedding is whose
     start = restore_training(run.checkpoints, optimizer, modules, info)
     if train.gradient_checkpointing:
@@ -120,13 +123,16 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
 
     size = prior.unet.config.sample_size
     batches = TrainingBatches(config, sources, (prior.unet.config.in_channels, size, size))
-    order = [(step, part) for step in range(start, train.steps) for part in parts]
+    order = ((step, part) for step in range(start, train.steps) for part in parts)
     images_per_step = train.batch_objects * config.camera.num_views
     with (
         closing(draw_ahead(batches, order, train.loader_workers)) as drawn,
         TrainingLog(run, train, images_per_step, start, prior.device) as log,
     ):
         for step in range(start, train.steps):
+            remaining = budget.remaining(step)
+            if remaining <= 0:
+                break
             loss = torch.zeros((), device=prior.device)
             for number in range(1, len(parts) + 1):
                 batch, is_last = next(drawn), number == len(parts)
@@ -137,7 +143,7 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
                     mean.backward()
                 loss += mean.detach()
                 log.add(batch, losses)
-            lr = learning_rate(step, train.steps, train.lr, train.warmup_steps, train.decay_fraction)
+            lr = learning_rate(step, remaining, train.lr, train.warmup_steps, train.decay_fraction)
             grad_norm = apply_gradients(optimizer, parameters, lr)
             average.update(step)
             log.step(step + 1, loss.item(), grad_norm, lr)
@@ -148,6 +154,7 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
                 quality = save_sample_sheet(average.module, config, sources.views, sheet)
                 average.module.save_pretrained(run.folder / "prior")
                 log.samples(step + 1, sheet, quality)
+        log.finish()
     return average.module
 
 

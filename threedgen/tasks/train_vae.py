@@ -13,6 +13,7 @@ from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.captioned_views import composite_on
 from threedgen.diffusion.mini import new_mini_vae
 from threedgen.diffusion.training import learning_rate, optimizer_step
+from threedgen.runs.budget import Budget
 from threedgen.runs.checkpoint import restore_training, save_training
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import ProgressLine, StepReport
@@ -31,16 +32,21 @@ def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, devic
     vae = new_mini_vae().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     checkpoints = run.folder / "checkpoints-vae"
-    start = restore_training(checkpoints, optimizer, {"vae": vae})
+    budget = Budget(train.vae_steps, train.vae_minutes)
+    modules = {"vae": vae, **budget.modules_to_save()}
+    start = restore_training(checkpoints, optimizer, modules)
     with ProgressLine("vae") as progress:
         for step in range(start, train.vae_steps):
+            remaining = budget.remaining(step)
+            if remaining <= 0:
+                break
             images = _batch(sources, train.vae_batch, config.seed, step).to(device)
             posterior = vae.encode(images).latent_dist
             latents = posterior.sample(generator=generator(config.seed, step, "vae posterior"))
             error = vae.decode(latents).sample - images
             kl = posterior.kl().mean() / latents[0].numel()  # nats per latent value
             loss = error.abs().mean() + 0.5 * error.square().mean() + 1e-3 * kl
-            lr = learning_rate(step, train.vae_steps, train.vae_lr, train.warmup_steps, train.decay_fraction)
+            lr = learning_rate(step, remaining, train.vae_lr, train.warmup_steps, train.decay_fraction)
             optimizer_step(optimizer, vae.parameters(), loss, lr)
             fields = {"psnr": -10 * math.log10(error.square().mean().item() / 4), "kl": kl.item()}
             report = StepReport(step + 1, train.vae_steps, loss.item(), fields)
@@ -48,7 +54,7 @@ def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, devic
             if report.step % train.log_every == 0 or report.step == report.num_steps:
                 run.events.write("vae_step", step=report.step, loss=report.loss, **fields)
             if report.step % train.checkpoint_every == 0:
-                save_training(checkpoints, report.step, optimizer, {"vae": vae})
+                save_training(checkpoints, report.step, optimizer, modules)
     vae = vae.eval().requires_grad_(False)
     with torch.no_grad():
         sample = _batch(sources, _MEASURED, config.seed, train.vae_steps).to(device)
