@@ -114,3 +114,11 @@ def test_a_cut_off_file_is_told(tmp_path):
     (folder / UNET_FILE).write_bytes(content[: len(content) // 2])
     with pytest.raises(ThreedgenError, match="cut off"):
         load_unet(folder, torch.float32, "cpu")
+
+
+def test_the_whole_text_encoder_goes_to_the_device():
+    """The positions' numbers are in no file, and yet must lie where the weights do."""
+    encoder = load_text_encoder(BUNDLED_FOLDER / "text_encoder", torch.float32, "meta")
+    tensors = [*encoder.named_parameters(), *encoder.named_buffers()]
+    assert {name for name, tensor in tensors if not tensor.is_meta} == set()
+    assert dict(encoder.named_buffers())

@@ -152,9 +152,10 @@ def test_many_samples_in_one_row(device):
     positions = torch.rand(1 << 20, 3, generator=torch.Generator().manual_seed(0)).to(device)
     grad = torch.ones(1 << 20, 2, device=device)
     table = torch.zeros(grid.num_rows, 2, device=device)
-    for deterministic in (False, True):
+    # a quarter of a million numbers added to one by one lose 3e-4 to rounding; the deterministic sum is of integers
+    for deterministic, rtol in ((False, 2e-3), (True, 1e-4)):
         found = cuda.grad_of_table(grad, positions, None, table, grid.layout, deterministic=deterministic)
-        torch.testing.assert_close(found.double().sum().item(), 2.0**21, rtol=1e-4, atol=0)
+        torch.testing.assert_close(found.double().sum().item(), 2.0**21, rtol=rtol, atol=0)
 
 
 def test_offsets_beyond_32_bits(device):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from threedgen.ops.sample_room import SampleRoom
+from threedgen.ops.sample_room import MAX_RAYS, SampleRoom
 from threedgen.ops.types import RaySamples
 
 
@@ -68,6 +68,12 @@ def test_room_shrinks_slowly(step):
 def test_room_goes_with_the_number_of_rays(step):
     step(32_000, 1000)
     assert step(16 * 32_000, 16_000) == 16 * 36_000
+
+
+def test_many_rays_are_asked(marching, step):
+    step(32_000)
+    assert step(70_000, MAX_RAYS) > 70_000 and marching.exact == 1
+    assert step(70_000, MAX_RAYS + 1) == 70_000 and marching.exact == 2
 
 
 def test_no_rays_and_rays_that_meet_nothing(marching, step):

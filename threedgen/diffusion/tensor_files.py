@@ -152,6 +152,7 @@ class MatchedTensors(Generic[_Module]):
     def fill(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> None:
         """Give the module its tensors, without a copy where dtype and device are the file's."""
         self.module.load_state_dict({name: self.read(name, dtype, device) for name in self.sources}, assign=True)
+        nn.Module.to(self.module, device)  # buffers that no file holds
 
     def save(self, path: Path, dtype: torch.dtype | None = None, prefix: str = "") -> None:
         """Write the tensors under the module's names to a `.safetensors` file, one by one.

@@ -13,6 +13,7 @@ from threedgen.ops.types import RaySamples
 _SPARE = 1.125  # of the most samples a ray had lately
 _FORGET = 0.98  # of that, with each step
 _AT_LEAST = 1024
+MAX_RAYS = 1 << 16  # beyond it the spare samples take a GPU longer than waiting does, see docs/performance.md
 
 March = Callable[..., RaySamples]  # see `ops.reference.march`
 MarchWithin = Callable[..., tuple[RaySamples, Tensor]]  # see `ops.native.cuda.march_within`
@@ -35,7 +36,7 @@ class SampleRoom:
         """The samples of R rays; arguments as those of `ops.reference.march`."""
         num_rays = len(origins)
         self._read()
-        if self.per_ray is None or not num_rays:
+        if self.per_ray is None or not 0 < num_rays <= MAX_RAYS:
             samples = march(origins, *arguments)
             self._remember(len(samples.t_starts), num_rays)
             return samples
