@@ -39,7 +39,7 @@ class Stage:
 
 STAGES = {
     "build": Stage("the device, and our kernels compiled for it", 0.15),
-    "tests": Stage("tests/gpu", 0.25),
+    "tests": Stage("tests/gpu", 0.35),
     "sanitize": Stage("compute-sanitizer on some of them", 0.2),
     "kernels": Stage("kernels against floors, nerfacc and gsplat", 0.25),
     "generate": Stage("text to 3D with the mini prior", 0.25),
