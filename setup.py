@@ -1,4 +1,7 @@
-"""Ranges that the library works with; requirements.txt pins the versions that the tests run with."""
+"""Ranges that the library works with; requirements.txt pins the versions that the tests run with.
+
+Run so far: Python 3.11 with torch 2.13 on a CPU, Python 3.12 with torch 2.11 on a GPU.
+"""
 
 import importlib.util
 import re
@@ -55,7 +58,7 @@ setup(
         "threedgen.cuda_ext": ["**/*.h", "**/*.cpp", "**/*.cu", "**/*.cuh"],
     },
     install_requires=[
-        "torch>=2.2",
+        "torch>=2.11",
         "diffusers>=0.30",
         "transformers>=5",
         "peft>=0.18",
