@@ -11,7 +11,6 @@ from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import synonyms
 from threedgen.data.miniworld.grammar import BASES, COLORS, SMALL, Spec, parse, words
 from threedgen.data.miniworld.kinds import KINDS
-from threedgen.data.miniworld.parts import WORN
 from threedgen.data.miniworld.refusing import BODIES, PARTS, Refusals, listed
 from threedgen.data.miniworld.sentence import Noun, Sentence, Token, feature_of, phrases, plural, take_apart, tokens
 from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
@@ -42,17 +41,14 @@ def read(sentence: str, colors: Collection[str] = COLORS) -> Reading:
 
 
 def read_negative(sentence: str, colors: Collection[str] = COLORS) -> Reading:
-    """As `read` for what is not wanted: words that the grammar lacks are left out, which may leave nothing."""
-    try:
-        reading = read(sentence, colors)
-        notes = tuple(f"the negative prompt: {note}" for note in reading.notes)
-        return Reading(reading.text, notes)
-    except ConfigError:
-        found, refusals = tokens(sentence), Refusals(sentence, colors)
-    kept = [refusals.paint(t) if t.is_paint else name for t in found if (name := t.content)]
-    left_out = [t.said for t in found if not (t.content or t.is_small)]
-    note = f"the negative prompt is read as {' '.join(kept)!r}" if kept else "the negative prompt is read as empty"
-    return Reading(" ".join(kept), (f"{note}; left out: {_quoted(left_out)}" if left_out else note,))
+    """What of a negative prompt the grammar has words for, perhaps nothing; nothing is refused or completed."""
+    if _parsed(sentence) is not None:
+        return read(sentence, colors)
+    found, refusals = tokens(sentence), Refusals(sentence, colors)
+    kept = [refusals.paint(token) if token.is_paint else token.content for token in found if token.content]
+    left_out = [token.said for token in found if not (token.content or token.is_small)]
+    note = f"the negative prompt is read as {' '.join(kept)!r}; left out: {_quoted(left_out)}"
+    return Reading(" ".join(kept), (note,) if left_out else ())
 
 
 def _parsed(text: str) -> Spec | None:
