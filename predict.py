@@ -68,7 +68,7 @@ class Runner(BaseRunner):
             seed=seed,
         )
         self.record_metric("seed", views.seed)
-        print(f"seed {views.seed}{views.remark}")
+        print("\n".join([f"seed {views.seed}{views.remark}", *views.notes]))
         self.folder.cleanup()  # Cog reads the files after this function returns and leaves them lying
         self.folder = tempfile.TemporaryDirectory(prefix="threedgen-")
         images = [Path(self.folder.name) / f"view-{i}.png" for i in range(len(views.images))]

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # bottom to top; a room imports only from its own floor and those below
-FLOORS = ["core", "config", "cameras", "imaging", "ops", "scene", "diffusion", "guidance", "mesh", "data", "metrics"]
+FLOORS = ["core", "config", "cameras", "imaging", "ops", "mesh", "data", "scene", "diffusion", "guidance", "metrics"]
 FLOORS += ["runs", "viewer", "build", "tasks", "cli"]
 HEAVY = {"torch", "diffusers", "transformers", "safetensors", "torchvision"}
 FILES = {

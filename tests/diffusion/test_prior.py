@@ -1,5 +1,6 @@
 """A prior as a whole: what is saved is what is loaded, what a checkpoint predicts becomes noise, samples are true."""
 
+import copy
 import math
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.data.miniworld import vocabulary
+from threedgen.data.miniworld.reading import Reading
 from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim_timesteps, sample_latents
+from threedgen.diffusion.start import grow_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,41 @@ def test_unknown_words_are_named_with_what_is_known(prior):
     assert "\n" not in message
     with pytest.raises(ConfigError, match="shorten"):
         prior.check_prompt("a red cat " * 10)
+
+
+def test_a_prompt_is_read_as_a_caption_where_that_is_what_was_learned(prior):
+    assert prior.read_prompt("The kitty is red.").text == "a red cat"
+    assert prior.read_prompt("The kitty is red; 3D asset.").text == "a red cat, 3d asset"
+    assert prior.read_prompt("a red cat, 3d asset") == Reading("a red cat, 3d asset")
+    assert prior.read_prompt("the ugly red cat", negative=True).text == "red cat"
+    with pytest.raises(ConfigError, match="one thing is drawn at a time"):
+        prior.read_prompt("two red cats")
+
+
+def test_a_prompt_with_words_learned_besides_stays_as_it_is(prior):
+    named = copy.deepcopy(prior)
+    grow_vocabulary(named, ["[v]", "quince"])
+    for prompt in ("a [v] cat", "red quince", "a [V] cat wearing hat"):
+        assert named.read_prompt(prompt) == Reading(prompt)
+    assert named.read_prompt("a cat in red").text == "a red cat"  # the old words mean what they did
+    with pytest.raises(ConfigError, match="does not know 'the'"):
+        named.read_prompt("the [v] cat")
+
+
+def test_a_prior_of_other_words_reads_no_captions():
+    prior = new_mini_prior(["a red cat in the garden"], new_mini_vae())
+    assert prior.read_prompt("the cat in red") == Reading("the cat in red")
+    with pytest.raises(ConfigError, match="does not know 'kitty'"):
+        prior.read_prompt("a kitty")
+    with pytest.raises(ConfigError, match="reads 20; shorten it"):
+        prior.read_prompt("a red cat " * 7)
+
+
+def test_colours_that_a_prior_has_not_learned_are_replaced():
+    prior = new_mini_prior([word for word in vocabulary() if word != "purple"], new_mini_vae())
+    reading = prior.read_prompt("a purple cat")
+    assert reading.text != "a purple cat" and not prior.unknown_words(reading.text)
+    assert "'purple' is read as" in reading.notes[0]
 
 
 def test_a_subject_s_name_is_one_word_where_a_colour_would_be(prior):

@@ -44,6 +44,23 @@ def test_the_command_writes_views_and_their_cameras(tmp_path, capsys):
         assert np.abs(picture.astype(int) - np.asarray(image)).max() <= 1  # a level of rounding
 
 
+def test_plain_english_is_kept_as_typed_and_drawn_as_its_caption(tmp_path, capsys):
+    typed = "prompt=show me the kitty, whose face is green."
+    command = ["--config", "views-mini.yaml", typed, "views.num_inference_steps=1", "num_threads=1"]
+    assert cli.main([*command, f"output_root={tmp_path}", "negative_prompt=blurry"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "read as    an orange cat with a green face, 3d asset" in lines
+    assert "note       'kitty' is read as cat" in lines
+    assert "note       no colour is said for the cat: drawn orange" in lines
+    assert "note       the negative prompt is read as ''; left out: 'blurry'" in lines
+    (described,) = (json.loads(path.read_text()) for path in files(tmp_path, "cameras.json"))
+    assert described["prompt_as_read"] == "an orange cat with a green face, 3d asset"
+    (saved,) = files(tmp_path, "config.yaml")
+    assert load_config(saved).prompt == typed.partition("=")[2]
+    assert cli.main([*command, f"output_root={tmp_path}", "prompt=two red cats"]) == 2
+    assert "one thing is drawn at a time" in capsys.readouterr().err
+
+
 def test_a_random_seed_is_told_kept_and_repeatable(tmp_path, capsys):
     settings = [*SETTINGS, "views.image_size=128", f"output_root={tmp_path}"]
     assert cli.main(["--config", "views-mini.yaml", *settings, "seed=random"]) == 0

@@ -21,6 +21,7 @@ from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
 from threedgen.config.schema import CameraConfig
 from threedgen.config.views import ViewInputs, ViewSettings, drawn_size
 from threedgen.core.randomness import generator, random_seed
+from threedgen.data.miniworld.reading import Reading
 from threedgen.diffusion.prior import ASSET_SUFFIX, MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.imaging import to_uint8
@@ -41,6 +42,7 @@ class Views:
     seed: int  # the one given, or the one drawn
     prompt: str  # as the model read it, ", 3d asset" included
     drawn_size: int  # pixels at which the model drew; the images were resized if they are of another size
+    notes: tuple[str, ...] = ()  # what was changed in the prompts for the model to read them, a line each
 
     @property
     def remark(self) -> str:
@@ -98,7 +100,7 @@ class MultiViewPipeline:
         Args:
             negative_prompt: what guidance leads away from.
             rescale: 0 .. 1, how far x0's standard deviation follows the unguided one's (`guided_denoising`).
-            allow_unknown_words: go on when the mini model does not know a word.
+            allow_unknown_words: the prompts go to the model as they are, whether it knows their words or not.
 
         Raises:
             ConfigError: a value that is not allowed, or a prompt that the model cannot read.
@@ -114,10 +116,11 @@ class MultiViewPipeline:
             camera_azimuth_span=camera_azimuth_span,
             seed=seed,
         ).checked(self.prior.image_size)
-        text = as_asset(asked.prompt)
+        reading, negative = Reading(asked.prompt), Reading(negative_prompt)
         if not allow_unknown_words:
-            self.prior.check_prompt(text)
-            self.prior.check_prompt(negative_prompt)
+            reading = self.prior.read_prompt(as_asset(asked.prompt))
+            negative = self.prior.read_prompt(negative_prompt, negative=True)
+        text = as_asset(reading.text)
         seed = random_seed() if asked.seed is None else asked.seed
 
         azimuth_angles = [
@@ -137,7 +140,7 @@ class MultiViewPipeline:
             camera_vectors.to(self.prior.device),
             asked.num_frames,
             generator(seed, 0, "sampled views"),
-            negative_prompt=negative_prompt,
+            negative_prompt=negative.text,
             num_inference_steps=asked.num_inference_steps,
             guidance_scale=asked.guidance_scale,
             rescale=rescale,
@@ -146,7 +149,8 @@ class MultiViewPipeline:
         images = [Image.fromarray(picture) for picture in to_uint8(drawn.movedim(1, -1))]
         if size != asked.image_size:
             images = [image.resize((asked.image_size,) * 2, Image.Resampling.BICUBIC) for image in images]
-        return Views(images, cameras, camera_vectors.reshape(-1, 4, 4), azimuth_angles, seed, text, size)
+        matrices, notes = camera_vectors.reshape(-1, 4, 4), (*reading.notes, *negative.notes)
+        return Views(images, cameras, matrices, azimuth_angles, seed, text, size, notes)
 
 
 def as_asset(prompt: str) -> str:

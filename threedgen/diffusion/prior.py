@@ -1,18 +1,22 @@
 """A multi-view diffusion prior as one object: text, images, latents and noise, whatever its size."""
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NoReturn, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
+from threedgen.data.miniworld import COLORS, vocabulary
+from threedgen.data.miniworld.reading import Reading, read, read_negative
 from threedgen.diffusion.adapters import merge_adapter
 from threedgen.diffusion.clip_tokenizer import load_tokenizer
 from threedgen.diffusion.folders import load_text_encoder, load_unet, load_vae
@@ -20,6 +24,7 @@ from threedgen.diffusion.locate import adapter_base, locate_weights
 from threedgen.diffusion.multiview_unet import MultiViewUNet
 
 ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
+_ENDS_AS_ASSET = re.compile(r"[\s,;.]*\b3d[\s-]asset[\s.]*$", re.IGNORECASE)
 disable_progress_bar()  # transformers' bars for loading and saving would stand between the run's own lines
 
 
@@ -125,6 +130,41 @@ class MultiViewPrior(nn.Module):
         columns = zip(encoding.input_ids, encoding.offset_mapping, encoding.special_tokens_mask, strict=True)
         unknown = self.tokenizer.unk_token_id
         return [prompt[start:end] for token, (start, end), special in columns if token == unknown and not special]
+
+    def read_prompt(self, prompt: str, *, negative: bool = False) -> Reading:
+        """The prompt as the model is to be told it, and notes on what was changed.
+
+        A model that was trained on miniworld's captions is told the one that means the same (`miniworld.reading`), the
+        mark ", 3d asset" kept. A prompt with a word that it has learned besides, such as a subject's name, and any
+        prompt for another model stay as they are.
+
+        Args:
+            prompt: what the user typed.
+            negative: it says what is not wanted; words that mean nothing to the model are then left out.
+
+        Raises:
+            ConfigError: the model cannot be told this.
+        """
+        if not self._knows_captions_only(prompt):
+            self.check_prompt(prompt)
+            return Reading(prompt)
+        colors = [color for color in COLORS if color in self.tokenizer.get_vocab()]
+        if negative:
+            return read_negative(prompt, colors)
+        marked = _ENDS_AS_ASSET.search(prompt)
+        reading = read(prompt[: marked.start()] if marked else prompt, colors)
+        return Reading(reading.text + ASSET_SUFFIX, reading.notes) if marked else reading
+
+    def _knows_captions_only(self, prompt: str) -> bool:
+        """Whether all that the model knows of the prompt's words is from miniworld's captions."""
+        backend = self.tokenizer.backend_tokenizer
+        if not isinstance(backend.model, WordLevel):
+            return False
+        known, captions = self.tokenizer.get_vocab(), vocabulary()
+        if any(word not in known for word in captions if word not in COLORS):
+            return False
+        words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(prompt))
+        return {word for word, _ in words if word in known} <= {*captions}
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ConfigError if a word-level tokenizer does not know a word, or if the prompt would be cut off."""

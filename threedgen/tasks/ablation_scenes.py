@@ -21,7 +21,7 @@ from threedgen.runs.directory import RunDirectory, open_run, slug
 from threedgen.tasks.ablation_tables import Claim, Column, Condition, Figures, Measured, Table
 from threedgen.tasks.export import render_scene
 from threedgen.tasks.generate import optimize
-from threedgen.tasks.prior import load_prior
+from threedgen.tasks.prior import load_prior, read_prompts
 from threedgen.tasks.scoring import compare, face_figures, outcomes, truth_of, with_num_views
 
 PICTURE_AZIMUTHS = (30.0, 210.0)  # three-quarter, from the front and from behind
@@ -193,7 +193,8 @@ def optimise(job: Job) -> Figures:
     started = time.process_time()
     config = job.config
     with open_run(job.folder, config) as run:
-        scene = optimize(config, run, _borrowed_prior(config))
+        prior = _borrowed_prior(config)
+        scene = optimize(read_prompts(config, prior), run, prior)
         truth = truth_of(config.prompt, config)
         found = compare(scene, truth)
         cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)
@@ -216,8 +217,6 @@ def optimise(job: Job) -> Figures:
 def _borrowed_prior(config: Config) -> MultiViewPrior:
     """The process's prior in an object of its own: optimising releases the text encoder, the next job needs it."""
     loaded = _loaded_prior(config.weights, config.runtime.device)
-    if not config.allow_unknown_words:
-        loaded.check_prompt(config.prompt)
     prior = MultiViewPrior(loaded.tokenizer, loaded.text_encoder, loaded.unet, loaded.vae, loaded.scheduler)
     prior.alphas_cumprod = loaded.alphas_cumprod
     return prior.eval()

@@ -37,7 +37,7 @@ from threedgen.runs.checkpoint import (
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import ProgressLine, StepReport
-from threedgen.tasks.prior import draw_prompt
+from threedgen.tasks.prior import draw_prompt, read_prompts
 
 REPORT_EVERY = 10  # steps
 _COMMON_TOKENS = 40_000  # CLIP's pieces are sorted by how often they occur; the last 9,000 are rare words
@@ -74,8 +74,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     prior = MultiViewPrior.from_pretrained(config.weights, device=select_device(config.runtime))
     _warn_of_ordinary_word(prior, prompt.identifier)
     new_words = grow_vocabulary(prior, [prompt.identifier])
-    if not config.allow_unknown_words:
-        prior.check_prompt(prompt.text)
+    config = read_prompts(config, prior)
     images = read_subject_images(Path(config.data), prior.image_size, settings.remove_background)
     print(f"{'subject':10} {prompt.identifier} in {len(images)} pictures of {config.data}", flush=True)
     class_images = _class_images(config, run, prior, prompt) if settings.preservation_weight > 0 else None

@@ -24,7 +24,7 @@ from threedgen.runs.directory import RunDirectory, open_run, slug
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
 from threedgen.tasks.generate import optimize
-from threedgen.tasks.prior import load_prior
+from threedgen.tasks.prior import load_prior, read_prompts
 from threedgen.tasks.scoring import compare, outcomes, truth_of, with_num_views
 
 _CHAMFER_POINTS = 20_000
@@ -67,7 +67,7 @@ class Job:
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Score `eval.prompts` held-out captions for every number of views in `eval.views`; prints and saves a table."""
-    load_prior(config)  # missing weights are told before anything is started
+    config = read_prompts(config, load_prior(config))  # what is missing is told before anything is started
     captions = [spec.caption for spec in held_out()[: config.eval.prompts]]
     jobs = [Job(config, run.folder, caption, views) for caption in captions for views in config.eval.views]
     print(f"{len(captions)} prompts with {' and '.join(map(str, config.eval.views))} views", flush=True)
@@ -98,7 +98,8 @@ def score_job(job: Job) -> Score:
         if saved.exists():
             return Score.from_json(saved.read_text("utf-8"))
         started = time.monotonic()
-        scene = optimize(one, run, load_prior(one))
+        prior = load_prior(one)
+        scene = optimize(read_prompts(one, prior), run, prior)
         score = score_scene(scene, job, time.monotonic() - started)
         save_png(_views(scene, config), run.path("scene.png"))
         write_text_atomically(saved, to_json(score))

@@ -102,12 +102,14 @@ def _write_all(
     of_sheet = slice(None, None, _NUM_COMPARED // len(SHEET_AZIMUTHS))
     rows = _saved_views(run_folder / SAMPLED_VIEWS)
     rows += [("optimised scene", scene_rgb[of_sheet]), ("mesh", mesh_rgb[of_sheet])]
-    rows += _ground_truth(config.prompt, cameras[of_sheet])
+    as_read = _prompt_as_read(run_folder / "events.jsonl") or config.prompt
+    rows += _ground_truth(as_read, cameras[of_sheet])
     save_png(contact_sheet(rows, config.prompt), results["sheet"])
 
     quality = float(psnr(scene_rgb, mesh_rgb))
     report = {
         "prompt": config.prompt,
+        "prompt_as_read": as_read,
         "seed": config.seed,
         "step": step,
         **describe_mesh(mesh, rasterizer),
@@ -157,6 +159,14 @@ def _ground_truth(prompt: str, cameras: Cameras) -> list[Row]:
         return []
     matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
     return [("ground truth", render(build(spec), matrices, fov_y, cameras.height, GREY).rgb)]
+
+
+def _prompt_as_read(events: Path) -> str | None:
+    """What the prior was told when the run last started; None if it is not known."""
+    if not events.exists():
+        return None
+    told = [str(event["as_read"]) for event in read_events(events) if event["event"] == "prompt"]
+    return told[-1] if told else None
 
 
 def _optimize_seconds(events: Path) -> float | None:

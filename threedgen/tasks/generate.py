@@ -23,7 +23,7 @@ from threedgen.scene.nerf import NeRF
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
-from threedgen.tasks.prior import draw_prompt, load_prior
+from threedgen.tasks.prior import draw_prompt, load_prior, read_prompts
 from threedgen.tasks.scene_optimizer import SceneOptimizer
 
 REPORT_EVERY = 10  # steps; reading the numbers makes a GPU wait
@@ -34,8 +34,10 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     started = time.monotonic()
     make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
     prior = load_prior(config)
-    show_views(config, run, prior)
-    scene = optimize(config, run, prior)
+    as_read = read_prompts(config, prior)
+    run.events.write("prompt", as_read=as_read.prompt, negative_as_read=as_read.negative_prompt)
+    show_views(as_read, run, prior)
+    scene = optimize(as_read, run, prior)
     optimized = time.monotonic()
     results = export_scene(scene, config, run)
     seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}

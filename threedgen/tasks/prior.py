@@ -1,11 +1,15 @@
 """The prior that a run is guided by or samples from."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from threedgen.cameras import mvdream_camera_vectors, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
+from threedgen.data.miniworld.reading import Reading
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.runs.device import select_device
@@ -13,14 +17,31 @@ from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION
 
 
 def load_prior(config: Config) -> MultiViewPrior:
-    """The config's prior on its device, in half precision on a GPU; its prompts are checked before any work is done."""
+    """The config's prior on its device, in half precision on a GPU."""
     device = select_device(config.runtime)
     dtype = torch.float32 if device.type == "cpu" else torch.float16
-    prior = MultiViewPrior.from_pretrained(config.weights, dtype=dtype, device=device)
-    if not config.allow_unknown_words:
-        for text in (config.prompt, config.negative_prompt):
-            prior.check_prompt(text)
-    return prior
+    return MultiViewPrior.from_pretrained(config.weights, dtype=dtype, device=device)
+
+
+def read_prompts(config: Config, prior: MultiViewPrior) -> Config:
+    """The config with its prompts as the prior is told them; what was changed is printed.
+
+    Raises ConfigError, before any work is done, if the prior cannot be told them.
+    """
+    if config.allow_unknown_words:
+        return config
+    reading = prior.read_prompt(config.prompt) if config.prompt else Reading("")
+    negative = prior.read_prompt(config.negative_prompt, negative=True)
+    show_reading(config.prompt, reading.text, (*reading.notes, *negative.notes))
+    return replace(config, prompt=reading.text, negative_prompt=negative.text)
+
+
+def show_reading(prompt: str, as_read: str, notes: Iterable[str]) -> None:
+    """Print how a prompt was read if that is not how it was typed."""
+    if prompt.lower().split() != as_read.lower().split():
+        print(f"{'read as':10} {as_read}", flush=True)
+    for note in notes:
+        print(f"{'note':10} {note}", flush=True)
 
 
 @torch.no_grad()

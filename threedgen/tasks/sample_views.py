@@ -10,10 +10,10 @@ import numpy as np
 
 from threedgen.config.schema import Config
 from threedgen.core.files import write_text_atomically
-from threedgen.diffusion.pipeline import MultiViewPipeline, Views
+from threedgen.diffusion.pipeline import MultiViewPipeline, Views, as_asset
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.prior import load_prior
+from threedgen.tasks.prior import load_prior, show_reading
 
 _VIEWS_A_ROW = 8  # of the contact sheet
 
@@ -29,6 +29,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         negative_prompt=config.negative_prompt,
         allow_unknown_words=config.allow_unknown_words,
     )
+    show_reading(as_asset(config.prompt), views.prompt, views.notes)
     print(f"{time.monotonic() - started:.1f} s for {len(views.images)} views{views.remark}")
     results = {}
     for i, image in enumerate(views.images):

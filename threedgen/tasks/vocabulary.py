@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from threedgen.core.arguments import ArgumentParser
+from threedgen.data.miniworld import synonyms
 from threedgen.data.miniworld.grammar import BASES, COLORS, SMALL
 from threedgen.data.miniworld.kinds import KINDS
 from threedgen.data.miniworld.parts import WORN
+from threedgen.data.miniworld.reading import read
 from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
 
 _WIDTH = 100
@@ -41,9 +43,29 @@ def _lines() -> list[str]:
         _entry("on", [f"{', '.join(BASES)}: {' '.join(SMALL)}"]),
         _entry("patterns", [f"with ... {', '.join(PATTERNS)}: anything (learned from single images only)"]),
         "",
+        "Plain English is read as the caption that means the same, and notes say what was changed. Read too:",
+        "",
+        _entry("things", _other_words(synonyms.KIND_SYNONYMS)),
+        _entry("colours", _other_words(synonyms.COLOR_SYNONYMS)),
+        _entry("surfaces", _other_words(synonyms.MATERIAL_SYNONYMS | synonyms.PATTERN_SYNONYMS)),
+        _entry("parts", _other_words(synonyms.PART_SYNONYMS)),
+        _entry("left out", [f"{synonyms.SIZES} (everything is drawn in one size), {synonyms.PRAISE}"]),
+        _entry("no colour", [_usual_colors()]),
+        "",
         "examples:",
     ]
     return lines + [f"  {example}" for example in _EXAMPLES]
+
+
+def _usual_colors() -> str:
+    of_color: dict[str, list[str]] = {}
+    for kind in KINDS:
+        of_color.setdefault(read(kind).text.split()[1], []).append(kind)
+    return "; ".join(f"{color}: {', '.join(kinds)}" for color, kinds in of_color.items())
+
+
+def _other_words(table: Mapping[str, str]) -> list[str]:
+    return ["; ".join(f"{name}: {others}" for name, others in table.items())]
 
 
 def _entry(name: str, items: Iterable[str]) -> str:
