@@ -8,6 +8,7 @@ Each mesh is rendered from all around (100 views, of which every eighth is held 
 `reconstruct-nerf.yaml` and exported; asset.glb is then compared with the mesh, in units of the mesh's longest edge:
 
 Chamfer   mean distance to the nearest point of the other surface, both ways, from 50,000 points on each
+normals   mean angle between the normals there, both ways
 IoU       of the silhouettes in 16 pictures of 256 px whose cameras are not those of the input
 PSNR      of the same pictures on mid grey, the mesh that was given against the mesh that came out
 NeRF      PSNR of the scene in the held-out pictures
@@ -42,7 +43,14 @@ from threedgen.data.mesh_files import read_mesh  # noqa: E402
 from threedgen.data.mesh_views import SPHERE, draw_cameras, normalize, prepare, write_views  # noqa: E402
 from threedgen.imaging import contact_sheet, save_png  # noqa: E402
 from threedgen.mesh.render import render_mesh  # noqa: E402
-from threedgen.metrics import chamfer_distance, psnr, sample_surface, silhouette_iou, ssim  # noqa: E402
+from threedgen.metrics import (  # noqa: E402
+    chamfer_distance,
+    normal_angle,
+    psnr,
+    sample_surface_with_normals,
+    silhouette_iou,
+    ssim,
+)
 from threedgen.runs.directory import open_run  # noqa: E402
 from threedgen.tasks import reconstruct  # noqa: E402
 
@@ -145,9 +153,13 @@ def compare_meshes(source: Path, asset: Path, scene_from_data: np.ndarray) -> tu
     radius = float(np.linalg.norm(truth.vertices[np.unique(truth.faces)], axis=1).max())
     cameras = draw_cameras(settings, "comparison", radius)
     (true_rgb, true_opacity), (rgb, opacity) = (render_mesh(mesh, cameras) for mesh in (truth, made))
-    points = [sample_surface(mesh.vertices, mesh.faces, NUM_POINTS, seed) for seed, mesh in enumerate((truth, made))]
+    true_points, made_points = (
+        sample_surface_with_normals(mesh.vertices, mesh.faces, NUM_POINTS, seed)
+        for seed, mesh in enumerate((truth, made))
+    )
     scores = {
-        "chamfer": round(chamfer_distance(*points), 5),
+        "chamfer": round(chamfer_distance(true_points[0], made_points[0]), 5),
+        "normals": round(normal_angle(*true_points, *made_points), 2),
         "iou": round(float(silhouette_iou(true_opacity, opacity)), 4),
         "psnr": round(psnr(true_rgb, rgb), 2),
         "ssim": round(ssim(true_rgb, rgb), 4),
@@ -158,10 +170,11 @@ def compare_meshes(source: Path, asset: Path, scene_from_data: np.ndarray) -> tu
 
 def table(scores: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| mesh | input px | Chamfer | IoU | PSNR dB | SSIM | NeRF dB | faces | watertight | s |"]
-    lines += ["|" + "---|" * 10]
+    lines = ["| mesh | input px | Chamfer | normals | IoU | PSNR dB | SSIM | NeRF dB | faces | watertight | s |"]
+    lines += ["|" + "---|" * 11]
     for s in scores:
-        cells = [s["mesh"], s["size"], f"{s['chamfer']:.4f}", f"{s['iou']:.3f}", f"{s['psnr']:.2f}", f"{s['ssim']:.3f}"]
+        cells = [s["mesh"], s["size"], f"{s['chamfer']:.4f}", f"{s['normals']:.1f}°"]
+        cells += [f"{s['iou']:.3f}", f"{s['psnr']:.2f}", f"{s['ssim']:.3f}"]
         cells += [f"{s['held_out_psnr']:.2f}", s["faces"], "yes" if s["watertight"] else "no", f"{s['seconds']:.0f}"]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)

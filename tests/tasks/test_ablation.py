@@ -99,6 +99,7 @@ def stubbed(monkeypatch):
 
     monkeypatch.setattr(ablation_scenes, "optimize", optimize)
     monkeypatch.setattr(ablation_scenes, "_borrowed_prior", lambda config: None)
+    monkeypatch.setattr(ablation_scenes, "read_prompts", lambda config, prior: config)
     return SimpleNamespace(calls=calls, failing=failing)
 
 

@@ -45,7 +45,7 @@ def job(tmp_path):
 def test_the_truth_scores_perfectly(job):
     score = evaluate.score_scene(TruthScene(CAPTION), job, seconds=1.0)
     assert math.isinf(score.psnr) and score.ssim == pytest.approx(1) and score.iou == 1
-    assert score.chamfer < 0.02
+    assert score.chamfer < 0.02 and score.normals < 15
     assert score.face.front == score.face.truth_front > 0.1
     assert score.face.back == score.face.truth_back == 0 and not score.face.is_janus
 
@@ -70,13 +70,13 @@ def test_objects_without_a_front_have_no_janus_score(tmp_path):
 def test_table_shows_means_and_counts_janus_failures():
     def score(psnr, views, janus):
         face = JanusScore(0.2, 0.1, 0.2, 0.0, janus)
-        return Score("p", views, psnr, 0.9, 0.8, None if janus else 0.02, face, 1.0, 1.0)
+        return Score("p", views, psnr, 0.9, 0.8, None if janus else 0.02, face, 1.0, 1.0, None if janus else 7.5)
 
     scores = [score(20, 4, False), score(24, 4, False), score(10, 1, True), score(12, 1, False)]
     table = evaluate.markdown_table(scores)
     four, one = table.splitlines()[-2:]
     assert "**mean of 2** | 4 | 22.00" in four and "0 of 2" in four
-    assert "**mean of 2** | 1 | 11.00" in one and "1 of 2" in one and "0.0200" in one
+    assert "**mean of 2** | 1 | 11.00" in one and "1 of 2" in one and "0.0200 | 7.5°" in one
     assert all(Score.from_json(evaluate.to_json(s)) == s for s in scores)
 
 

@@ -1,13 +1,18 @@
 """How good is it: images against images, surfaces against surfaces, and faces where none should be."""
 
+from threedgen.metrics.azimuth import AzimuthErrors, azimuth_errors, tells_azimuth
 from threedgen.metrics.bootstrap import Interval, mean_interval, paired_difference
-from threedgen.metrics.geometry import chamfer_distance, sample_surface
+from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface, sample_surface_with_normals
 from threedgen.metrics.image import border_color, contrast, drawn_silhouette, psnr, saturation, silhouette_iou, ssim
 from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
+from threedgen.metrics.pattern import PatternVerdicts, named_patterns
 
 __all__ = [
+    "AzimuthErrors",
     "Interval",
     "JanusScore",
+    "PatternVerdicts",
+    "azimuth_errors",
     "border_color",
     "chamfer_distance",
     "colour_fraction",
@@ -15,10 +20,14 @@ __all__ = [
     "drawn_silhouette",
     "janus_score",
     "mean_interval",
+    "named_patterns",
+    "normal_angle",
     "paired_difference",
     "psnr",
     "sample_surface",
+    "sample_surface_with_normals",
     "saturation",
     "silhouette_iou",
     "ssim",
+    "tells_azimuth",
 ]

@@ -18,7 +18,7 @@ from threedgen.core.files import write_text_atomically
 from threedgen.data.miniworld import MiniObject, build, held_out, parse, render
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.mesh.isosurface import extract_isosurface
-from threedgen.metrics.geometry import chamfer_distance, sample_surface
+from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface_with_normals
 from threedgen.metrics.janus import JanusScore
 from threedgen.runs.directory import RunDirectory, open_run, slug
 from threedgen.scene.nerf import NeRF
@@ -27,12 +27,13 @@ from threedgen.tasks.generate import optimize
 from threedgen.tasks.prior import load_prior, read_prompts
 from threedgen.tasks.scoring import compare, outcomes, truth_of, with_num_views
 
-_CHAMFER_POINTS = 20_000
+_SURFACE_POINTS = 20_000
 
 
 @dataclass(frozen=True)
 class Score:
-    """One prompt's result. chamfer is in world units (objects are about 1.4 across), None where no surface was found;
+    """One prompt's result. chamfer is in world units (objects are about 1.4 across), normals the mean angle between the
+    surfaces' normals in degrees, both None where no surface was found, normals also in a score of before it was there;
     face is None for objects without a feature on the front."""
 
     prompt: str
@@ -44,6 +45,7 @@ class Score:
     face: JanusScore | None
     seconds: float
     peak_gib: float
+    normals: float | None = None
 
     @staticmethod
     def from_json(text: str) -> "Score":
@@ -110,26 +112,31 @@ def score_scene(scene: NeRF, job: Job, seconds: float) -> Score:
     """Scene against truth; see `scoring.compare`."""
     truth = truth_of(job.caption, job.config)
     found = compare(scene, truth)
+    surface = _surface(scene, truth.object, job.config)
     return Score(
         prompt=job.caption,
         num_views=job.num_views,
         psnr=found.psnr,
         ssim=found.ssim,
         iou=found.iou,
-        chamfer=_chamfer(scene, truth.object, job.config),
+        chamfer=surface and surface[0],
+        normals=surface and surface[1],
         face=found.face,
         seconds=seconds,
         peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     )
 
 
-def _chamfer(scene: NeRF, truth: MiniObject, config: Config) -> float | None:
+def _surface(scene: NeRF, truth: MiniObject, config: Config) -> tuple[float, float] | None:
+    """Chamfer distance and angle of the normals; None where there is no surface."""
     try:
         vertices, faces = extract_isosurface(scene, config.export.resolution, config.export.threshold)
     except EmptyMeshError:
         return None
-    points = [sample_surface(v, f, _CHAMFER_POINTS, seed=0) for v, f in ((vertices, faces), truth.mesh())]
-    return float(chamfer_distance(*points))
+    made, true = (
+        sample_surface_with_normals(v, f, _SURFACE_POINTS, seed=0) for v, f in ((vertices, faces), truth.mesh())
+    )
+    return chamfer_distance(made[0], true[0]), normal_angle(*made, *true)
 
 
 def _views(scene: NeRF, config: Config) -> np.ndarray:
@@ -151,8 +158,8 @@ def _line(score: Score) -> str:
 def markdown_table(scores: Sequence[Score]) -> str:
     """One row a prompt and number of views, then the mean of each number of views."""
     lines = [
-        "| prompt | views | PSNR dB | SSIM | IoU | Chamfer | face front / back (truth) | Janus | s | GiB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| prompt | views | PSNR dB | SSIM | IoU | Chamfer | normals | face front / back (truth) | Janus | s | GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for score in scores:
         face, janus = "", ""
@@ -175,7 +182,8 @@ def _row(name: str, scores: Sequence[Score], face: str, janus: str) -> str:
 
     return (
         f"| {name} | {scores[0].num_views} | {mean('psnr'):.2f} | {mean('ssim'):.3f} | {mean('iou'):.3f} "
-        f"| {mean('chamfer'):.4f} | {face} | {janus} | {mean('seconds'):.0f} | {mean('peak_gib'):.1f} |"
+        f"| {mean('chamfer'):.4f} | {mean('normals'):.1f}° | {face} | {janus} "
+        f"| {mean('seconds'):.0f} | {mean('peak_gib'):.1f} |"
     )
 
 
