@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +23,29 @@ from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import stable_seed
 from threedgen.data.miniworld import build, draw_training_specs, of_kinds, parse, patterned_specs, render
 
-SETS_PER_OBJECT = 4  # camera sets of `num_views` views
 _FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
 _FRONT_PROBABILITY = 0.8
-_VERSION = 2  # part of the cache's key: raise it when the pictures change
+_VERSION = 3  # part of the cache's key: raise it when the pictures change
+
+
+class Pictures(Protocol):
+    """Those of each object: an array [N, V, ...], or what stands for one (see `tasks/train_latents.py`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
 class CapturedViews:
-    """images [N, S, V, H, W, 4] uint8 premultiplied RGBA; camera_vectors [N, S, V, 16]; azimuth_deg [N, S, V];
-    captions: N texts. Single images are S = V = 1 and have no use for their cameras."""
+    """images [N, V, H, W, 4] uint8 premultiplied RGBA; camera_vectors [N, V, 16]; azimuth_deg [N, V]; captions: N
+    texts. Of several views the first half are evenly spaced, the others at random azimuths. Single images are V = 1 and
+    have no use for their cameras."""
 
-    images: NDArray[np.uint8]
+    images: Pictures
     camera_vectors: NDArray[np.float32]
     azimuth_deg: NDArray[np.float32]
     captions: tuple[str, ...]
@@ -48,8 +60,8 @@ class _Recipe:
 
     kind: str  # names the folder and the random streams
     captions: tuple[str, ...]
-    num_sets: int
-    num_views: int
+    num_even: int  # views of an object that are 360 / num_even degrees apart
+    num_random: int  # views at random azimuths, the same camera otherwise
     camera: CameraConfig
     size: int  # pixels, square
     seed: int
@@ -58,7 +70,8 @@ class _Recipe:
     def folder_name(self) -> str:
         camera = self.camera
         ranges = (camera.fov_y_deg_range, camera.distance_range, camera.elevation_deg_range)
-        text = json.dumps([_VERSION, self.captions, self.num_sets, self.num_views, ranges, self.size, self.seed])
+        views = (self.num_even, self.num_random)
+        text = json.dumps([_VERSION, self.captions, views, ranges, self.size, self.seed])
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -71,15 +84,14 @@ def multiview_captures(
     workers: int,
     kinds: Sequence[str] = (),
 ) -> CapturedViews:
-    """`num_objects` jittered objects of the training captions, each in `SETS_PER_OBJECT` sets of orthogonal views.
+    """`num_objects` jittered objects of the training captions, each seen by twice `camera.num_views` cameras.
 
     kinds: of these only; none: of all. Raises ConfigError for an unknown one.
     """
     chosen = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects, kinds)
     captions = tuple(spec.caption for spec in chosen)
-    return _cached(
-        cache, _Recipe("multiview", captions, SETS_PER_OBJECT, camera.num_views, camera, size, seed), workers
-    )
+    views = camera.num_views
+    return _cached(cache, _Recipe("multiview", captions, views, views, camera, size, seed), workers)
 
 
 def patterned_captures(
@@ -88,7 +100,7 @@ def patterned_captures(
     """Single images of objects with patterns, which multi-view training never shows; kinds as above."""
     chosen = Random(stable_seed(seed, 0, "patterned")).choices(of_kinds(patterned_specs(), kinds), k=num_images)
     captions = tuple(spec.caption for spec in chosen)
-    return _cached(cache, _Recipe("patterned", captions, 1, 1, camera, size, seed), workers)
+    return _cached(cache, _Recipe("patterned", captions, 1, 0, camera, size, seed), workers)
 
 
 def front_probabilities(azimuth_deg: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -115,44 +127,43 @@ def _cached(cache: Path, recipe: _Recipe, workers: int) -> CapturedViews:
 
 def _render_all(folder: Path, recipe: _Recipe, workers: int) -> None:
     cameras = _draw_cameras(recipe)
-    count, views, size = len(recipe.captions), recipe.num_sets * recipe.num_views, recipe.size
-    shape = (count, recipe.num_sets, recipe.num_views)
+    count, views, size = len(recipe.captions), recipe.num_even + recipe.num_random, recipe.size
+    shape = (count, views)
     vectors = mvdream_camera_vectors(cameras).numpy().reshape(*shape, 16)
     azimuth_deg = np.degrees(cameras.azimuth.numpy()).reshape(shape) % 360
     np.save(folder / "cameras.npy", vectors.astype(np.float32))
     np.save(folder / "azimuth.npy", azimuth_deg.astype(np.float32))
-    matrices = cameras.camera_to_world.numpy().reshape(count, views, 4, 4)
-    fov_y = cameras.fov_y.numpy().reshape(count, views)
+    matrices = cameras.camera_to_world.numpy().reshape(*shape, 4, 4)
+    fov_y = cameras.fov_y.numpy().reshape(shape)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, size, size, 4))
     seeds = [stable_seed(recipe.seed, i, f"{recipe.kind} sizes") for i in range(count)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = pool.map(_render_object, recipe.captions, seeds, matrices, fov_y, [size] * count, chunksize=16)
         for i, rgba in enumerate(jobs):
-            images[i] = rgba.reshape(images.shape[1:])
+            images[i] = rgba
             if (i + 1) % 500 == 0:
                 print(f"rendered {i + 1} of {count} {recipe.kind} objects", flush=True)
     images.flush()
 
 
 def _draw_cameras(recipe: _Recipe) -> Cameras:
-    """One camera a picture: each set has one start, elevation, field of view and distance."""
+    """One camera a picture: an object has one elevation, field of view and distance."""
     rng = np.random.default_rng(stable_seed(recipe.seed, 0, f"{recipe.kind} cameras"))
-    sets = (len(recipe.captions), recipe.num_sets, 1)
+    count, views = len(recipe.captions), recipe.num_even + recipe.num_random
 
     def uniform(bounds: tuple[float, float]) -> NDArray[np.floating]:
-        return rng.uniform(*bounds, sets).repeat(recipe.num_views, -1)
+        return rng.uniform(*bounds, (count, 1)).repeat(views, -1)
 
-    if recipe.num_views > 1:
-        azimuth = rng.uniform(0, 360, sets) + np.arange(recipe.num_views) * 360 / recipe.num_views
+    if views > 1:
+        even = rng.uniform(0, 360, (count, 1)) + np.arange(recipe.num_even) * 360 / recipe.num_even
+        azimuth = np.concatenate([even, rng.uniform(0, 360, (count, recipe.num_random))], -1)
     else:
-        in_front = rng.random(sets) < _FRONT_PROBABILITY
-        azimuth = np.where(in_front, rng.uniform(-_FRONT_DEG, _FRONT_DEG, sets), rng.uniform(0, 360, sets))
+        in_front = rng.random((count, 1)) < _FRONT_PROBABILITY
+        azimuth = np.where(in_front, rng.uniform(-_FRONT_DEG, _FRONT_DEG, (count, 1)), rng.uniform(0, 360, (count, 1)))
     fov = uniform(recipe.camera.fov_y_deg_range)
     distance = uniform(recipe.camera.distance_range) / np.tan(np.radians(fov) / 2)
     elevation = uniform(recipe.camera.elevation_deg_range)
-    return orbit(
-        azimuth.ravel(), elevation.ravel(), distance.ravel(), fov.ravel(), recipe.size, num_views=recipe.num_views
-    )
+    return orbit(azimuth.ravel(), elevation.ravel(), distance.ravel(), fov.ravel(), recipe.size, num_views=views)
 
 
 def _render_object(

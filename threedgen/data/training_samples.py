@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +30,16 @@ _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, 
 
 @dataclass(frozen=True)
 class ViewSet:
-    """V views of one object at one elevation, 360 / V degrees apart."""
+    """V views of one object at one elevation."""
 
-    images: NDArray[np.uint8]  # [V, S, S, 4] premultiplied RGBA
+    images: NDArray[Any]  # uint8 [V, S, S, 4] premultiplied RGBA, or half-precision latents [V, 4, h, w]
     camera_vectors: NDArray[np.float32]  # [V, 16] MVDream's, see `cameras.mvdream_camera_vectors`
     caption: str  # without ", 3d asset"
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    image: NDArray[np.uint8]  # [S, S, 4] premultiplied RGBA; alpha is 255 where the picture has none
+    image: NDArray[Any]  # as those; alpha is 255 where the picture has none
     caption: str
 
 

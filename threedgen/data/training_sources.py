@@ -98,19 +98,22 @@ def _cache(config: Config) -> Path:
 
 
 class MiniworldViews:
-    """One of each object's sets of orthogonal views."""
+    """Of each object, in turn by chance, its evenly spaced views or as many of all its views.
+
+    Orthogonal views alone would teach that a view is of the front, of a side or of the back and nothing between.
+    """
 
     def __init__(self, captured: CapturedViews):
-        self._captured = captured
+        self.captured = captured
 
     def __len__(self) -> int:
-        return len(self._captured)
+        return len(self.captured)
 
     def draw(self, index: int, rng: np.random.Generator) -> ViewSet:
-        captured = self._captured
-        chosen = rng.integers(captured.images.shape[1])
-        images, vectors = captured.images[index, chosen], captured.camera_vectors[index, chosen]
-        return ViewSet(np.array(images), np.array(vectors), captured.captions[index])
+        captured = self.captured
+        in_all = captured.images.shape[1]
+        chosen = np.arange(in_all // 2) if rng.random() < 0.5 else rng.choice(in_all, in_all // 2, replace=False)
+        return ViewSet(captured.images[index][chosen], captured.camera_vectors[index, chosen], captured.captions[index])
 
     def texts(self) -> Sequence[str]:
         return vocabulary()
@@ -120,18 +123,18 @@ class MiniworldPhotographs:
     """Half patterned pictures (even numbers), half views picked as photographs of objects, mostly from the front."""
 
     def __init__(self, captured: CapturedViews, patterned: CapturedViews):
-        self._captured, self._patterned = captured, patterned
-        self._probabilities = front_probabilities(captured.azimuth_deg.reshape(len(captured), -1))
+        self.captured, self.patterned = captured, patterned
+        self._probabilities = front_probabilities(captured.azimuth_deg)
 
     def __len__(self) -> int:
-        return 2 * max(len(self._captured), len(self._patterned))
+        return 2 * max(len(self.captured), len(self.patterned))
 
     def draw(self, index: int, rng: np.random.Generator) -> CaptionedImage:
         number, is_object = divmod(index, 2)
-        captured = self._captured if is_object else self._patterned
+        captured = self.captured if is_object else self.patterned
         if number >= len(captured):  # the smaller half: the numbers that it lacks stand for any of it
             number = int(rng.integers(len(captured)))
-        views = captured.images[number].reshape(-1, *captured.images.shape[3:])
+        views = captured.images[number]
         chosen = rng.choice(len(views), p=self._probabilities[number]) if is_object else 0
         return CaptionedImage(np.array(views[chosen]), captured.captions[number])
 

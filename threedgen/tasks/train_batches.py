@@ -7,6 +7,7 @@ timestep and noise. A process draws only its own ones, and gets for them what on
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def parts_of_process(batch_objects: int, rank: int, processes: int, accumulate: 
 class Batch:
     """N captions with V views each (V = 1 and no camera in 2D mode), the views of an object adjacent."""
 
-    images: Tensor  # [N * V, 3, S, S] in 0..1
+    images: Tensor  # [N * V, 3, S, S] in 0..1, or latents [N * V, 4, h, w] in half precision
     captions: list[str]
     camera: Tensor | None  # [N * V, 16]
     timestep: Tensor  # [N * V], one value for the views of an object
@@ -94,7 +95,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Item:
-    images: NDArray[np.float32]  # [V, S, S, 3]
+    images: Tensor  # [V, ...] as those of a batch
     caption: str
     camera: NDArray[np.float32] | None
     timestep: int
@@ -142,14 +143,14 @@ class TrainingBatches:
             index = int(rng.integers(len(self._sources.images)))
             single = self._sources.images.draw(index, rng)
             caption, images, camera = single.caption, single.image[None], None
-        return _Item(composite_on(images, background), "" if dropped else caption, camera, timestep, noise)
+        return _Item(_as_tensor(images, background), "" if dropped else caption, camera, timestep, noise)
 
 
 def stack(items: list[_Item]) -> Batch:
     timestep = torch.tensor([item.timestep for item in items])
     cameras = [item.camera for item in items if item.camera is not None]
     return Batch(
-        to_chw(np.concatenate([item.images for item in items])),
+        torch.cat([item.images for item in items]),
         [item.caption for item in items],
         torch.from_numpy(np.concatenate(cameras)) if cameras else None,
         timestep.repeat_interleave(len(items[0].images)),
@@ -178,6 +179,11 @@ def draw_ahead(batches: TrainingBatches, parts: Iterable[tuple[int, Part]], work
         pool.shutdown(cancel_futures=True)
 
 
+def _as_tensor(images: NDArray[Any], background: NDArray[np.float64]) -> Tensor:
+    """Pictures on the background; latents have theirs."""
+    return to_chw(composite_on(images, background)) if images.dtype == np.uint8 else torch.from_numpy(images)
+
+
 def draw_background(kind: TrainBackground, rng: np.random.Generator) -> NDArray[np.float64]:
     """One colour [3] for all views of a set: it is part of the scene."""
     is_mid_grey, color, level = rng.random() < 0.5, rng.random(3), rng.random()
@@ -191,6 +197,6 @@ def with_asset_suffix(caption: str) -> str:
     return caption if "3d" in caption.lower() else caption + ASSET_SUFFIX
 
 
-def to_chw(images: NDArray[np.float32]) -> Tensor:
+def to_chw(images: NDArray[np.floating]) -> Tensor:
     """[..., H, W, C] -> [..., C, H, W] in the order in memory that convolutions are fastest with."""
     return torch.from_numpy(images).movedim(-1, -3).contiguous(memory_format=torch.channels_last)

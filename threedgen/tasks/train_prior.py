@@ -35,6 +35,7 @@ from threedgen.tasks.train_batches import (
     open_sources,
     parts_of_process,
 )
+from threedgen.tasks.train_latents import encoded
 from threedgen.tasks.train_log import TrainingLog
 from threedgen.tasks.train_samples import save_sample_sheet
 from threedgen.tasks.train_vae import train_vae
@@ -64,6 +65,8 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
     train = config.train
     if train.start_from:
         prior = start_prior(train.start_from, train.view_attention, train.camera_input, device=device)
+        if train.vae:
+            prior.vae = _vae_of(train.vae, device)
         _set_image_size(prior, train.image_size)
         with first_process_first():  # it leaves miniworld's pictures on disk
             sources = open_sources(config, prior.image_size)
@@ -122,7 +125,13 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     objective = _objective(prior, has_2d_steps=sources.images is not None)
 
     size = prior.unet.config.sample_size
-    batches = TrainingBatches(config, sources, (prior.unet.config.in_channels, size, size))
+
+    def encode(images: Tensor) -> Tensor:
+        with _autocast(train, prior.device):
+            return encode_images(prior, images)
+
+    drawn_from = encoded(sources, encode, train.background, config.seed)
+    batches = TrainingBatches(config, drawn_from, (prior.unet.config.in_channels, size, size))
     order = ((step, part) for step in range(start, train.steps) for part in parts)
     images_per_step = train.batch_objects * config.camera.num_views
     with (
@@ -167,12 +176,13 @@ def _losses(prior: MultiViewPrior, objective: nn.Module, batch: Batch) -> Tensor
     """The loss of each view of a batch, [B]."""
     camera = None if batch.camera is None else batch.camera.to(prior.device)
     noise, timestep = batch.noise.to(prior.device), batch.timestep.to(prior.device)
-    latents = _encoded(prior, batch.images)
+    is_encoded = batch.images.dtype == torch.float16
+    latents = batch.images.to(prior.device).float() if is_encoded else encode_images(prior, batch.images)
     return objective(latents, noise, timestep, batch.captions, camera, batch.num_views)
 
 
 @torch.no_grad()
-def _encoded(prior: MultiViewPrior, images: Tensor) -> Tensor:
+def encode_images(prior: MultiViewPrior, images: Tensor) -> Tensor:
     """The latents [B, 4, h, w] of images [B, 3, H, W] in 0..1: the posterior's mean.
 
     Its spread is far below the noise that diffusion adds at all but the first timesteps, so that drawing from it would

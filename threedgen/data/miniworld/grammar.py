@@ -31,6 +31,11 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "purple": (0.55, 0.12, 0.70),
     "white": (0.96, 0.96, 0.96),
     "black": (0.07, 0.07, 0.07),
+    "grey": (0.36, 0.37, 0.39),
+    "brown": (0.40, 0.22, 0.09),
+    "pink": (0.97, 0.52, 0.70),
+    "cyan": (0.10, 0.78, 0.82),
+    "gold": (0.80, 0.60, 0.14),
 }
 BASES = tuple(name for name, kind in KINDS.items() if kind.base)
 SMALL = tuple(name for name, kind in KINDS.items() if kind.small)

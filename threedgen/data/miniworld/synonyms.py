@@ -40,7 +40,7 @@ PATTERN_SYNONYMS = {
 
 KIND_SYNONYMS = {
     "cat": "kitty, kitten, feline, kittycat, kitty cat, pussycat, tomcat",
-    "bear": "teddy bear, teddy, grizzly, grizzly bear, brown bear, bear cub, panda, panda bear, polar bear",
+    "bear": "teddy bear, teddy, grizzly, grizzly bear, bear cub, panda, panda bear, polar bear",
     "rabbit": "bunny, hare, bunny rabbit",
     "duck": "duckling, rubber duck, rubber ducky, ducky, drake, mallard",
     "dog": "puppy, doggy, pup, hound, canine, pooch",
@@ -75,7 +75,7 @@ KIND_SYNONYMS = {
 }
 # The colour that a thing has when a sentence says none; first those whose name implies it.
 IMPLIED_COLORS = {
-    "polar bear": "white", "panda": "white", "panda bear": "white", "brown bear": "brown", "fire truck": "red",
+    "polar bear": "white", "panda": "white", "panda bear": "white", "fire truck": "red",
     "fire engine": "red", "taxi": "yellow", "taxi cab": "yellow", "sunflower": "yellow", "desk": "wooden",
     "traffic cone": "orange", "basketball": "orange", "cottage": "white", "crate": "wooden", "barrel": "wooden",
 }  # fmt: skip
