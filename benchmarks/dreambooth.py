@@ -48,7 +48,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit, viewing_cameras  # noqa: E402
+from threedgen.cameras import Cameras, orbit, viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
 from threedgen.core.files import atomic_folder, write_text_atomically  # noqa: E402
 from threedgen.core.randomness import generator  # noqa: E402
@@ -212,10 +212,9 @@ def tune(job: Job) -> tuple[str, float]:
 
 def draw(prior: MultiViewPrior, prompts: Sequence[str], seed: int) -> np.ndarray:
     """Four views of each prompt, [P, 4, H, W, 3]."""
-    camera = mvdream_camera_vectors(standard_cameras()).repeat(len(prompts), 1)
     rng = generator(seed, 0, "benchmark")
     views = sample_views(
-        prior, prompts, camera, len(AZIMUTHS), rng, num_inference_steps=25, guidance_scale=3.0, image_size=SIZE
+        prior, prompts, standard_cameras(), rng, num_inference_steps=25, guidance_scale=3.0, image_size=SIZE
     )
     return views.unflatten(0, (len(prompts), -1)).movedim(2, -1).numpy()
 

@@ -33,9 +33,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextConfig
 
-from threedgen.cameras import mvdream_camera_vectors, viewing_cameras
+from threedgen.cameras import viewing_cameras
 from threedgen.config.load import load_config
 from threedgen.config.schema import CameraConfig, GuidanceConfig
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.ldm_unet import unet_config, unet_sources
 from threedgen.diffusion.ldm_vae import vae_source
 from threedgen.diffusion.multiview_unet import MultiViewUNet
@@ -167,8 +169,7 @@ def sample(folder: Path, size: str) -> str:
     images = sample_views(
         prior,
         ["an astronaut riding a horse, 3d asset"],
-        mvdream_camera_vectors(cameras),
-        NUM_VIEWS,
+        cameras,
         torch.Generator().manual_seed(0),
         num_inference_steps=STEPS,
     )
@@ -184,9 +185,11 @@ def distill(folder: Path, size: str) -> str:
     seconds = time.monotonic() - loading
     guidance = ScoreDistillation(prior, GuidanceConfig(), seed=0)
     cameras = viewing_cameras(CameraConfig(), [0, 90, 180, 270], 15, 64)
+    config, told = GuidanceConfig(), Conditions(text, cameras, NUM_VIEWS)
+    denoiser = Guided(prior, told, negative, config.guidance_scale, config.rescale)
     rgb = torch.rand(NUM_VIEWS, 64, 64, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for step in range(STEPS):
-        guidance(rgb, cameras, text, negative, step, STEPS).loss.backward()
+        guidance(rgb, denoiser, step, STEPS).loss.backward()
     assert rgb.grad is not None and rgb.grad.isfinite().all() and rgb.grad.abs().max() > 0
     return f"{seconds:.1f} s of them to load; text encoder and decoder released"
 
@@ -200,9 +203,9 @@ def train(folder: Path, size: str) -> str:
     with torch.no_grad():
         latents = prior.encode_images(torch.rand(NUM_VIEWS, 3, 256, 256, generator=rng))
     noise, timestep = torch.randn(latents.shape, generator=rng), torch.full((NUM_VIEWS,), 500)
-    cameras = mvdream_camera_vectors(viewing_cameras(CameraConfig(), [0, 90, 180, 270], 15, 256))
-    objective(latents, noise, timestep, ["an astronaut, 3d asset"], cameras, NUM_VIEWS).mean().backward()
-    objective(latents, noise, timestep, ["a horse"] * NUM_VIEWS, None, 1).mean().backward()
+    cameras = viewing_cameras(CameraConfig(), [0, 90, 180, 270], 15, 256)
+    objective(latents, noise, timestep, ["an astronaut, 3d asset"], cameras).mean().backward()
+    objective(latents, noise, timestep, ["a horse"] * NUM_VIEWS, None).mean().backward()
     gradients = [parameter.grad for parameter in prior.unet.parameters()]
     assert all(g is not None and g.isfinite().all() and g.abs().max() > 0 for g in gradients)
     return f"{NUM_VIEWS} views, then {NUM_VIEWS} single pictures, with gradient checkpointing"

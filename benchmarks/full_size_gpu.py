@@ -32,6 +32,8 @@ from threedgen.cameras import CameraSampler
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Denoised, Guided
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.guidance.sds import ScoreDistillation
@@ -70,19 +72,19 @@ class Parts:
 
 
 class TimedPrior:
-    """A prior for guidance whose two networks are timed."""
+    """A prior for guidance whose two networks are timed: a codec and a model."""
 
     def __init__(self, prior: MultiViewPrior, parts: Parts) -> None:
         self.prior, self.parts = prior, parts
-        self.alphas_cumprod, self.noise_level, self.decode = prior.alphas_cumprod, prior.noise_level, prior.decode
+        self.schedule, self.decode = prior.schedule, prior.decode
 
     def encode_images(self, images: Tensor) -> Tensor:
         with self.parts.of("encode"):
             return self.prior.encode_images(images)
 
-    def predict_noise(self, *arguments: Any) -> Tensor:
+    def denoise(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Denoised:
         with self.parts.of("unet"):
-            return self.prior.predict_noise(*arguments)
+            return self.prior.denoise(noisy, timestep, told)
 
 
 def random_prior(size: str, device: str, dtype: torch.dtype) -> MultiViewPrior:
@@ -117,7 +119,8 @@ def steps(config: Config, prior: MultiViewPrior, fine: bool, count: int, waiting
     for number in range(warm_up + count):
         if number in (0, warm_up):
             parts = Parts(device)
-            guidance = ScoreDistillation(TimedPrior(prior, parts), config.guidance, config.seed)
+            timed = TimedPrior(prior, parts)
+            guidance = ScoreDistillation(timed, config.guidance, config.seed)
             if device == "cuda":
                 torch.cuda.synchronize()
             started = time.perf_counter()
@@ -125,8 +128,9 @@ def steps(config: Config, prior: MultiViewPrior, fine: bool, count: int, waiting
         cameras = sampler.sample(step, config.steps)
         with parts.of("render"):
             rgb = scene.render(cameras, generator=generator(config.seed, step, "render")).rgb
-        wanted, unwanted = (row[None].expand(len(cameras) // cameras.num_views, -1, -1) for row in text)
-        guided = guidance(rgb, cameras, wanted, unwanted, step, config.steps)
+        told = Conditions(text[:1], cameras, cameras.num_views)
+        denoiser = Guided(timed, told, text[1:], config.guidance.guidance_scale, config.guidance.rescale)
+        guided = guidance(rgb, denoiser, step, config.steps)
         with parts.of("backward, optimizer"):
             optimizer.step(guided.loss, step)
     found: dict[str, Any] = parts.seconds(count)

@@ -32,7 +32,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras  # noqa: E402
+from threedgen.cameras import Cameras, viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
 from threedgen.config.schema import Config  # noqa: E402
 from threedgen.core.errors import ThreedgenError  # noqa: E402
@@ -180,8 +180,7 @@ def main() -> int:
         return error.exit_code
 
     def draw(captions: Sequence[str], cameras: Cameras, stream: str, step: int) -> np.ndarray:
-        vectors = mvdream_camera_vectors(cameras).repeat(len(captions), 1)
-        return sampled_sets(prior, config, captions, vectors, stream, step)
+        return sampled_sets(prior, config, captions, cameras, stream, step)
 
     started = time.monotonic()
     quality = measure(draw, config, prior.image_size, given.sets)

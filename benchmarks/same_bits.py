@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from threedgen.data.miniworld import build, parse  # noqa: E402
 
-_TIMES = ("events.jsonl", "config.yaml", ".lock", "report.json")  # files that differ from run to run
+_TIMES = ("events.jsonl", "config.yaml", ".lock", "report.json", "preview.html")  # they differ from run to run
 _SMALL_EXPORT = [
     "export.resolution=32",
     "export.texture_size=64",
@@ -48,7 +48,7 @@ def launch(folder: Path, *arguments: str, processes: int = 1, stop_at: str = "")
     """One command; `stop_at`: killed when such a file is in the folder, then again."""
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     command = [sys.executable, *torchrun, "launch.py", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}  # adapters write sets
     if stop_at:
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
             while process.poll() is None and not any(folder.rglob(stop_at)):

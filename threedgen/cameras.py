@@ -8,7 +8,7 @@ Angles are degrees in configs and in names that end in `_deg`, radians elsewhere
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,25 +43,37 @@ class Cameras:
         """The cameras of a slice. `num_views` stays if the slice holds whole objects and becomes 1 otherwise."""
         start, stop, step = index.indices(len(self))
         whole = step == 1 and start % self.num_views == 0 and (stop - start) % self.num_views == 0
+        return self._each(lambda tensor: tensor[index], self.num_views if whole else 1)
+
+    def take(self, index: Tensor, num_views: int) -> Cameras:
+        """Those of some numbers [N], in their order, as objects with `num_views` views."""
+        return self._each(lambda tensor: tensor[index], num_views)
+
+    @staticmethod
+    def joined(sets: Sequence[Cameras]) -> Cameras:
+        """One batch of the cameras of several objects, each with as many views and pixels as the first."""
         return replace(
-            self,
-            camera_to_world=self.camera_to_world[index],
-            fov_y=self.fov_y[index],
-            azimuth=self.azimuth[index],
-            elevation=self.elevation[index],
-            distance=self.distance[index],
-            num_views=self.num_views if whole else 1,
+            sets[0],
+            camera_to_world=torch.cat([cameras.camera_to_world for cameras in sets]),
+            fov_y=torch.cat([cameras.fov_y for cameras in sets]),
+            azimuth=torch.cat([cameras.azimuth for cameras in sets]),
+            elevation=torch.cat([cameras.elevation for cameras in sets]),
+            distance=torch.cat([cameras.distance for cameras in sets]),
         )
 
     def to(self, device: torch.device | str) -> Cameras:
-        device = torch.device(device)
+        target = torch.device(device)
+        return self._each(lambda tensor: to_device(tensor, target), self.num_views)
+
+    def _each(self, change: Callable[[Tensor], Tensor], num_views: int) -> Cameras:
         return replace(
             self,
-            camera_to_world=to_device(self.camera_to_world, device),
-            fov_y=to_device(self.fov_y, device),
-            azimuth=to_device(self.azimuth, device),
-            elevation=to_device(self.elevation, device),
-            distance=to_device(self.distance, device),
+            camera_to_world=change(self.camera_to_world),
+            fov_y=change(self.fov_y),
+            azimuth=change(self.azimuth),
+            elevation=change(self.elevation),
+            distance=change(self.distance),
+            num_views=num_views,
         )
 
 

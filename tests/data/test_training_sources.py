@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 
 from threedgen import cli
+from threedgen.cameras import mvdream_camera_vectors, orbit
 from threedgen.config.schema import CameraConfig, Config, TrainConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import verify_folder
@@ -36,8 +38,9 @@ def numbered(objects, views):
     image[..., 0] = np.arange(objects).reshape(-1, 1, 1, 1)
     image[..., 1] = np.arange(views).reshape(-1, 1, 1)
     azimuth = np.broadcast_to(20.0 + 360 / views * np.arange(views), (objects, views)).astype(np.float32)
-    vectors = np.repeat(image[..., 0, 0, :].astype(np.float32), 4, -1)
-    return CapturedViews(image, vectors, azimuth, tuple(f"object {i}" for i in range(objects)))
+    elevation = image[..., 0, 0, 1].astype(np.float32)  # the number of the view
+    cameras = orbit(azimuth.ravel(), elevation.ravel(), 2, 40, 1)
+    return CapturedViews(image, cameras, tuple(f"object {i}" for i in range(objects)))
 
 
 def test_half_of_miniworlds_sets_are_the_even_ones_and_half_are_of_any_views():
@@ -48,7 +51,8 @@ def test_half_of_miniworlds_sets_are_the_even_ones_and_half_are_of_any_views():
     for views in drawn:
         number, view = views.images.reshape(4, 4)[:, :2].T
         assert (number == 1).all() and len(set(view)) == 4
-        np.testing.assert_array_equal(views.camera_vectors[:, 4], view)
+        np.testing.assert_allclose(views.cameras.elevation.rad2deg(), view, atol=1e-4)
+        assert views.cameras.num_views == 4
         assert views.caption == "object 1"
         chosen.append(tuple(map(int, view)))
     even = chosen.count((0, 1, 2, 3))
@@ -83,7 +87,7 @@ def test_miniworld_is_opened_by_its_name(tmp_path, monkeypatch):
     assert (len(views), len(pictures)) == (2, 6)
     first, again = views.draw(1, rng(3)), views.draw(1, rng(3))
     assert first.images.shape == (4, 12, 12, 4) and first.images.dtype == np.uint8
-    assert first.camera_vectors.shape == (4, 16) and first.camera_vectors.dtype == np.float32
+    assert len(first.cameras) == 4 and first.cameras.fov_y.rad2deg().tolist() == pytest.approx([40] * 4)
     np.testing.assert_array_equal(first.images, again.images)
     single = pictures.draw(5, rng(4))
     assert single.image.shape == (12, 12, 4) and (single.image[..., :3] <= single.image[..., 3:]).all()
@@ -129,7 +133,8 @@ def test_four_views_are_orthogonal_at_one_elevation_and_show_what_their_cameras_
     for seed in range(60):
         views = source.draw(0, rng(seed))
         assert views.caption == "a cube" and views.images.shape == (4, 24, 24, 4)
-        pose = views.camera_vectors.reshape(4, 4, 4)
+        assert (views.cameras.fov_y == views.cameras.fov_y[0]).all() and views.cameras.num_views == 4
+        pose = mvdream_camera_vectors(views.cameras).numpy().reshape(4, 4, 4)
         np.testing.assert_array_equal(pose[:, 3], np.tile([0, 0, 0, 1], (4, 1)))
         position, back = pose[:, :3, 3], pose[:, :3, 2]
         np.testing.assert_allclose(np.linalg.norm(position, axis=1), 1, atol=1e-5)
@@ -160,7 +165,7 @@ def test_shards_and_folders_give_the_same(rendered):
         for index in range(2):
             one, other = folder.draw(index, rng(index)), shards.draw(index, rng(index))
             np.testing.assert_array_equal(one.images, other.images)
-            np.testing.assert_array_equal(one.camera_vectors, other.camera_vectors)
+            assert torch.equal(one.cameras.camera_to_world, other.cameras.camera_to_world)
             assert one.caption == other.caption == ("a cube", "a brick")[index]
 
 

@@ -6,8 +6,10 @@ import shutil
 import pytest
 import torch
 
+from threedgen.cameras import orbit
 from threedgen.core.errors import ThreedgenError, WeightsMissingError
 from threedgen.diffusion.adapters import add_adapter, save_adapter
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.locate import locate_weights
 from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
 from threedgen.diffusion.prior import MultiViewPrior
@@ -18,10 +20,10 @@ PARTS = ("unet", "text_encoder")
 
 def noise_of(prior, prompt="a [v] cat"):
     rng = torch.Generator().manual_seed(0)
-    noisy, camera = torch.randn(4, 4, 16, 16, generator=rng), torch.randn(4, 16, generator=rng)
+    noisy, cameras = torch.randn(4, 4, 16, 16, generator=rng), orbit([0, 90, 180, 270], 15, 2, 40, 64, num_views=4)
     with torch.no_grad():
-        text = prior.encode_text([prompt]).expand(4, -1, -1)
-        return prior.predict_noise(noisy, torch.full((4,), 500), text, camera, 4)
+        told = Conditions(prior.encode_text([prompt]), cameras, 4)
+        return prior.denoise(noisy, torch.full((4,), 500), told).noise
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from threedgen.cameras import mvdream_camera_vectors, viewing_cameras
+from threedgen.cameras import viewing_cameras
 from threedgen.config.load import load_config
 from threedgen.core.files import verify_folder
 from threedgen.data.miniworld import build, held_out, render
@@ -29,8 +29,7 @@ def test_views_of_held_out_captions_match_their_own_truth_best():
     images = sample_views(
         prior,
         [spec.caption for spec in specs],
-        mvdream_camera_vectors(cameras).repeat(len(specs), 1),
-        4,
+        cameras,
         torch.Generator().manual_seed(0),
         num_inference_steps=config.views.num_inference_steps,
         guidance_scale=config.views.guidance_scale,

@@ -11,8 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from threedgen.cameras import mvdream_camera_vectors, orbit
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import verify_folder
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.ldm_import import open_original
 from threedgen.diffusion.ldm_vae import match_ldm_vae
 from threedgen.diffusion.multiview_unet import multiview_unet_from_ldm
@@ -66,16 +68,16 @@ def test_an_imported_prior_computes_what_is_in_the_file(original, imported):
     assert verify_folder(imported)
     prior = MultiViewPrior.from_pretrained(imported)
     rng = torch.Generator().manual_seed(0)
-    latents, camera = torch.randn(4, 4, 8, 8, generator=rng), torch.randn(4, 16, generator=rng)
+    latents, cameras = torch.randn(4, 4, 8, 8, generator=rng), orbit([0, 90, 180, 270], 15, 2, 40, 64, num_views=4)
     timestep, images = torch.full((4,), 300), torch.rand(1, 3, 64, 64, generator=rng)
     text = prior.encode_text(["a red cat!"])
     unet = multiview_unet_from_ldm({"num_head_channels": 64}, _part(original, "model.diffusion_model."))
     vae = match_ldm_vae(stored_tensors(_part(original, "first_stage_model.")), "vae")
     vae.fill()
     with torch.no_grad():
-        expected = unet(latents, timestep, text.expand(4, -1, -1), camera, 4)
+        expected = unet(latents, timestep, text.expand(4, -1, -1), mvdream_camera_vectors(cameras), 4)
         mean = vae.module.encode(images * 2 - 1).latent_dist.mean
-    actual = prior.predict_noise(latents, timestep, text.expand(4, -1, -1), camera, 4)
+    actual = prior.denoise(latents, timestep, Conditions(text, cameras, 4)).noise
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(prior.encode_images(images), 0.18215 * mean, atol=1e-5, rtol=1e-5)
     # token 0 fills up, and "!" is a token of its own

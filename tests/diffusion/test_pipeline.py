@@ -82,12 +82,10 @@ def test_straight_above_has_a_camera(pipe):
 
 def test_the_pictures_are_the_sampler_s(pipe):
     views = pipe("a red cat", num_frames=2, num_inference_steps=4, image_size=64, seed=7, guidance_scale=3, rescale=0.5)
-    camera = views.camera_matrices.reshape(2, 16)
     expected = sample_views(
         pipe.prior,
         ["a red cat, 3d asset"],
-        camera,
-        2,
+        views.cameras,
         generator(7, 0, "sampled views"),
         num_inference_steps=4,
         guidance_scale=3,
@@ -119,9 +117,9 @@ def test_a_larger_image_of_a_small_model_is_its_own_size_resized(pipe):
 def test_a_model_of_the_api_s_size_draws_at_the_size_asked_for(pipe, monkeypatch):
     drawn_at = []
 
-    def draw(prior, prompts, camera, num_views, random, *, image_size, **settings):
+    def draw(prior, prompts, cameras, random, *, image_size, **settings):
         drawn_at.append(image_size)
-        return torch.zeros(num_views, 3, image_size, image_size)
+        return torch.zeros(len(cameras), 3, image_size, image_size)
 
     monkeypatch.setattr(pipeline_module, "sample_views", draw)
     monkeypatch.setattr(type(pipe.prior), "image_size", 256)

@@ -5,13 +5,17 @@ import math
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
-from threedgen.core.errors import ConfigError, WeightsMissingError
+from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit
+from threedgen.core.errors import ConfigError, ThreedgenError, WeightsMissingError
 from threedgen.data.miniworld import vocabulary
 from threedgen.data.miniworld.reading import Reading
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Denoised, Guided
 from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
 from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.diffusion.sampling import ddim_timesteps, sample_latents
+from threedgen.diffusion.sampling import ddim, ddim_timesteps
 from threedgen.diffusion.start import grow_vocabulary
 
 
@@ -23,9 +27,9 @@ def prior():
 
 def _forward(prior):
     rng = torch.Generator().manual_seed(0)
-    latents, camera = torch.randn(4, 4, 16, 16, generator=rng), torch.randn(4, 16, generator=rng)
-    text = prior.encode_text(["a red cat"]).expand(4, -1, -1)
-    noise = prior.predict_noise(latents, torch.full((4,), 400), text, camera, 4)
+    latents, cameras = torch.randn(4, 4, 16, 16, generator=rng), orbit([0, 90, 180, 270], 15, 2, 40, 64, num_views=4)
+    told = Conditions(prior.encode_text(["a red cat"]), cameras, 4)
+    noise = prior.denoise(latents, torch.full((4,), 400), told).noise
     return noise, prior.decode(latents), prior.encode_images(torch.rand(1, 3, 64, 64, generator=rng))
 
 
@@ -86,17 +90,19 @@ def test_velocity_and_noise_predictions_agree(prior, monkeypatch):
     rng = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 4, 16, 16, generator=rng), torch.randn(2, 4, 16, 16, generator=rng)
     timestep = torch.tensor([50, 900])
-    alpha, sigma = prior.noise_level(timestep)
+    alpha, sigma = prior.schedule.level(timestep)
     noisy = alpha * x0 + sigma * noise
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(2, 1, 1, 1))
     answers = {"v_prediction": alpha * noise - sigma * x0, "epsilon": noise}
     for kind, answer in answers.items():
         monkeypatch.setattr(prior.unet, "forward", lambda *args, answer=answer: answer)
-        monkeypatch.setattr(
-            prior, "scheduler", type(prior.scheduler).from_config(prior.scheduler.config, prediction_type=kind)
-        )
-        actual = prior.predict_noise(noisy, timestep, torch.zeros(2, 1, 96), None, 1)
-        torch.testing.assert_close(actual, noise, atol=1e-5, rtol=1e-4)
+        monkeypatch.setattr(prior, "_predicts_velocity", kind == "v_prediction")
+        told = Conditions(torch.zeros(2, 1, 96))
+        actual = prior.denoise(noisy, timestep, told)
+        torch.testing.assert_close(actual.noise, noise, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(actual.x0, x0, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(prior.losses(x0, noise, timestep, told), torch.zeros(2))
+        assert (prior.losses(x0 + 1, noise, timestep, told) > 0.001).all() == (kind == "v_prediction")
 
 
 def test_unknown_words_are_named_with_what_is_known(prior):
@@ -175,26 +181,31 @@ def test_schedule_is_stable_diffusion_s(goldens, prior):
 
 
 class _GaussianPrior:
-    """The exact noise predictor of data drawn from N(mean, std^2)."""
+    """What knows exactly the data that it denoises: drawn from N(mean, std^2)."""
 
-    def __init__(self, alphas_cumprod, mean, std):
-        self.alphas_cumprod, self.mean, self.std = alphas_cumprod, mean, std
+    num_views = 1
 
-    def noise_level(self, timestep):
-        alpha_bar = self.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    def __init__(self, schedule, mean, std):
+        self.schedule, self.mean, self.std = schedule, mean, std
 
-    def predict_noise(self, noisy, timestep, text, camera, num_views):
-        alpha, sigma = self.noise_level(timestep)
-        return sigma * (noisy - alpha * self.mean) / (alpha**2 * self.std**2 + sigma**2)
+    def __call__(self, noisy, timestep):
+        alpha, sigma = self.schedule.level(timestep)
+        variance = alpha**2 * self.std**2 + sigma**2
+        x0 = self.mean + alpha * self.std**2 * (noisy - alpha * self.mean) / variance
+        return Denoised(sigma * (noisy - alpha * self.mean) / variance, x0)
+
+    def denoise(self, noisy, timestep, told):
+        return self(noisy, timestep)
 
 
-def test_sampling_draws_from_a_known_distribution(prior):
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_sampling_draws_from_a_known_distribution(prior, eta):
     """With the exact score of a Gaussian, DDIM must end in that Gaussian (but for the noise left at t = 981)."""
-    gaussian = _GaussianPrior(prior.alphas_cumprod, mean=0.7, std=0.3)
-    noise = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    text = torch.zeros(64, 1, 1)
-    latents = sample_latents(gaussian, text, text, None, 1, noise, 200, guidance_scale=1.0)
+    gaussian, rng = _GaussianPrior(prior.schedule, mean=0.7, std=0.3), torch.Generator().manual_seed(0)
+    noise = torch.randn(64, 4, 8, 8, generator=rng)
+    latents = ddim(gaussian, noise, ddim_timesteps(200), eta=eta, generator=rng)
+    correlation = torch.corrcoef(torch.stack([latents.flatten(), noise.flatten()]))[0, 1]
+    assert (correlation > 0.99) if eta == 0 else (correlation < 0.9 - 0.7 * (eta - 0.5))  # noise comes anew
     assert latents.mean().item() == pytest.approx(0.7, abs=0.06)
     assert latents.std().item() == pytest.approx(0.3, rel=0.1)
     assert math.isfinite(latents.abs().max().item())
@@ -204,10 +215,59 @@ def test_sampling_with_constant_noise_ends_at_the_schedule_s_first_level(prior):
     """Closed form: x0 never changes, and the last step leaves alpha_0 x0 + sigma_0 noise (set_alpha_to_one=False)."""
     rng = torch.Generator().manual_seed(0)
     start, noise = torch.randn(2, 4, 8, 8, generator=rng), torch.randn(2, 4, 8, 8, generator=rng)
-    constant = _GaussianPrior(prior.alphas_cumprod, 0.0, 1.0)
-    constant.predict_noise = lambda noisy, *_: torch.cat([noise, noise])
-    text = torch.zeros(2, 1, 1)
-    latents = sample_latents(constant, text, text, None, 1, start, 50, guidance_scale=7.5)
-    (alpha_981, sigma_981), (alpha_0, sigma_0) = (constant.noise_level(torch.tensor(t)) for t in (981, 0))
+    constant = _GaussianPrior(prior.schedule, 0.0, 1.0)
+    constant.denoise = lambda noisy, *_: Denoised(torch.cat([noise, noise]), noisy * 0)
+    text = torch.zeros(1, 1, 1)
+    latents = ddim(Guided(constant, Conditions(text), text, 7.5), start, ddim_timesteps(50))
+    (alpha_981, sigma_981), (alpha_0, sigma_0) = (prior.schedule.level(torch.tensor(t)) for t in (981, 0))
     x0 = (start - sigma_981 * noise) / alpha_981
     torch.testing.assert_close(latents, alpha_0 * x0 + sigma_0 * noise, atol=1e-3, rtol=1e-3)
+
+
+def test_where_a_schedule_ends_in_noise_x0_is_still_known(prior, monkeypatch):
+    """Zero terminal SNR (Lin et al. 2023): alpha is 0 at the last timestep, where x0 is minus the velocity."""
+    ending = DDIMScheduler.from_config(prior.scheduler.config, rescale_betas_zero_snr=True)
+    assert ending.alphas_cumprod[-1] == 0 or ending.alphas_cumprod[-1] < 1e-7
+    ending.alphas_cumprod[-1] = 0
+    other = MultiViewPrior(prior.tokenizer, prior.text_encoder, prior.unet, prior.vae, ending)
+    gaussian, told = _GaussianPrior(other.schedule, 0.7, 0.3), Conditions(torch.zeros(1, 1, 96))
+
+    def velocity(noisy, timestep, *_):
+        alpha, sigma = other.schedule.level(timestep)
+        noise, x0 = gaussian(noisy, timestep)
+        return alpha * noise - sigma * x0
+
+    monkeypatch.setattr(other.unet, "forward", velocity)
+    rng = torch.Generator().manual_seed(0)
+    denoiser = Guided(other, told, told.text, scale=3.0, rescale=0.5)
+    latents = ddim(denoiser, torch.randn(64, 4, 8, 8, generator=rng), [999, *ddim_timesteps(200)])
+    assert latents.mean().item() == pytest.approx(0.7, abs=0.02)  # nothing is left of where it started
+    assert latents.std().item() == pytest.approx(0.3, rel=0.1)
+    with pytest.raises(ThreedgenError, match="needs velocity prediction"):
+        noise_predicting = DDIMScheduler.from_config(ending.config, prediction_type="epsilon")
+        noise_predicting.alphas_cumprod[-1] = 0
+        MultiViewPrior(prior.tokenizer, prior.text_encoder, prior.unet, prior.vae, noise_predicting)
+
+
+def test_what_is_told_once_is_told_to_all_views():
+    """Two texts of three views each, then as many with the negative one."""
+    texts = torch.tensor([1.0, 2.0]).reshape(2, 1, 1)
+    told = Conditions(texts, orbit([0, 120, 240], 15, 2, 40, 8, num_views=3), 3)
+    assert told.text_of(6).flatten().tolist() == [1, 1, 1, 2, 2, 2]
+    both = told.against(torch.full((1, 1, 1), 9.0), 6)
+    assert both.text_of(12).flatten().tolist() == [1, 1, 1, 2, 2, 2] + [9] * 6
+    assert Conditions(texts[:1]).text_of(3).flatten().tolist() == [1, 1, 1]
+
+
+def test_the_network_is_told_the_cameras_of_all_objects(prior, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        prior.unet, "forward", lambda latents, t, text, camera, views: seen.append((camera, views)) or latents
+    )
+    cameras = orbit([0, 90, 180, 270], 15, 2, 40, 64, num_views=4)
+    vectors = mvdream_camera_vectors(cameras)
+    for given in (cameras, Cameras.joined([cameras, cameras])):  # of one object, of each
+        prior.denoise(torch.zeros(8, 4, 16, 16), torch.tensor(5), Conditions(torch.zeros(1, 1, 96), given, 4))
+        assert torch.equal(seen[-1][0], torch.cat([vectors, vectors])) and seen[-1][1] == 4
+    prior.denoise(torch.zeros(8, 4, 16, 16), torch.tensor(5), Conditions(torch.zeros(1, 1, 96)))
+    assert seen[-1] == (None, 1)

@@ -8,9 +8,11 @@ from safetensors import safe_open
 from torch.nn import functional
 
 from tests.diffusion.original_unet import OriginalUNet
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Denoised, Guided
 from threedgen.diffusion.multiview_unet import match_ldm_unet, multiview_unet_from_ldm
-from threedgen.diffusion.sampling import sample_latents
-from threedgen.diffusion.schedule import stable_diffusion_schedule
+from threedgen.diffusion.sampling import ddim, ddim_timesteps
+from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
 from threedgen.diffusion.tensor_files import stored_tensors
 
 
@@ -84,24 +86,26 @@ def _relative(actual, expected, tolerance=1e-4):
     assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-class _Prior:
-    """What the sampler needs of a prior, around the reference's small UNet."""
+class _Model:
+    """What guidance needs of a model, around the reference's small UNet and its cameras."""
 
-    def __init__(self, unet):
-        self.unet, self.alphas_cumprod = unet, stable_diffusion_schedule().alphas_cumprod
+    schedule = NoiseSchedule(stable_diffusion_schedule().alphas_cumprod)
 
-    def noise_level(self, timestep):
-        alpha_bar = self.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    def __init__(self, unet, camera):
+        self.unet, self.camera = unet, camera
 
-    def predict_noise(self, noisy, timestep, text, camera, num_views):
-        return self.unet(noisy, timestep, text, camera, num_views)
+    def denoise(self, noisy, timestep, told):
+        camera = self.camera.repeat(len(noisy) // len(self.camera), 1)
+        noise = self.unet(noisy, timestep, told.text_of(len(noisy)), camera, told.num_views)
+        alpha, sigma = self.schedule.level(timestep)
+        return Denoised(noise, (noisy - sigma * noise) / alpha)
 
 
 @pytest.mark.parametrize("steps", [5, 30])
 def test_ddim_equals_the_reference_sampler(goldens, unet, steps):
     text, negative, camera, noise = (goldens[f"ddim.{k}"] for k in ("cond_context", "uncond_context", "camera", "x_T"))
-    latents = sample_latents(_Prior(unet), text, negative, camera, 4, noise, steps, guidance_scale=10.0)
+    told = Conditions(text[::4], None, 4)
+    latents = ddim(Guided(_Model(unet, camera), told, negative[::4], 10.0), noise, ddim_timesteps(steps))
     _relative(latents, goldens[f"ddim.out_S{steps}_cfg10_eta0"], 1e-4)
 
 

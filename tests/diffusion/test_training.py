@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from threedgen.data.miniworld import vocabulary
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
-from threedgen.diffusion.training import MovingAverage, denoising_loss, learning_rate
+from threedgen.diffusion.training import MovingAverage, learning_rate
 
 
 def test_loss_is_zero_for_the_true_velocity_and_its_square_for_silence(monkeypatch):
@@ -19,7 +20,7 @@ def test_loss_is_zero_for_the_true_velocity_and_its_square_for_silence(monkeypat
     velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
     for answer, expected in ((velocity, torch.zeros(4)), (velocity * 0, velocity.square().mean((1, 2, 3)))):
         monkeypatch.setattr(prior.unet, "forward", lambda *args, answer=answer: answer)
-        torch.testing.assert_close(denoising_loss(prior, latents, noise, timestep, None, None, 1), expected)
+        torch.testing.assert_close(prior.losses(latents, noise, timestep, Conditions(torch.zeros(1, 1, 96))), expected)
 
 
 def test_learning_rate_warms_up_holds_and_decays():

@@ -9,8 +9,10 @@ from torch import nn
 
 from tests.diffusion.tiny_unet import TINY as TINY_UNET
 from tests.diffusion.tiny_unet import inputs
+from threedgen.cameras import orbit
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.core.errors import ThreedgenError
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.folders import load_unet
 from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
 from threedgen.diffusion.multiview_unet import MultiViewUNet
@@ -161,8 +163,8 @@ def test_mini_priors_of_every_variant_go_through_a_folder(attention, camera_inpu
     loaded = MultiViewPrior.from_pretrained(tmp_path / "prior")
     words = loaded.unet.config
     assert (words.view_attention, words.camera_input) == (attention.value, camera_input.value)
-    latents, camera = torch.randn(4, 4, 16, 16), torch.randn(4, 16)
+    latents, cameras = torch.randn(4, 4, 16, 16), orbit([0, 90, 180, 270], 15, 2, 40, 64, num_views=4)
     with torch.no_grad():
-        text = prior.encode_text(["red cat"]).expand(4, -1, -1)
-        expected = prior.predict_noise(latents, torch.tensor(9), text, camera, 4)
-        assert torch.equal(loaded.predict_noise(latents, torch.tensor(9), text, camera, 4), expected)
+        told = Conditions(prior.encode_text(["red cat"]), cameras, 4)
+        expected = prior.denoise(latents, torch.tensor(9), told).noise
+        assert torch.equal(loaded.denoise(latents, torch.tensor(9), told).noise, expected)

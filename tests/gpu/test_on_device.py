@@ -15,6 +15,8 @@ from threedgen.cameras import CameraSampler, orbit, rays_of
 from threedgen.config.load import load_config
 from threedgen.config.schema import GridConfig
 from threedgen.core.randomness import generator
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.ops import reference
@@ -83,7 +85,9 @@ def test_a_step_of_distillation_never_waits(device):
     def take(step):
         cameras = sampler.sample(step, config.steps)
         rgb = scene.render(cameras, generator=generator(0, step, "render")).rgb
-        optimizer.step(guidance(rgb, cameras, text[:1], text[1:], step, config.steps).loss, step)
+        told = Conditions(text[:1], cameras, cameras.num_views)
+        denoiser = Guided(prior, told, text[1:], config.guidance.guidance_scale, config.guidance.rescale)
+        optimizer.step(guidance(rgb, denoiser, step, config.steps).loss, step)
 
     for step in range(3):
         take(step)

@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from threedgen.cameras import orbit
+from threedgen.cameras import mvdream_camera_vectors, orbit
 from threedgen.config.schema import GridConfig, GuidanceConfig, SceneConfig
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Denoised, Guided
+from threedgen.diffusion.schedule import NoiseSchedule
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.ops.native import cuda, cuda_field
 from threedgen.scene.nerf import NeRF
@@ -36,14 +39,12 @@ class Order(TorchDispatchMode):
 class Prior:
     """Latents are the image's mean over 8 x 8 pixels; any noise is as likely as another."""
 
-    alphas_cumprod = torch.linspace(0.999, 0.01, 1000)
+    schedule = NoiseSchedule(torch.linspace(0.999, 0.01, 1000))
 
-    def noise_level(self, timestep):
-        alpha_bar = self.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-
-    def predict_noise(self, noisy, timestep, text, camera, num_views):
-        return 0.1 * noisy + text.mean() + camera.mean()
+    def denoise(self, noisy, timestep, told):
+        alpha, sigma = self.schedule.level(timestep)
+        noise = 0.1 * noisy + told.text_of(len(noisy)).mean() + mvdream_camera_vectors(told.cameras).mean()
+        return Denoised(noise, (noisy - sigma * noise) / alpha)
 
     def encode_images(self, images):
         return torch.nn.functional.avg_pool2d(images, 8)
@@ -80,7 +81,8 @@ def take_a_step(scene, step):
     guidance = ScoreDistillation(Prior(), GuidanceConfig(image_size=32), seed=0)
     cameras = orbit([0, 90, 180, 270], 15, 3.0, 40, 16, num_views=4)
     rgb = scene.render(cameras, generator=torch.Generator().manual_seed(step)).rgb
-    guidance(rgb, cameras, torch.zeros(1, 3, 8), torch.zeros(1, 3, 8), step, 10).loss.backward()
+    text = torch.zeros(1, 3, 8)
+    guidance(rgb, Guided(guidance.codec, Conditions(text, cameras, 4), text, 5.0, 0.5), step, 10).loss.backward()
     scene.after_step(scene.config.occupancy_every - 1)
 
 

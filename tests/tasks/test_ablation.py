@@ -20,6 +20,7 @@ from threedgen.tasks import ablation, ablation_priors, ablation_scenes
 from threedgen.tasks.ablation_scenes import jobs_of
 from threedgen.tasks.scoring import Outcome
 
+borrowed_prior = ablation_scenes._borrowed_prior
 TINY = ["ablation.prompts=2", "ablation.pictured_prompts=1", "eval.workers=1", "eval.num_cameras=2", "num_threads=0"]
 
 
@@ -125,6 +126,28 @@ def test_a_failed_job_is_named_and_tried_again_and_nothing_else_is(tmp_path, stu
         assert psnr[name] == pytest.approx(-20 * np.log10(error), abs=0.5)
     assert list(table["conditions"]["baseline"]["prompts"]) == [first, second]
     assert "4 views" in table["claims"][1] and table["claims"][1].endswith("so, each step's interval above 0.")
+
+
+def test_scenes_and_samples_are_computed_as_the_runtime_says(tmp_path, stubbed, monkeypatch):
+    """Every job of both kinds asks for its prior with the whole runtime, `deterministic` and all."""
+    asked = []
+    settings = ["runtime.deterministic=true", "runtime.memory=low", "ablation.prompts=1", "ablation.only=[annealing]"]
+    config = config_of(*settings)
+
+    def load_prior(config):
+        asked.append((config.weights, config.runtime))
+        raise ThreedgenError("enough")
+
+    monkeypatch.setattr(ablation_scenes, "_borrowed_prior", borrowed_prior)
+    for module in (ablation_scenes, ablation_priors):
+        monkeypatch.setattr(module, "load_prior", load_prior)
+    monkeypatch.setattr(ablation_priors, "_trained", lambda config, folder: folder / "prior")
+    ablation_scenes._loaded_prior.cache_clear()
+    with pytest.raises(ThreedgenError, match="enough"):
+        ablation_scenes.optimise(jobs_of(ablation_scenes.TABLES[0].conditions, config, tmp_path)[0])
+    with pytest.raises(ThreedgenError, match="enough"):
+        ablation_priors.train_and_judge(ablation_priors.Variant("inflated", config, tmp_path, ()))
+    assert asked == [("mini", config.runtime), (str(tmp_path / "prior"), config.runtime)]
 
 
 def test_tables_share_their_scenes(tmp_path, stubbed):

@@ -16,10 +16,10 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.data.subject_images import read_subject_images
 from threedgen.diffusion.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.start import grow_vocabulary
-from threedgen.diffusion.training import denoising_loss
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.tasks import dreambooth
@@ -130,8 +130,8 @@ def test_the_loss_on_the_pictures_falls(config, photos, tmp_path, lora_rank, lr)
         with torch.no_grad():
             latents = prior.encode_images(images).repeat(6, 1, 1, 1)
             noise, timestep = torch.randn(latents.shape, generator=rng), torch.randint(1000, (18,), generator=rng)
-            text = prior.encode_text(["a [v] cat"] * 18)
-            losses.append(denoising_loss(prior, latents, noise, timestep, text, None, 1).mean())
+            told = Conditions(prior.encode_text(["a [v] cat"]))
+            losses.append(prior.losses(latents, noise, timestep, told).mean())
     assert losses[1] < 0.85 * losses[0]
 
 
@@ -159,7 +159,6 @@ def test_preservation_learns_from_what_the_untuned_prior_draws(config, tmp_path)
         MultiViewPrior.from_pretrained("mini"),
         ["a cat"],
         None,
-        1,
         generator(config.seed, 1, "class images"),
         num_inference_steps=2,
         guidance_scale=config.views.guidance_scale,

@@ -12,6 +12,8 @@ from threedgen import cli
 from threedgen.cameras import CameraSampler
 from threedgen.config.load import load_config
 from threedgen.config.schema import Schedule
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.runs.directory import open_run
@@ -42,7 +44,9 @@ def _loss_at_half_noise(scene, prior, config):
         for step in range(6):
             cameras = sampler.sample(step, 6)
             rgb = scene.render(cameras, background=torch.full((3,), 0.5)).rgb
-            losses.append(guidance(rgb, cameras, text, negative, step, 6).loss.item())
+            told = Conditions(text, cameras, cameras.num_views)
+            denoiser = Guided(prior, told, negative, fixed.guidance_scale, fixed.rescale)
+            losses.append(guidance(rgb, denoiser, step, 6).loss.item())
     return sum(losses) / len(losses)
 
 

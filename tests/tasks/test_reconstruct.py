@@ -123,6 +123,13 @@ def test_a_stopped_run_resumes_to_the_same_scene(shapes, tmp_path, monkeypatch):
     assert steps == [8]
 
 
+def test_little_memory_is_asked_of_the_scene(shapes, tmp_path):
+    views = views_of(shapes["knot"], tmp_path / "views", views=8, size=16)
+    config = config_for(views, "steps=1", "runtime.memory=low", "reconstruct.rays_per_step=16")
+    with open_run(tmp_path / "run", config) as run:
+        assert reconstruct.optimize(config, run, *reconstruct.split(read_posed_images(views), 0)).low_memory
+
+
 def test_rays_see_what_pictures_show(shapes, tmp_path):
     """`trace` through a picture's pixels is the scene's own picture."""
     posed = read_posed_images(views_of(shapes["knot"], tmp_path / "views", views=2, size=16))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit
 from threedgen.config.schema import Config, TrainBackground, TrainConfig
 from threedgen.core.errors import ConfigError
 from threedgen.data.training_samples import CaptionedImage, ViewSet
@@ -32,8 +33,8 @@ class Objects:
         images = np.full((4, SIZE, SIZE, 4), 255, np.uint8)
         images[..., :3] = 10 * index
         images[:, 0] = 0
-        cameras = np.tile(np.float32(index), (4, 16)) + np.float32(rng.random())
-        return ViewSet(images, cameras, f"object {index}")
+        elevation = index + 0.5 * rng.random()
+        return ViewSet(images, orbit([0, 90, 180, 270], elevation, 2, 40, 8, num_views=4), f"object {index}")
 
 
 class Pictures:
@@ -51,28 +52,29 @@ def batches(sources=None, **train):
 
 def equal(a, b):
     tensors = [(a.images, b.images), (a.timestep, b.timestep), (a.noise, b.noise)]
-    tensors += [(a.camera, b.camera)] if a.camera is not None else []
+    tensors += [(mvdream_camera_vectors(a.cameras), mvdream_camera_vectors(b.cameras))] if a.cameras is not None else []
     return a.captions == b.captions and all(torch.equal(x, y) for x, y in tensors)
 
 
 def test_a_step_is_objects_with_cameras_or_as_many_single_images_without():
     drawn = [batches().draw(step) for step in range(300)]
-    multiview = [batch for batch in drawn if batch.camera is not None]
+    multiview = [batch for batch in drawn if batch.cameras is not None]
     assert 0.6 < len(multiview) / 300 < 0.8
     for batch in drawn:
         assert batch.images.shape == (16, 3, SIZE, SIZE) and batch.noise.shape == (16, 4, 2, 2)
         by_object = batch.timestep.unflatten(0, (len(batch.captions), batch.num_views))
         assert (by_object == by_object[:, :1]).all()
-        kind, num_views = ("object", 4) if batch.camera is not None else ("picture", 1)
+        kind, num_views = ("object", 4) if batch.cameras is not None else ("picture", 1)
         assert batch.num_views == num_views
         assert all(caption == "" or caption.startswith(kind) for caption in batch.captions)
     for batch in multiview:  # caption, picture and cameras are of the same object
-        colors, cameras = batch.images[:, 0, 1, 1].unflatten(0, (4, 4)), batch.camera.unflatten(0, (4, 4))
+        colors = batch.images[:, 0, 1, 1].unflatten(0, (4, 4))
+        elevation = batch.cameras.elevation.rad2deg().unflatten(0, (4, 4))
         for i, caption in enumerate(batch.captions):
             if caption:
                 number = int(caption.split(",")[0].split()[1])
                 assert torch.allclose(colors[i], torch.tensor(10 * number / 255))
-                assert (cameras[i].floor() == number).all()
+                assert (elevation[i].add(1e-3).floor() == number).all()
 
 
 def test_captions_are_dropped_and_marked_as_often_as_the_settings_say():
@@ -90,7 +92,7 @@ def test_captions_are_dropped_and_marked_as_often_as_the_settings_say():
 
 def test_timesteps_and_noise_are_uniform_and_normal():
     drawn = [batches().draw(step) for step in range(300)]
-    timesteps = torch.cat([batch.timestep for batch in drawn if batch.camera is None])
+    timesteps = torch.cat([batch.timestep for batch in drawn if batch.cameras is None])
     quarters = torch.bincount(timesteps * 4 // 1000, minlength=4) / len(timesteps)
     assert timesteps.min() >= 0 and timesteps.max() <= 999
     assert torch.allclose(quarters, torch.tensor(0.25), atol=0.05)
@@ -123,8 +125,9 @@ def test_the_parts_of_all_processes_are_the_step(processes, accumulate):
         assert [c for part in parts for c in part.captions] == whole.captions
         for name in ("images", "timestep", "noise"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
-        if whole.camera is not None:
-            assert torch.equal(torch.cat([part.camera for part in parts]), whole.camera)
+        if whole.cameras is not None:
+            joined = Cameras.joined([part.cameras for part in parts])
+            assert torch.equal(joined.camera_to_world, whole.cameras.camera_to_world)
 
 
 def test_drawing_ahead_in_threads_changes_nothing():
@@ -137,7 +140,7 @@ def test_drawing_ahead_in_threads_changes_nothing():
 
 def test_without_2d_data_every_step_is_multiview():
     alone = batches(TrainingSources(Objects(), None))
-    assert all(alone.draw(step).camera is not None for step in range(40))
+    assert all(alone.draw(step).cameras is not None for step in range(40))
 
 
 def test_a_batch_that_does_not_divide_is_refused():

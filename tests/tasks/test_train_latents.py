@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from threedgen.cameras import orbit
 from threedgen.config.schema import TrainBackground
 from threedgen.data.captioned_views import CapturedViews
 from threedgen.data.training_sources import MiniworldPhotographs, MiniworldViews
@@ -18,9 +19,8 @@ def captured(name, objects, views):
     images = np.zeros((objects, views, 4, 4, 4), np.uint8)
     images[:, :, :, :2, :3] = rng.integers(0, 256, (objects, views, 1, 1, 3))
     images[:, :, :, :2, 3] = 255
-    azimuth = np.zeros((objects, views), np.float32)
-    vectors = np.zeros((objects, views, 16), np.float32)
-    return CapturedViews(images, vectors, azimuth, tuple(f"{name} {i}" for i in range(objects)))
+    cameras = orbit(np.zeros(objects * views), 0, 2, 40, 4)
+    return CapturedViews(images, cameras, tuple(f"{name} {i}" for i in range(objects)))
 
 
 class Encoder:

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from threedgen import cli
+from threedgen.cameras import orbit
 from threedgen.config.load import load_config
 from threedgen.config.schema import Precision
 from threedgen.core.errors import ConfigError, ThreedgenError
@@ -175,14 +176,14 @@ def test_bfloat16_keeps_float32_weights_and_nearly_the_same_losses(config, strai
 def test_events_hold_the_mean_losses_by_mode_and_quarter(config, tmp_path):
     settings = replace(config.train, log_every=2)
 
-    def part(timesteps, camera):
+    def part(timesteps, cameras):
         count = len(timesteps)
-        return Batch(torch.zeros(count, 3, 8, 8), [""] * count, camera, torch.tensor(timesteps), torch.zeros(count, 4))
+        return Batch(torch.zeros(count, 3, 8, 8), [""] * count, cameras, torch.tensor(timesteps), torch.zeros(count, 4))
 
     with open_run(tmp_path, config) as run, TrainingLog(run, settings, 4, 0, torch.device("cpu")) as log:
         log.add(part([0, 249, 250, 999], None), torch.tensor([1.0, 2.0, 4.0, 8.0]))
         log.step(1, 0.0, grad_norm=3.0, lr=0.1)
-        log.add(part([500, 749], torch.zeros(2, 16)), torch.tensor([5.0, 7.0]))
+        log.add(part([500, 749], orbit([0, 180], 15, 2, 40, 8, num_views=2)), torch.tensor([5.0, 7.0]))
         log.step(2, 0.0, grad_norm=3.0, lr=0.1)
         log.add(part([10], None), torch.tensor([9.0]))
         log.step(3, 0.0, grad_norm=3.0, lr=0.1)

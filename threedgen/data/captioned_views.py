@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit
+from threedgen.cameras import Cameras, orbit
 from threedgen.config.schema import CameraConfig
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import stable_seed
@@ -41,17 +41,20 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class CapturedViews:
-    """images [N, V, H, W, 4] uint8 premultiplied RGBA; camera_vectors [N, V, 16]; azimuth_deg [N, V]; captions: N
-    texts. Of several views the first half are evenly spaced, the others at random azimuths. Single images are V = 1 and
-    have no use for their cameras."""
+    """images [N, V, H, W, 4] uint8 premultiplied RGBA; cameras: N * V; captions: N texts. Of several views the first
+    half are evenly spaced, the others at random azimuths. Single images are V = 1 and have no use for their cameras."""
 
     images: Pictures
-    camera_vectors: NDArray[np.float32]
-    azimuth_deg: NDArray[np.float32]
+    cameras: Cameras
     captions: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @property
+    def azimuth_deg(self) -> NDArray[np.floating]:
+        """[N, V] in 0..360."""
+        return np.degrees(self.cameras.azimuth.numpy()).reshape(len(self), -1) % 360
 
 
 @dataclass(frozen=True)
@@ -121,18 +124,13 @@ def _cached(cache: Path, recipe: _Recipe, workers: int) -> CapturedViews:
     if not folder.is_dir():
         with atomic_folder(folder) as temporary:
             _render_all(temporary, recipe, workers)
-    images, vectors, azimuth = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("images", "cameras", "azimuth"))
-    return CapturedViews(images, vectors, azimuth, recipe.captions)
+    return CapturedViews(np.load(folder / "images.npy", mmap_mode="r"), _draw_cameras(recipe), recipe.captions)
 
 
 def _render_all(folder: Path, recipe: _Recipe, workers: int) -> None:
     cameras = _draw_cameras(recipe)
     count, views, size = len(recipe.captions), recipe.num_even + recipe.num_random, recipe.size
     shape = (count, views)
-    vectors = mvdream_camera_vectors(cameras).numpy().reshape(*shape, 16)
-    azimuth_deg = np.degrees(cameras.azimuth.numpy()).reshape(shape) % 360
-    np.save(folder / "cameras.npy", vectors.astype(np.float32))
-    np.save(folder / "azimuth.npy", azimuth_deg.astype(np.float32))
     matrices = cameras.camera_to_world.numpy().reshape(*shape, 4, 4)
     fov_y = cameras.fov_y.numpy().reshape(shape)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, size, size, 4))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from threedgen.cameras import mvdream_camera_vectors
+from threedgen.cameras import Cameras
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.mesh_views import CAMERAS, Layout
 from threedgen.data.posed_images import cameras_at
@@ -74,7 +73,7 @@ class RenderedViews(ReplacingSource[ViewSet]):
             decode_picture(files.read(view["file"]), self._image_size, f"{files.name}, {view['file']}")
             for view in views
         ]
-        return ViewSet(np.stack(images), _camera_vectors(files.name, views), caption)
+        return ViewSet(np.stack(images), _cameras(files.name, views, self._image_size), caption)
 
     def caption(self, index: int) -> str:
         return self._described(self._files(index))[0]
@@ -103,18 +102,22 @@ class RenderedViews(ReplacingSource[ViewSet]):
         return caption, [views[i : i + in_ring] for i in range(0, len(views), in_ring)]
 
 
-def _camera_vectors(name: str, views: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
-    """[V, 16]. Raises ThreedgenError where the cameras are not V even ones at one elevation, one after the other."""
+def _cameras(name: str, views: Sequence[dict[str, Any]], size: int) -> Cameras:
+    """V of one object. Raises ThreedgenError where they are not even ones at one elevation, one after the other."""
     try:
         poses = torch.tensor([view["camera_to_world"] for view in views], dtype=torch.float64).reshape(-1, 4, 4)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ThreedgenError(f"{name}: a view has no camera_to_world of 4 x 4 numbers") from error
-    cameras = cameras_at(poses, torch.ones(len(views)), 1, 1)  # the vectors tell neither field of view nor size
+    try:
+        fov_y = torch.tensor([math.radians(view["fov_y_deg"]) for view in views], dtype=torch.float64)
+    except (KeyError, TypeError) as error:
+        raise ThreedgenError(f"{name}: a view has no fov_y_deg") from error
+    cameras = replace(cameras_at(poses, fov_y, size, size), num_views=len(views))
     step = 2 * math.pi / len(views)
     turns = torch.remainder(cameras.azimuth.roll(-1) - cameras.azimuth - step + math.pi, 2 * math.pi) - math.pi
     if max(turns.abs().max(), (cameras.elevation - cameras.elevation[0]).abs().max()) > _TOLERANCE:
         raise ThreedgenError(f"{name}: the views of a ring are not evenly around the object at one elevation")
-    return mvdream_camera_vectors(cameras).float().numpy()
+    return cameras
 
 
 def rendered_objects(folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from threedgen.cameras import Cameras
 from threedgen.core.errors import ConfigError, ThreedgenError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -33,7 +34,7 @@ class ViewSet:
     """V views of one object at one elevation."""
 
     images: NDArray[Any]  # uint8 [V, S, S, 4] premultiplied RGBA, or half-precision latents [V, 4, h, w]
-    camera_vectors: NDArray[np.float32]  # [V, 16] MVDream's, see `cameras.mvdream_camera_vectors`
+    cameras: Cameras  # V, those of one object
     caption: str  # without ", 3d asset"
 
 

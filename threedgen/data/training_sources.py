@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from threedgen.config.schema import Config
 from threedgen.data.captioned_images import FolderImages, ShardImages, captioned_pictures
@@ -113,7 +114,8 @@ class MiniworldViews:
         captured = self.captured
         in_all = captured.images.shape[1]
         chosen = np.arange(in_all // 2) if rng.random() < 0.5 else rng.choice(in_all, in_all // 2, replace=False)
-        return ViewSet(captured.images[index][chosen], captured.camera_vectors[index, chosen], captured.captions[index])
+        cameras = captured.cameras.take(torch.from_numpy(index * in_all + chosen), len(chosen))
+        return ViewSet(captured.images[index][chosen], cameras, captured.captions[index])
 
     def texts(self) -> Sequence[str]:
         return vocabulary()

@@ -99,7 +99,7 @@ class MultiViewPipeline:
 
         Args:
             negative_prompt: what guidance leads away from.
-            rescale: 0 .. 1, how far x0's standard deviation follows the unguided one's (`guided_denoising`).
+            rescale: 0 .. 1, how far x0's standard deviation follows the unguided one's (`denoising.Guided`).
             allow_unknown_words: the prompts go to the model as they are, whether it knows their words or not.
 
         Raises:
@@ -132,13 +132,11 @@ class MultiViewPipeline:
             min(asked.camera_elevation, _HIGHEST_ELEVATION),
             asked.image_size,
         )
-        camera_vectors = mvdream_camera_vectors(cameras)
         size = drawn_size(asked.image_size, self.prior.image_size)
         drawn = sample_views(
             self.prior,
             [text],
-            camera_vectors.to(self.prior.device),
-            asked.num_frames,
+            cameras,
             generator(seed, 0, "sampled views"),
             negative_prompt=negative.text,
             num_inference_steps=asked.num_inference_steps,
@@ -149,7 +147,7 @@ class MultiViewPipeline:
         images = [Image.fromarray(picture) for picture in to_uint8(drawn.movedim(1, -1))]
         if size != asked.image_size:
             images = [image.resize((asked.image_size,) * 2, Image.Resampling.BICUBIC) for image in images]
-        matrices, notes = camera_vectors.reshape(-1, 4, 4), (*reading.notes, *negative.notes)
+        matrices, notes = mvdream_camera_vectors(cameras).reshape(-1, 4, 4), (*reading.notes, *negative.notes)
         return Views(images, cameras, matrices, azimuth_angles, seed, text, size, notes)
 
 

@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from threedgen.core.errors import ConfigError
+from threedgen.cameras import mvdream_camera_vectors
+from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import atomic_folder
+from threedgen.core.transfer import to_device
 from threedgen.data.miniworld import COLORS, vocabulary
 from threedgen.data.miniworld.reading import Reading, read, read_negative
 from threedgen.diffusion.adapters import merge_adapter
 from threedgen.diffusion.clip_tokenizer import load_tokenizer
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.folders import load_text_encoder, load_unet, load_vae
 from threedgen.diffusion.locate import adapter_base, locate_weights
 from threedgen.diffusion.multiview_unet import MultiViewUNet
+from threedgen.diffusion.schedule import NoiseSchedule
 
 ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
 _ENDS_AS_ASSET = re.compile(r"[\s,;.]*\b3d[\s-]asset[\s.]*$", re.IGNORECASE)
@@ -45,6 +50,8 @@ class MultiViewPrior(nn.Module):
     Images are [B, 3, H, W] in 0..1; latents [B, 4, h, w] are scaled to unit standard deviation; a timestep is an
     integer in 0..999. B counts views, those of one object adjacent. Whatever the weights' dtype, the noise schedule
     and every tensor that a method returns are in float32.
+
+    It is a `denoising.Model`: what its network predicts, and how it is told its cameras, is known here alone.
     """
 
     alphas_cumprod: Tensor
@@ -63,6 +70,10 @@ class MultiViewPrior(nn.Module):
         self.unet = unet
         self.vae = vae
         self.scheduler = scheduler
+        self._predicts_velocity = scheduler.config.prediction_type == "v_prediction"
+        self._ends_in_noise = float(scheduler.alphas_cumprod[-1]) == 0
+        if self._ends_in_noise and not self._predicts_velocity:
+            raise ThreedgenError("a schedule that ends in pure noise needs velocity prediction: noise alone says no x0")
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
         unet.to(memory_format=torch.channels_last)  # faster convolutions
         vae.to(memory_format=torch.channels_last)
@@ -201,24 +212,43 @@ class MultiViewPrior(nn.Module):
         latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         return (self.vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
 
-    def noise_level(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t = sqrt(alpha_bar_t) and sigma_t = sqrt(1 - alpha_bar_t), each [B, 1, 1, 1]. timestep: [B] or []."""
-        alpha_bar = self.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return NoiseSchedule(self.alphas_cumprod, self._ends_in_noise)
 
-    def predict_noise(
-        self, noisy: Tensor, timestep: Tensor, text: Tensor, camera: Tensor | None, num_views: int
-    ) -> Tensor:
-        """The noise in `noisy` [B, 4, h, w], whatever the network was trained to predict.
+    def denoise(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Denoised:
+        """The noise and the x0 of `noisy` [B, 4, h, w], whatever the network was trained to predict.
 
-        timestep: [B] or []; text: [B, L, C]; camera: [B, 16] or None for 2D mode (then num_views is 1).
+        timestep: [B] or [].
         """
-        dtype = self.unet.dtype
-        camera = None if camera is None else camera.to(dtype)
-        prediction = self.unet(
-            noisy.to(dtype, memory_format=torch.channels_last), timestep, text.to(dtype), camera, num_views
-        ).float()
-        if self.scheduler.config.prediction_type == "epsilon":
-            return prediction
-        alpha, sigma = self.noise_level(timestep)  # v = alpha * noise - sigma * x0
-        return alpha * prediction + sigma * noisy
+        prediction = self._predict(noisy, timestep, told)
+        alpha, sigma = self.schedule.level(timestep)
+        if self._predicts_velocity:
+            noise = alpha * prediction + sigma * noisy
+            if self._ends_in_noise:
+                return Denoised(noise, alpha * noisy - sigma * prediction)
+        else:
+            noise = prediction
+        return Denoised(noise, (noisy - sigma * noise) / alpha)
+
+    def losses(self, latents: Tensor, noise: Tensor, timestep: Tensor, told: Conditions) -> Tensor:
+        """Mean squared error of the prediction for each view, [B].
+
+        latents, noise: [B, 4, h, w]; timestep: [B], one value for the views of an object. The target is the noise, or
+        the velocity alpha * noise - sigma * x0 (Salimans & Ho 2022). Told without cameras it is the 2D part of the
+        training (MVDream section 3.2, algorithm 1).
+        """
+        alpha, sigma = self.schedule.level(timestep)
+        prediction = self._predict(alpha * latents + sigma * noise, timestep, told)
+        target = alpha * noise - sigma * latents if self._predicts_velocity else noise
+        return (prediction - target).square().mean((1, 2, 3))
+
+    def _predict(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Tensor:
+        """What the network says, [B, 4, h, w] in float32. The one place where it is told anything."""
+        dtype, camera = self.unet.dtype, None
+        if told.cameras is not None:
+            vectors = to_device(mvdream_camera_vectors(told.cameras), noisy.device).to(dtype)
+            camera = vectors.repeat(len(noisy) // len(vectors), 1)
+        latents = noisy.to(dtype, memory_format=torch.channels_last)
+        text = told.text_of(len(noisy)).to(dtype)
+        return self.unet(latents, timestep, text, camera, told.num_views).float()

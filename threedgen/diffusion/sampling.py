@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from threedgen.diffusion.classifier_free import guided_denoising
+from threedgen.cameras import Cameras
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.prior import MultiViewPrior
 
 
@@ -20,31 +22,32 @@ def ddim_timesteps(num_inference_steps: int, num_train_timesteps: int = 1000) ->
 
 
 @torch.no_grad()
-def sample_latents(
-    prior: MultiViewPrior,
-    text: Tensor,
-    negative_text: Tensor,
-    camera: Tensor | None,
-    num_views: int,
-    noise: Tensor,
-    num_inference_steps: int,
-    guidance_scale: float,
-    rescale: float = 0.0,
+def ddim(
+    denoiser: Denoiser,
+    noisy: Tensor,
+    timesteps: Sequence[int],
+    *,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Deterministic DDIM (eta 0) from `noise` [B, 4, h, w] to latents [B, 4, h, w].
+    """From `noisy` [B, 4, h, w] at the first of descending timesteps to latents [B, 4, h, w].
 
-    text, negative_text: [B, L, C]; camera: [B, 16] or None for 2D mode (then num_views is 1).
+    eta: of the noise that DDPM adds anew in each step (0: none, the same result every time; 1: all of it; Song et al.
+    2021, equation 16), drawn from `generator`.
     """
-    timesteps = ddim_timesteps(num_inference_steps, len(prior.alphas_cumprod))
-    latents = noise
+    latents = noisy
     # After the last step the schedule's own first alpha_bar remains (set_alpha_to_one=False), as in the original
     for t, previous in zip(timesteps, [*timesteps[1:], 0], strict=True):
         timestep = torch.full((len(latents),), t, device=latents.device)
-        noise, x0 = guided_denoising(
-            prior, latents, timestep, text, negative_text, camera, num_views, guidance_scale, rescale
-        )
-        alpha, sigma = prior.noise_level(torch.full_like(timestep, previous))
-        latents = alpha * x0 + sigma * noise
+        noise, x0 = denoiser(latents, timestep)
+        alpha, sigma = denoiser.schedule.level(torch.full_like(timestep, previous))
+        if eta == 0:
+            latents = alpha * x0 + sigma * noise
+            continue
+        alpha_now, sigma_now = denoiser.schedule.level(timestep)
+        anew = eta * sigma / sigma_now * (1 - (alpha_now / alpha) ** 2).clamp(min=0).sqrt()
+        drawn = torch.randn(latents.shape, generator=generator).to(latents)
+        latents = alpha * x0 + (sigma**2 - anew**2).clamp(min=0).sqrt() * noise + anew * drawn
     return latents
 
 
@@ -52,8 +55,7 @@ def sample_latents(
 def sample_views(
     prior: MultiViewPrior,
     prompts: Sequence[str],
-    camera: Tensor | None,
-    num_views: int,
+    cameras: Cameras | None,
     generator: torch.Generator,
     *,
     negative_prompt: str = "",
@@ -62,13 +64,14 @@ def sample_views(
     rescale: float = 0.0,
     image_size: int | None = None,
 ) -> Tensor:
-    """Images [P * num_views, 3, H, W] in 0..1 of P prompts. camera: [P * num_views, 16] or None for 2D mode."""
-    count = len(prompts) * num_views
+    """Images [P * V, 3, H, W] in 0..1 of P prompts.
+
+    cameras: `num_views` (V) of one object, for all prompts, or V of each; None: 2D mode, a picture a prompt.
+    """
+    num_views = 1 if cameras is None else cameras.num_views
     edge = prior.unet.config.sample_size * (image_size or prior.image_size) // prior.image_size
-    noise = torch.randn(count, prior.unet.config.in_channels, edge, edge, generator=generator).to(prior.device)
-    text = prior.encode_text(prompts).repeat_interleave(num_views, 0)
-    negative = prior.encode_text([negative_prompt]).expand_as(text)
-    latents = sample_latents(
-        prior, text, negative, camera, num_views, noise, num_inference_steps, guidance_scale, rescale
-    )
-    return prior.decode(latents)
+    shape = (len(prompts) * num_views, prior.unet.config.in_channels, edge, edge)
+    noise = torch.randn(shape, generator=generator).to(prior.device)
+    told = Conditions(prior.encode_text(prompts), cameras, num_views)
+    denoiser = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
+    return prior.decode(ddim(denoiser, noise, ddim_timesteps(num_inference_steps, len(prior.schedule))))

@@ -1,6 +1,25 @@
-"""The noise schedule of Stable Diffusion, which MVDream keeps."""
+"""Noise schedules: how much signal and noise a timestep has. Stable Diffusion's, which MVDream keeps."""
+
+from dataclasses import dataclass
 
 from diffusers import DDIMScheduler
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """noisy = alpha_t * x0 + sigma_t * noise, with alpha_t^2 + sigma_t^2 = 1 (Ho et al. 2020)."""
+
+    alphas_cumprod: Tensor  # [T] alpha_bar = alpha^2, falling
+    ends_in_noise: bool = False  # alpha is 0 at the last timestep ("zero terminal SNR", Lin et al. 2023)
+
+    def __len__(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def level(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t = sqrt(alpha_bar_t) and sigma_t = sqrt(1 - alpha_bar_t), each [B, 1, 1, 1]. timestep: [B] or []."""
+        alpha_bar = self.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 
 def stable_diffusion_schedule(prediction_type: str = "epsilon") -> DDIMScheduler:

@@ -7,34 +7,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from threedgen.cameras import Cameras
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.prior import MultiViewPrior
 
 
-def denoising_loss(
-    prior: MultiViewPrior,
-    latents: Tensor,
-    noise: Tensor,
-    timestep: Tensor,
-    text: Tensor,
-    camera: Tensor | None,
-    num_views: int,
-) -> Tensor:
-    """Mean squared error of the prediction for each view, [B].
-
-    latents, noise: [B, 4, h, w]; timestep: [B], one value for the views of an object; text: [B, L, C];
-    camera: [B, 16], or None with num_views 1 for the 2D part of the training (MVDream section 3.2, algorithm 1).
-    The target is the noise, or the velocity alpha * noise - sigma * x0 (Salimans & Ho 2022).
-    """
-    alpha, sigma = prior.noise_level(timestep)
-    noisy = (alpha * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
-    prediction = prior.unet(noisy, timestep, text, camera, num_views)
-    velocity = prior.scheduler.config.prediction_type == "v_prediction"
-    target = alpha * noise - sigma * latents if velocity else noise
-    return (prediction.float() - target).square().mean((1, 2, 3))
-
-
 class DenoisingObjective(nn.Module):
-    """`denoising_loss` from captions on, as the one module that `DistributedDataParallel` wraps."""
+    """`MultiViewPrior.losses` from captions on, as the one module that `DistributedDataParallel` wraps."""
 
     def __init__(self, prior: MultiViewPrior) -> None:
         super().__init__()
@@ -46,12 +25,11 @@ class DenoisingObjective(nn.Module):
         noise: Tensor,
         timestep: Tensor,
         captions: Sequence[str],
-        camera: Tensor | None,
-        num_views: int,
+        cameras: Cameras | None,
     ) -> Tensor:
-        """The loss of each view, [B]. captions: B / num_views texts; the rest as `denoising_loss` takes it."""
-        text = self.prior.encode_text(captions).repeat_interleave(num_views, 0)
-        return denoising_loss(self.prior, latents, noise, timestep, text, camera, num_views)
+        """The loss of each view, [B]. captions: one an object; cameras: B, or None: 2D mode, a caption a picture."""
+        told = Conditions(self.prior.encode_text(captions), cameras, len(latents) // len(captions))
+        return self.prior.losses(latents, noise, timestep, told)
 
 
 _Module = TypeVar("_Module", bound=nn.Module)

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 
-from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
+from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.schema import (
     ABLATION_TABLES,
     AblationConfig,
@@ -31,6 +31,7 @@ from threedgen.runs.directory import RunDirectory, open_run
 from threedgen.tasks import train_prior
 from threedgen.tasks.ablation_scenes import PICTURE, PICTURE_ELEVATION, SCORE, collect, sample_name, with_settings
 from threedgen.tasks.ablation_tables import Claim, Column, Condition, Measured, Table
+from threedgen.tasks.prior import load_prior
 from threedgen.tasks.scoring import can_fail, face_figures, feature_fraction, outcomes
 
 _AZIMUTHS = ((0.0, 90.0, 180.0, 270.0), (30.0, 120.0, 210.0, 300.0))  # two sets of views of each caption
@@ -181,7 +182,7 @@ def _trained(config: Config, folder: Path) -> Path:
 
 def train_and_judge(job: Variant) -> None:
     """Train the variant and keep the figures and two pictures of every caption."""
-    prior = MultiViewPrior.from_pretrained(_trained(job.config, job.folder))
+    prior = load_prior(replace(job.config, weights=str(_trained(job.config, job.folder))))
     cameras = [viewing_cameras(job.config.camera, a, PICTURE_ELEVATION, prior.image_size) for a in _AZIMUTHS]
     for first in range(0, len(job.specs), _CAPTIONS_AT_ONCE):
         indices = range(first, min(first + _CAPTIONS_AT_ONCE, len(job.specs)))
@@ -204,8 +205,7 @@ def _sampled(
         views = sample_views(
             prior,
             captions,
-            mvdream_camera_vectors(four).repeat(len(captions), 1).to(prior.device),
-            len(four),
+            four,
             generator(config.seed, first, f"ablated views {k}"),
             num_inference_steps=config.views.num_inference_steps,
             guidance_scale=config.views.guidance_scale,

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import AblationConfig, Config, DeviceName, GuidanceLoss, RuntimeConfig, Schedule, Task
+from threedgen.config.schema import AblationConfig, Config, GuidanceLoss, RuntimeConfig, Schedule, Task
 from threedgen.core.files import write_text_atomically
 from threedgen.data.miniworld import held_out
 from threedgen.diffusion.prior import MultiViewPrior
@@ -216,15 +216,15 @@ def optimise(job: Job) -> Figures:
 
 def _borrowed_prior(config: Config) -> MultiViewPrior:
     """The process's prior in an object of its own: optimising releases the text encoder, the next job needs it."""
-    loaded = _loaded_prior(config.weights, config.runtime.device)
+    loaded = _loaded_prior(config.weights, **asdict(config.runtime))
     prior = MultiViewPrior(loaded.tokenizer, loaded.text_encoder, loaded.unet, loaded.vae, loaded.scheduler)
     prior.alphas_cumprod = loaded.alphas_cumprod
     return prior.eval()
 
 
 @lru_cache(maxsize=1)
-def _loaded_prior(weights: str, device: DeviceName) -> MultiViewPrior:
-    return load_prior(Config(weights=weights, runtime=RuntimeConfig(device=device)))
+def _loaded_prior(weights: str, **runtime: Any) -> MultiViewPrior:
+    return load_prior(Config(weights=weights, runtime=RuntimeConfig(**runtime)))
 
 
 T = TypeVar("T")

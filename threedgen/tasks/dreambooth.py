@@ -23,10 +23,11 @@ from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.captioned_views import composite_on
 from threedgen.data.subject_images import read_subject_images
 from threedgen.diffusion.adapters import add_adapter, save_adapter
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.start import grow_vocabulary
-from threedgen.diffusion.training import denoising_loss, optimizer_step
+from threedgen.diffusion.training import optimizer_step
 from threedgen.imaging import contact_sheet, save_png
 from threedgen.runs.checkpoint import (
     flatten_optimizer_state,
@@ -113,7 +114,6 @@ def _class_images(config: Config, run: RunDirectory, prior: MultiViewPrior, prom
                     prior,
                     [prompt.class_prompt],
                     None,
-                    1,
                     generator(config.seed, i, "class images"),
                     num_inference_steps=config.views.num_inference_steps,
                     guidance_scale=config.views.guidance_scale,
@@ -199,7 +199,7 @@ def _train(
             timestep = torch.randint(1000, (len(latents),), generator=rng).to(latents.device)
             with torch.autocast(prior.device.type, torch.bfloat16, enabled=prior.device.type == "cuda"):
                 text = prior.encode_text(prompts).repeat_interleave(settings.batch_size, 0)
-                losses = denoising_loss(prior, latents, noise, timestep, text, None, 1)
+                losses = prior.losses(latents, noise, timestep, Conditions(text))
             subject, *others = losses.split(settings.batch_size)
             change = mean_change(trained, start_values)
             loss = subject.mean() + settings.l1_weight * change

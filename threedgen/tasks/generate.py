@@ -12,6 +12,8 @@ from threedgen.cameras import Cameras, CameraSampler
 from threedgen.config.schema import Config, MemoryUse
 from threedgen.core.randomness import generator
 from threedgen.core.schedules import value_at
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
@@ -67,14 +69,19 @@ def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> NeRF:
     with torch.no_grad():
         text, negative_text = prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt])
     prior.release("text_encoder")
+
+    def ask(cameras: Cameras) -> Guided:
+        # a single view is asked for as a picture from anywhere: training never showed one with its camera
+        told = Conditions(text, cameras if cameras.num_views > 1 else None, cameras.num_views)
+        return Guided(prior, told, negative_text, config.guidance.guidance_scale, config.guidance.rescale)
+
     optimizer = SceneOptimizer(scene, config)
     start = optimizer.restore(run)
     with ProgressLine("optimise") as progress:
         for step in range(start, config.steps):
             cameras = sampler.sample(step, config.steps)
             output = _render(scene, cameras, config, step)
-            wanted, unwanted = (t.expand(len(cameras) // cameras.num_views, -1, -1) for t in (text, negative_text))
-            guided = guidance(output.rgb, cameras, wanted, unwanted, step, config.steps)
+            guided = guidance(output.rgb, ask(cameras), step, config.steps)
             optimizer.step(guided.loss + _regularization(output, config, step), step)
             if (step + 1) % REPORT_EVERY == 0 or step + 1 == config.steps:
                 _report(run, progress, step + 1, config, guided, output)

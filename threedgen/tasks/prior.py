@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from threedgen.cameras import mvdream_camera_vectors, viewing_cameras
+from threedgen.cameras import viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading
@@ -51,8 +51,7 @@ def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
     views = sample_views(
         prior,
         [config.prompt],
-        mvdream_camera_vectors(cameras).to(prior.device),
-        len(cameras),
+        cameras,
         generator(config.seed, 0, "sampled views"),
         negative_prompt=config.negative_prompt,
         num_inference_steps=config.views.num_inference_steps,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from threedgen.cameras import Rays
-from threedgen.config.schema import Config
+from threedgen.config.schema import Config, MemoryUse
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator
@@ -68,7 +68,8 @@ def split(posed: PosedImages, held_out_every: int) -> tuple[PosedImages, PosedIm
 
 def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out: PosedImages) -> NeRF:
     """Fit a NeRF to random pixels of the pictures; goes on from the run's latest checkpoint, bit for bit."""
-    scene = NeRF(config.scene, config.seed, select_device(config.runtime))
+    low_memory = config.runtime.memory is MemoryUse.low
+    scene = NeRF(config.scene, config.seed, select_device(config.runtime), low_memory)
     optimizer = SceneOptimizer(scene, config)
     background = background_color(training)
     watched = held_out if len(held_out) else training

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from threedgen.cameras import Cameras
 from threedgen.config.schema import Config, TrainBackground
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import stable_seed
@@ -80,11 +81,11 @@ def parts_of_process(batch_objects: int, rank: int, processes: int, accumulate: 
 
 @dataclass(frozen=True)
 class Batch:
-    """N captions with V views each (V = 1 and no camera in 2D mode), the views of an object adjacent."""
+    """N captions with V views each (V = 1 and no cameras in 2D mode), the views of an object adjacent."""
 
     images: Tensor  # [N * V, 3, S, S] in 0..1, or latents [N * V, 4, h, w] in half precision
     captions: list[str]
-    camera: Tensor | None  # [N * V, 16]
+    cameras: Cameras | None  # N * V
     timestep: Tensor  # [N * V], one value for the views of an object
     noise: Tensor  # [N * V, *latent_shape]
 
@@ -97,7 +98,7 @@ class Batch:
 class _Item:
     images: Tensor  # [V, ...] as those of a batch
     caption: str
-    camera: NDArray[np.float32] | None
+    cameras: Cameras | None
     timestep: int
     noise: NDArray[np.float32]  # [V, *latent_shape]
 
@@ -137,22 +138,22 @@ class TrainingBatches:
             index = int(rng.integers(len(self._sources.views)))
             drawn = self._sources.views.draw(index, rng)
             caption = with_asset_suffix(drawn.caption) if suffixed else drawn.caption
-            images, camera = drawn.images, drawn.camera_vectors
+            images, cameras = drawn.images, drawn.cameras
         else:
             assert self._sources.images is not None
             index = int(rng.integers(len(self._sources.images)))
             single = self._sources.images.draw(index, rng)
-            caption, images, camera = single.caption, single.image[None], None
-        return _Item(_as_tensor(images, background), "" if dropped else caption, camera, timestep, noise)
+            caption, images, cameras = single.caption, single.image[None], None
+        return _Item(_as_tensor(images, background), "" if dropped else caption, cameras, timestep, noise)
 
 
 def stack(items: list[_Item]) -> Batch:
     timestep = torch.tensor([item.timestep for item in items])
-    cameras = [item.camera for item in items if item.camera is not None]
+    cameras = [item.cameras for item in items if item.cameras is not None]
     return Batch(
         torch.cat([item.images for item in items]),
         [item.caption for item in items],
-        torch.from_numpy(np.concatenate(cameras)) if cameras else None,
+        Cameras.joined(cameras) if cameras else None,
         timestep.repeat_interleave(len(items[0].images)),
         torch.from_numpy(np.concatenate([item.noise for item in items])),
     )

@@ -52,7 +52,7 @@ class TrainingLog:
         """Count the losses [B] of a part of a step."""
         quarter = (batch.timestep * len(_QUARTERS) // NUM_TIMESTEPS).to(loss.device)
         values = torch.stack([loss.detach().double(), torch.ones_like(loss, dtype=torch.float64)])
-        self._sums[:, int(batch.camera is not None)].index_add_(1, quarter, values)
+        self._sums[:, int(batch.cameras is not None)].index_add_(1, quarter, values)
 
     def step(self, done: int, loss: float, grad_norm: float, lr: float) -> None:
         """Report a step. done: steps done so far; loss: this process's mean, for the progress line."""

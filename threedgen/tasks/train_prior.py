@@ -174,11 +174,10 @@ def _digest_of_words(prior: MultiViewPrior) -> str:
 
 def _losses(prior: MultiViewPrior, objective: nn.Module, batch: Batch) -> Tensor:
     """The loss of each view of a batch, [B]."""
-    camera = None if batch.camera is None else batch.camera.to(prior.device)
     noise, timestep = batch.noise.to(prior.device), batch.timestep.to(prior.device)
     is_encoded = batch.images.dtype == torch.float16
     latents = batch.images.to(prior.device).float() if is_encoded else encode_images(prior, batch.images)
-    return objective(latents, noise, timestep, batch.captions, camera, batch.num_views)
+    return objective(latents, noise, timestep, batch.captions, batch.cameras)
 
 
 @torch.no_grad()

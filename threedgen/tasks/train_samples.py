@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
+from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.captioned_views import composite_on
@@ -38,8 +36,7 @@ def _beside_the_truth(prior: MultiViewPrior, config: Config, path: Path) -> floa
     """Only the object is scored: a sample may choose any background."""
     specs = of_kinds(held_out(), config.train.kinds)[:PROMPTS]
     cameras = sheet_cameras(config, prior.image_size)
-    camera = mvdream_camera_vectors(cameras).repeat(len(specs), 1)
-    samples = sampled_sets(prior, config, [spec.caption for spec in specs], camera)
+    samples = sampled_sets(prior, config, [spec.caption for spec in specs], cameras)
     rows, scores = [], []
     for spec, sampled in zip(specs, samples, strict=True):
         truth = render(build(spec), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), prior.image_size)
@@ -57,8 +54,7 @@ def _beside_the_data(prior: MultiViewPrior, config: Config, views: ViewSource, p
     captions = [
         with_asset_suffix(drawn.caption) if config.train.asset_suffix_probability else drawn.caption for drawn in sets
     ]
-    camera = torch.from_numpy(np.concatenate([drawn.camera_vectors for drawn in sets]))
-    samples = sampled_sets(prior, config, captions, camera)
+    samples = sampled_sets(prior, config, captions, Cameras.joined([drawn.cameras for drawn in sets]))
     rows = [
         (drawn.caption, np.concatenate([sampled, composite_on(drawn.images, _MID_GREY)]))
         for drawn, sampled in zip(sets, samples, strict=True)
@@ -79,17 +75,15 @@ def psnr_inside(views: NDArray[np.floating], truth: Rendering) -> float:
 
 
 def sampled_sets(
-    prior: MultiViewPrior, config: Config, captions: Sequence[str], camera: Tensor, stream: str = SHEET, step: int = 0
+    prior: MultiViewPrior, config: Config, captions: Sequence[str], cameras: Cameras, stream: str = SHEET, step: int = 0
 ) -> NDArray[np.float32]:
-    """[captions, views, H, W, 3] from the noise of (seed, step, stream). camera: [captions * views, 16]."""
-    num_views = len(camera) // len(captions)
+    """[captions, views, H, W, 3] from the noise of (seed, step, stream); cameras as `sample_views` takes them."""
     images = sample_views(
         prior,
         captions,
-        camera.to(prior.device),
-        num_views,
+        cameras,
         generator(config.seed, step, stream),
         num_inference_steps=config.views.num_inference_steps,
         guidance_scale=config.views.guidance_scale,
     )
-    return images.unflatten(0, (len(captions), num_views)).movedim(2, -1).cpu().numpy()
+    return images.unflatten(0, (len(captions), cameras.num_views)).movedim(2, -1).cpu().numpy()

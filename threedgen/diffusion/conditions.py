@@ -1,0 +1,36 @@
+"""What a network is told of the objects that it draws: their text, and where their views are seen from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from threedgen.cameras import Cameras
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Of P objects with V views each, the views of an object adjacent.
+
+    What is given once is told again to as many objects as there are: a single text, the cameras of one object.
+
+    `cameras` None is 2D mode: single pictures from anywhere (V = 1), as training shows them in its 2D steps. It is
+    never concluded from the number of views: whoever wants one view from a known camera tells the camera.
+    """
+
+    text: Tensor  # [P, L, C], or [1, L, C]
+    cameras: Cameras | None = None  # P * V of them, or V
+    num_views: int = 1
+
+    def text_of(self, count: int) -> Tensor:
+        """The text of `count` views, [count, L, C]."""
+        views = self.text.repeat_interleave(self.num_views, 0)
+        return views.repeat(count // len(views), 1, 1)
+
+    def against(self, text: Tensor, count: int) -> Conditions:
+        """For 2 * count views: the first half told this, the others another text [P, L, C] or [1, L, C]."""
+        objects = count // self.num_views
+        both = [t.expand(objects, -1, -1) for t in (self.text, text)]
+        return replace(self, text=torch.cat(both))

@@ -1,0 +1,86 @@
+"""What answers to a noisy latent: a model, and what guides it. Samplers and distillation know nothing else."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.schedule import NoiseSchedule
+
+
+class Denoised(NamedTuple):
+    """The noise and the x0 that a noisy latent is taken apart into, each [B, 4, h, w]."""
+
+    noise: Tensor
+    x0: Tensor
+
+
+class Denoiser(Protocol):
+    """noisy [B, 4, h, w] at timestep [B] -> noise and x0; B is a whole number of objects with `num_views` views."""
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    @property
+    def num_views(self) -> int: ...
+
+    def __call__(self, noisy: Tensor, timestep: Tensor) -> Denoised: ...
+
+
+class Model(Protocol):
+    """A network with its noise schedule, whatever it was trained to predict: see `prior.MultiViewPrior`."""
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    def denoise(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Denoised: ...
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance (Ho & Salimans 2021) with MVDream's rescaling per object; a `Denoiser`.
+
+    noise = uncond + scale * (cond - uncond). `rescale` in 0..1 moves x0 towards the standard deviation of the
+    conditional x0, over all views of an object together (MVDream section 3.3, after Lin et al. 2023, equation 16);
+    the noise returned is then the one that belongs to the rescaled x0.
+    """
+
+    model: Model
+    told: Conditions
+    negative_text: Tensor  # [P, L, C], or [1, L, C]: what guidance leads away from
+    scale: float
+    rescale: float = 0.0
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.model.schedule
+
+    @property
+    def num_views(self) -> int:
+        return self.told.num_views
+
+    def __call__(self, noisy: Tensor, timestep: Tensor) -> Denoised:
+        told = self.told.against(self.negative_text, len(noisy))
+        noise, x0 = self.model.denoise(torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), told)
+        alpha, sigma = self.schedule.level(timestep)
+        conditional_x0 = x0.chunk(2)[0]
+        guided = self._away(noise)
+        # Where all is noise x0 does not follow from it; elsewhere it does, with less rounding.
+        guided_x0 = self._away(x0) if self.schedule.ends_in_noise else (noisy - sigma * guided) / alpha
+        if self.rescale == 0:
+            return Denoised(guided, guided_x0)
+        wanted, found = (_std_per_object(x, self.num_views) + 1e-8 for x in (conditional_x0, guided_x0))
+        rescaled = guided_x0 * (self.rescale * (wanted / found) + 1 - self.rescale)
+        return Denoised((noisy - alpha * rescaled) / sigma, rescaled)
+
+    def _away(self, both: Tensor) -> Tensor:
+        conditional, unconditional = both.chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+def _std_per_object(x: Tensor, num_views: int) -> Tensor:
+    """Standard deviation over views, channels and pixels of each object. [B, ...] -> [B, 1, 1, 1]."""
+    std = x.reshape(len(x) // num_views, -1).std(1)
+    return std.repeat_interleave(num_views).reshape(-1, 1, 1, 1)
