@@ -46,7 +46,6 @@ from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.diffusion.start import start_prior
 from threedgen.diffusion.text_towers import new_text_encoder, open_clip_source
-from threedgen.diffusion.training import DenoisingObjective
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.runs.directory import open_run
 from threedgen.tasks import dreambooth
@@ -199,13 +198,14 @@ def train(folder: Path, size: str) -> str:
     prior = start_prior(folder / "weights")
     prior.text_encoder.requires_grad_(False)
     prior.unet.enable_gradient_checkpointing()
-    objective, rng = DenoisingObjective(prior), torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         latents = prior.encode_images(torch.rand(NUM_VIEWS, 3, 256, 256, generator=rng))
     noise, timestep = torch.randn(latents.shape, generator=rng), torch.full((NUM_VIEWS,), 500)
     cameras = viewing_cameras(CameraConfig(), [0, 90, 180, 270], 15, 256)
-    objective(latents, noise, timestep, ["an astronaut, 3d asset"], cameras).mean().backward()
-    objective(latents, noise, timestep, ["a horse"] * NUM_VIEWS, None).mean().backward()
+    views = Conditions(prior.encode_text(["an astronaut, 3d asset"]), cameras, NUM_VIEWS)
+    for told in (views, Conditions(prior.encode_text(["a horse"]))):
+        prior.losses(latents, noise, timestep, told).mean().backward()
     gradients = [parameter.grad for parameter in prior.unet.parameters()]
     assert all(g is not None and g.isfinite().all() and g.abs().max() > 0 for g in gradients)
     return f"{NUM_VIEWS} views, then {NUM_VIEWS} single pictures, with gradient checkpointing"

@@ -24,6 +24,7 @@ from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.tasks import dreambooth
 from threedgen.tasks.dreambooth import is_ordinary_word, mean_change, read_prompt
+from threedgen.training import loop
 
 TURQUOISE, PINK = (25, 190, 180), (250, 140, 180)
 
@@ -81,7 +82,7 @@ class _Stopped(Exception):
     ids=["full", "lora"],
 )
 def test_a_stopped_run_resumes_to_the_same_weights(config, tmp_path, monkeypatch, settings):
-    config, update, calls = replace(config, dreambooth=settings), dreambooth.optimizer_step, []
+    config, update, calls = replace(config, dreambooth=settings), loop.apply_gradients, []
     tune(config, tmp_path / "straight")
 
     def stop_at_the_fourth(*args):
@@ -90,10 +91,10 @@ def test_a_stopped_run_resumes_to_the_same_weights(config, tmp_path, monkeypatch
             raise _Stopped
         return update(*args)
 
-    monkeypatch.setattr(dreambooth, "optimizer_step", stop_at_the_fourth)
+    monkeypatch.setattr(loop, "apply_gradients", stop_at_the_fourth)
     with pytest.raises(_Stopped):
         tune(config, tmp_path / "stopped")
-    monkeypatch.setattr(dreambooth, "optimizer_step", update)
+    monkeypatch.setattr(loop, "apply_gradients", update)
     tune(config, tmp_path / "stopped")
     first, second = (MultiViewPrior.from_pretrained(tmp_path / name) for name in ("straight", "stopped"))
     for (name, a), (_, b) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):

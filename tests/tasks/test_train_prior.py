@@ -23,9 +23,11 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.budget import Budget
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
-from threedgen.tasks import train_prior, train_vae
+from threedgen.tasks import train_prior
 from threedgen.tasks.train_batches import Batch
 from threedgen.tasks.train_log import TrainingLog
+from threedgen.training import loop
+from threedgen.training.loop import Losses
 
 RECIPE = """
 task: train_prior
@@ -98,7 +100,7 @@ def stopping(at):
             raise _Stopped
         return original(step, *args)
 
-    original = train_prior.learning_rate
+    original = loop.learning_rate
     return learning_rate
 
 
@@ -108,7 +110,7 @@ def test_the_steps_of_these_tests_are_of_both_kinds(straight):
 
 
 def test_a_stopped_training_resumes_to_the_same_weights(config, straight, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_prior, "learning_rate", stopping(at=5))
+    monkeypatch.setattr(loop, "learning_rate", stopping(at=5))
     with pytest.raises(_Stopped):
         train(config, tmp_path)
     monkeypatch.undo()
@@ -122,7 +124,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(config, straight, tmp_pa
 
 def test_a_training_by_the_clock_ends_and_goes_on_with_what_was_left(config, tmp_path, monkeypatch):
     """Every look at the clock is a second later. Three of five steps are done when the process is stopped."""
-    seconds, rates, original = iter(range(1000)), [], train_prior.learning_rate
+    seconds, rates, original = iter(range(1000)), [], loop.learning_rate
     clocked = partial(Budget, clock=lambda: next(seconds))
 
     def learning_rate(step, remaining, *args):
@@ -131,8 +133,8 @@ def test_a_training_by_the_clock_ends_and_goes_on_with_what_was_left(config, tmp
             raise _Stopped
         return original(step, remaining, *args)
 
-    monkeypatch.setattr(train_prior, "Budget", clocked)
-    monkeypatch.setattr(train_prior, "learning_rate", learning_rate)
+    monkeypatch.setattr(loop, "Budget", clocked)
+    monkeypatch.setattr(loop, "learning_rate", learning_rate)
     config = replace(config, train=replace(config.train, minutes=5 / 60, steps=10**6, checkpoint_every=1))
     with pytest.raises(_Stopped):
         train(config, tmp_path)
@@ -180,14 +182,17 @@ def test_events_hold_the_mean_losses_by_mode_and_quarter(config, tmp_path):
         count = len(timesteps)
         return Batch(torch.zeros(count, 3, 8, 8), [""] * count, cameras, torch.tensor(timesteps), torch.zeros(count, 4))
 
-    with open_run(tmp_path, config) as run, TrainingLog(run, settings, 4, 0, torch.device("cpu")) as log:
-        log.add(part([0, 249, 250, 999], None), torch.tensor([1.0, 2.0, 4.0, 8.0]))
-        log.step(1, 0.0, grad_norm=3.0, lr=0.1)
-        log.add(part([500, 749], orbit([0, 180], 15, 2, 40, 8, num_views=2)), torch.tensor([5.0, 7.0]))
-        log.step(2, 0.0, grad_norm=3.0, lr=0.1)
-        log.add(part([10], None), torch.tensor([9.0]))
-        log.step(3, 0.0, grad_norm=3.0, lr=0.1)
-        log.step(4, 0.0, grad_norm=3.0, lr=0.1)
+    def views(*losses):
+        return Losses(torch.tensor(losses).mean(), {"views": torch.tensor(losses)})
+
+    with open_run(tmp_path, config) as run, TrainingLog(run, settings, 4, torch.device("cpu")).begin(0) as log:
+        log.add(part([0, 249, 250, 999], None), views(1.0, 2.0, 4.0, 8.0))
+        log.step(1, torch.zeros(()), torch.tensor(3.0), lr=0.1)
+        log.add(part([500, 749], orbit([0, 180], 15, 2, 40, 8, num_views=2)), views(5.0, 7.0))
+        log.step(2, torch.zeros(()), torch.tensor(3.0), lr=0.1)
+        log.add(part([10], None), views(9.0))
+        log.step(3, torch.zeros(()), torch.tensor(3.0), lr=0.1)
+        log.step(4, torch.zeros(()), torch.tensor(3.0), lr=0.1)
     first, second = losses(tmp_path)
     assert first | {"loss": 27 / 6, "2d": 15 / 4, "2d_t0": 1.5, "2d_t250": 4.0, "2d_t750": 8.0} == first
     assert first | {"multiview": 6.0, "multiview_t500": 6.0, "grad_norm": 3.0, "lr": 0.1, "step": 2} == first
@@ -220,7 +225,7 @@ def test_from_scratch_the_vae_is_trained_first_and_resumed(config, tmp_path, mon
     small = {"start_from": "", "image_size": 16, "steps": 1, "vae_steps": 4, "vae_batch": 4, "batch_objects": 1}
     small |= {"sample_every": 100}
     train(config, tmp_path / "straight", **small)
-    monkeypatch.setattr(train_vae, "learning_rate", stopping(at=3))
+    monkeypatch.setattr(loop, "learning_rate", stopping(at=3))
     with pytest.raises(_Stopped):
         train(config, tmp_path / "stopped", **small)
     monkeypatch.undo()

@@ -5,7 +5,7 @@ import sys
 import torch
 
 from threedgen import cli
-from threedgen.tasks import train_prior
+from threedgen.training import loop
 
 
 class Stopped(Exception):
@@ -21,10 +21,10 @@ def stopped_in_step_six(step, *args):
 straight, stopped = sys.argv[1:]  # recipes
 torch.distributed.init_process_group("gloo")  # torchrun lets a process join once
 assert cli.main(["--config", straight]) == 0
-learning_rate, train_prior.learning_rate = train_prior.learning_rate, stopped_in_step_six
+learning_rate, loop.learning_rate = loop.learning_rate, stopped_in_step_six
 try:
     cli.main(["--config", stopped])
 except Stopped:
-    train_prior.learning_rate = learning_rate
+    loop.learning_rate = learning_rate
     assert cli.main(["--config", stopped]) == 0
 torch.distributed.destroy_process_group()

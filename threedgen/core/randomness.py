@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +32,16 @@ def stable_seed(seed: int, step: int, stream: str) -> int:
 def random_seed() -> int:
     """A seed nobody chose, in 0 .. 2**32 - 1. Whoever draws one tells it, so that the result can be had again."""
     return secrets.randbelow(2**32)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """For libraries that draw new weights from torch's global state: seeded in the block, and left as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def generator(seed: int, step: int, stream: str) -> torch.Generator:

@@ -20,10 +20,12 @@ class Budget(nn.Module):
 
     seconds: Tensor  # [] float64, used up when it was last asked
 
-    def __init__(self, steps: int, minutes: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """minutes: 0: only steps count."""
+    def __init__(
+        self, steps: int, minutes: float = 0.0, clock: Callable[[], float] = time.monotonic, shared: bool = True
+    ) -> None:
+        """minutes: 0: only steps count; shared: all processes ask it together, or this one alone."""
         super().__init__()
-        self.steps, self.minutes, self._clock = steps, minutes, clock
+        self.steps, self.minutes, self._clock, self._shared = steps, minutes, clock, shared
         self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
         self._since: float | None = None
 
@@ -41,6 +43,6 @@ class Budget(nn.Module):
         self._since = now
         by_clock = 1.0 - float(self.seconds) / (60.0 * self.minutes)
         left = min(by_steps, by_clock)
-        if world_size() == 1:
+        if world_size() == 1 or not self._shared:
             return left
         return float(sum_over_processes(torch.tensor(left if rank() == 0 else 0.0, dtype=torch.float64)))

@@ -129,26 +129,25 @@ def save_training(
     folder: Path,
     step: int,
     optimizer: torch.optim.Optimizer,
-    modules: Mapping[str, torch.nn.Module],
+    tensors: Mapping[str, torch.Tensor],
     info: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """`save_checkpoint` of modules by name ("unet" gives "unet.conv_in.weight", ...) and their optimiser.
+    """`save_checkpoint` of tensors by name and their optimiser.
 
     info: what the tensors depend on and must still be so when they are restored.
     """
-    tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    save_checkpoint(folder, step, tensors | flatten_optimizer_state(optimizer), info)
+    save_checkpoint(folder, step, {**tensors, **flatten_optimizer_state(optimizer)}, info)
 
 
 def restore_training(
     folder: Path,
     optimizer: torch.optim.Optimizer,
-    modules: Mapping[str, torch.nn.Module],
+    tensors: Mapping[str, torch.Tensor],
     info: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
-    """Load what `save_training` saved last, if anything, and return the step to go on from.
+    """Fill the tensors with what `save_training` saved last, if anything, and return the step to go on from.
 
-    Raises ThreedgenError if `info` is not what it was then.
+    Raises ThreedgenError if `info` is not what it was then, or the tensors are others.
     """
     checkpoint = load_latest_checkpoint(folder)
     if checkpoint is None:
@@ -157,11 +156,12 @@ def restore_training(
         raise ThreedgenError(
             f"{folder}: {odd[0]} changed since this was saved, so it cannot go on: --fresh begins anew"
         )
-    for name, module in modules.items():
-        prefix = f"{name}."
-        module.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-        )
+    saved = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("optimizer.")}
+    if others := saved.keys() ^ tensors.keys() or {n for n in saved if saved[n].shape != tensors[n].shape}:
+        raise ThreedgenError(f"{folder}: {min(others)} is not what it was, so this cannot go on: --fresh begins anew")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
     restore_optimizer_state(optimizer, checkpoint.tensors)
     return checkpoint.step
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from threedgen.config.schema import Config, DreamboothConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
-from threedgen.core.randomness import generator, stable_seed
+from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.data.captioned_views import composite_on
 from threedgen.data.subject_images import read_subject_images
 from threedgen.diffusion.adapters import add_adapter, save_adapter
@@ -27,20 +27,14 @@ from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.start import grow_vocabulary
-from threedgen.diffusion.training import optimizer_step
 from threedgen.imaging import contact_sheet, save_png
-from threedgen.runs.checkpoint import (
-    flatten_optimizer_state,
-    load_latest_checkpoint,
-    restore_optimizer_state,
-    save_checkpoint,
-)
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
-from threedgen.runs.progress import ProgressLine, StepReport
 from threedgen.tasks.prior import draw_prompt, read_prompts
+from threedgen.training.log import StepLog
+from threedgen.training.loop import Losses, Pace, Training
+from threedgen.training.loop import train as train_network
 
-REPORT_EVERY = 10  # steps
 _COMMON_TOKENS = 40_000  # CLIP's pieces are sorted by how often they occur; the last 9,000 are rare words
 _UNSEEN_IN_2D = ("class_embedding", "view_attn")  # layers of the UNet that one view without a camera does not use
 
@@ -127,8 +121,8 @@ def _make_trainable(
 ) -> dict[str, nn.Parameter]:
     """Require gradients of what the settings say is trained, and return it by name."""
     if settings.lora_rank > 0:
-        torch.manual_seed(stable_seed(seed, 0, "adapter"))
-        add_adapter(prior, settings.lora_rank, _trained_parts(settings))
+        with seeded(stable_seed(seed, 0, "adapter")):
+            add_adapter(prior, settings.lora_rank, _trained_parts(settings))
     else:
         prior.unet.requires_grad_(True)
         prior.text_encoder.requires_grad_(settings.train_text_encoder)
@@ -191,45 +185,36 @@ def _train(
     ]
     optimizer = torch.optim.AdamW(groups)
     prompts = [prompt.text, prompt.class_prompt][: len(batches.sources)]
-    start = _restore(run, optimizer, parameters)
-    with ProgressLine("dreambooth") as progress:
-        for step in range(start, config.steps):
-            latents, rng = batches(step, prior), generator(config.seed, step, "noise")
-            noise = torch.randn(latents.shape, generator=rng).to(latents)
-            timestep = torch.randint(1000, (len(latents),), generator=rng).to(latents.device)
-            with torch.autocast(prior.device.type, torch.bfloat16, enabled=prior.device.type == "cuda"):
-                text = prior.encode_text(prompts).repeat_interleave(settings.batch_size, 0)
-                losses = prior.losses(latents, noise, timestep, Conditions(text))
-            subject, *others = losses.split(settings.batch_size)
-            change = mean_change(trained, start_values)
-            loss = subject.mean() + settings.l1_weight * change
-            for other in others:
-                loss = loss + settings.preservation_weight * other.mean()
-            norm = optimizer_step(optimizer, trained, loss, settings.lr)
-            done = step + 1
-            if done % REPORT_EVERY == 0 or done == config.steps:
-                fields = {"subject": subject.mean().item(), "change": change.item(), "grad_norm": norm}
-                if others:
-                    fields["class"] = others[0].mean().item()
-                report = StepReport(done, config.steps, loss.item(), fields)
-                progress.update(report)
-                run.events.write("step", step=done, loss=report.loss, **fields)
-            if done % config.preview_every == 0:
-                save_png(np.concatenate(list(draw_prompt(config, prior)), 1), run.path(f"previews/step-{done:06d}.png"))
-            if done % config.checkpoint_every == 0 or done == config.steps:
-                save_checkpoint(run.checkpoints, done, parameters | flatten_optimizer_state(optimizer), {})
 
+    def objective(batch: tuple[int, Tensor]) -> Losses:
+        step, latents = batch
+        rng = generator(config.seed, step, "noise")
+        noise = torch.randn(latents.shape, generator=rng).to(latents)
+        timestep = torch.randint(1000, (len(latents),), generator=rng).to(latents.device)
+        text = prior.encode_text(prompts).repeat_interleave(settings.batch_size, 0)
+        subject, *others = prior.losses(latents, noise, timestep, Conditions(text)).split(settings.batch_size)
+        change = mean_change(trained, start_values)
+        total = subject.mean() + settings.l1_weight * change
+        for other in others:
+            total = total + settings.preservation_weight * other.mean()
+        told = {"subject": subject.mean(), "change": change}
+        return Losses(total, told | ({"class": others[0].mean()} if others else {}))
 
-def _restore(run: RunDirectory, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> int:
-    """Go back to the latest checkpoint, if any, and return its step."""
-    checkpoint = load_latest_checkpoint(run.checkpoints)
-    if checkpoint is None:
-        return 0
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(checkpoint.tensors[name])
-    restore_optimizer_state(optimizer, checkpoint.tensors)
-    return checkpoint.step
+    def show(done: int) -> None:
+        if done % config.preview_every == 0:
+            save_png(np.concatenate(list(draw_prompt(config, prior)), 1), run.path(f"previews/step-{done:06d}.png"))
+
+    job = Training(
+        objective,
+        lambda start: ((step, batches(step, prior)) for step in range(start, config.steps)),
+        trained,
+        optimizer,
+        parameters,
+        bfloat16=prior.device.type == "cuda",
+    )
+    pace = Pace(config.steps, settings.lr, checkpoint_every=config.checkpoint_every)
+    log = StepLog(run.events, "dreambooth", config.steps)
+    train_network(job, pace, run.checkpoints, lambda start: log, show)
 
 
 def _save(

@@ -14,6 +14,7 @@ from threedgen.runs.distributed import rank, sum_over_processes
 from threedgen.runs.progress import ProgressLine, StepReport
 from threedgen.runs.tensorboard import TensorBoard
 from threedgen.tasks.train_batches import NUM_TIMESTEPS, Batch
+from threedgen.training.loop import Losses
 
 _MODES = ("2d", "multiview")
 _QUARTERS = ("t0", "t250", "t500", "t750")
@@ -25,18 +26,20 @@ class TrainingLog:
     Only the first process writes.
     """
 
-    def __init__(
-        self, run: RunDirectory, train: TrainConfig, images_per_step: int, start: int, device: torch.device
-    ) -> None:
-        """start: steps done when this begins."""
+    def __init__(self, run: RunDirectory, train: TrainConfig, images_per_step: int, device: torch.device) -> None:
         self._run, self._train, self._images_per_step = run, train, images_per_step
         self._writes = rank() == 0
-        if self._writes:
-            self._progress = ProgressLine("prior")
-            self._board = TensorBoard(run.folder / "tensorboard", start)
         self._sums = torch.zeros(2, len(_MODES), len(_QUARTERS), dtype=torch.float64, device=device)  # of losses; count
         self._steps, self._since = 0, time.monotonic()
-        self._last: tuple[int, dict[str, float]] = (start, {})
+        self._last: tuple[int, dict[str, float]] = (0, {})
+
+    def begin(self, start: int) -> Self:
+        """start: steps done when this begins."""
+        if self._writes:
+            self._progress = ProgressLine("prior")
+            self._board = TensorBoard(self._run.folder / "tensorboard", start)
+        self._since = time.monotonic()
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -48,20 +51,22 @@ class TrainingLog:
             self._progress.close()
             self._board.close()
 
-    def add(self, batch: Batch, loss: Tensor) -> None:
-        """Count the losses [B] of a part of a step."""
+    def add(self, batch: Batch, losses: Losses) -> None:
+        """Count the loss of each view of a part of a step."""
+        loss = losses.others["views"]
         quarter = (batch.timestep * len(_QUARTERS) // NUM_TIMESTEPS).to(loss.device)
         values = torch.stack([loss.detach().double(), torch.ones_like(loss, dtype=torch.float64)])
         self._sums[:, int(batch.cameras is not None)].index_add_(1, quarter, values)
 
-    def step(self, done: int, loss: float, grad_norm: float, lr: float) -> None:
+    def step(self, done: int, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
         """Report a step. done: steps done so far; loss: this process's mean, for the progress line."""
         self._steps += 1
+        norm = grad_norm.item()
         pace = self._steps * self._images_per_step / max(1e-9, time.monotonic() - self._since)
         if self._writes:
-            fields = {"grad_norm": grad_norm, "images/s": pace}
-            self._progress.update(StepReport(done, self._train.steps, loss, fields))
-        self._last = done, {"grad_norm": grad_norm, "lr": lr, "images_per_second": pace}
+            fields = {"grad_norm": norm, "images/s": pace}
+            self._progress.update(StepReport(done, self._train.steps, loss.item(), fields))
+        self._last = done, {"grad_norm": norm, "lr": lr, "images_per_second": pace}
         if done % self._train.log_every == 0:
             self.finish()
 

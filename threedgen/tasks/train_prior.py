@@ -6,7 +6,7 @@ A step is a function of (seed, step): it is the same after a restart, and howeve
 
 import hashlib
 import json
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -14,16 +14,15 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from threedgen.config.schema import Config, Precision, TrainConfig
+from threedgen.config.schema import Config, Precision
 from threedgen.core.errors import ConfigError
+from threedgen.core.randomness import seeded
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.folders import load_vae
 from threedgen.diffusion.locate import locate_weights
 from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import grow_vocabulary, start_prior
-from threedgen.diffusion.training import DenoisingObjective, MovingAverage, apply_gradients, learning_rate
-from threedgen.runs.budget import Budget
-from threedgen.runs.checkpoint import restore_training, save_training
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.distributed import first_process_first, rank, world_size
@@ -39,6 +38,9 @@ from threedgen.tasks.train_latents import encoded
 from threedgen.tasks.train_log import TrainingLog
 from threedgen.tasks.train_samples import save_sample_sheet
 from threedgen.tasks.train_vae import train_vae
+from threedgen.training.average import MovingAverage
+from threedgen.training.loop import Losses, Pace, Training, states
+from threedgen.training.loop import train as train_network
 
 _ENCODED_AT_ONCE = 32  # pictures: the VAE's layers at full resolution need much memory
 _SHOWN_WORDS = 12
@@ -78,8 +80,8 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
         with first_process_first():  # and the VAE
             sources = open_sources(config, train.image_size or IMAGE_SIZE)
             vae = _vae_of(train.vae, device) if train.vae else train_vae(config, run, sources, device)
-        torch.manual_seed(config.seed)
-        prior = new_mini_prior(sources.texts(), vae, train.view_attention, train.camera_input).to(device)
+        with seeded(config.seed):
+            prior = new_mini_prior(sources.texts(), vae, train.view_attention, train.camera_input).to(device)
         _set_image_size(prior, train.image_size)
     prior.train()
     prior.vae.eval()
@@ -116,54 +118,44 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     )
     modules = {name: prior.get_submodule(name) for name in trained}
     modules |= {f"average.{name}": average.module.get_submodule(name) for name in trained}
-    budget = Budget(train.steps, train.minutes)
-    modules |= budget.modules_to_save()
-    info = {"the captions' words": _digest_of_words(prior)}  # which row of the embedding is whose
-    start = restore_training(run.checkpoints, optimizer, modules, info)
     if train.gradient_checkpointing:
         prior.unet.enable_gradient_checkpointing()
-    objective = _objective(prior, has_2d_steps=sources.images is not None)
-
-    size = prior.unet.config.sample_size
+    use_bfloat16 = train.precision is Precision.bfloat16
 
     def encode(images: Tensor) -> Tensor:
-        with _autocast(train, prior.device):
+        with torch.autocast(prior.device.type, torch.bfloat16, enabled=use_bfloat16):
             return encode_images(prior, images)
 
     drawn_from = encoded(sources, encode, train.background, config.seed)
+    size = prior.unet.config.sample_size
     batches = TrainingBatches(config, drawn_from, (prior.unet.config.in_channels, size, size))
-    order = ((step, part) for step in range(start, train.steps) for part in parts)
     images_per_step = train.batch_objects * config.camera.num_views
-    with (
-        closing(draw_ahead(batches, order, train.loader_workers)) as drawn,
-        TrainingLog(run, train, images_per_step, start, prior.device) as log,
-    ):
-        for step in range(start, train.steps):
-            remaining = budget.remaining(step)
-            if remaining <= 0:
-                break
-            loss = torch.zeros((), device=prior.device)
-            for number in range(1, len(parts) + 1):
-                batch, is_last = next(drawn), number == len(parts)
-                with nullcontext() if is_last else _no_exchange(objective):
-                    with _autocast(train, prior.device):
-                        losses = _losses(prior, objective, batch)
-                    mean = losses.mean() / len(parts)
-                    mean.backward()
-                loss += mean.detach()
-                log.add(batch, losses)
-            lr = learning_rate(step, remaining, train.lr, train.warmup_steps, train.decay_fraction)
-            grad_norm = apply_gradients(optimizer, parameters, lr)
-            average.update(step)
-            log.step(step + 1, loss.item(), grad_norm, lr)
-            if rank() == 0 and (step + 1) % train.checkpoint_every == 0:
-                save_training(run.checkpoints, step + 1, optimizer, modules, info)
-            if rank() == 0 and (step + 1) % train.sample_every == 0:
-                sheet = run.path(f"samples/step-{step + 1:06d}.png")
-                quality = save_sample_sheet(average.module, config, sources.views, sheet)
-                average.module.save_pretrained(run.folder / "prior")
-                log.samples(step + 1, sheet, quality)
-        log.finish()
+
+    def drawn(start: int) -> Generator[Batch]:
+        order = ((step, part) for step in range(start, train.steps) for part in parts)
+        return draw_ahead(batches, order, train.loader_workers)
+
+    def show(done: int) -> None:
+        if rank() == 0 and done % train.sample_every == 0:
+            sheet = run.path(f"samples/step-{done:06d}.png")
+            quality = save_sample_sheet(average.module, config, sources.views, sheet)
+            average.module.save_pretrained(run.folder / "prior")
+            log.samples(done, sheet, quality)
+
+    log = TrainingLog(run, train, images_per_step, prior.device)
+    job = Training(
+        _shared(_Objective(prior), has_2d_steps=sources.images is not None),
+        drawn,
+        parameters,
+        optimizer,
+        states(modules),
+        average,
+        len(parts),
+        use_bfloat16,
+        {"the captions' words": _digest_of_words(prior)},  # which row of the embedding is whose
+    )
+    pace = Pace(train.steps, train.lr, train.minutes, train.warmup_steps, train.decay_fraction, train.checkpoint_every)
+    train_network(job, pace, run.checkpoints, log.begin, after=show)
     return average.module
 
 
@@ -172,12 +164,21 @@ def _digest_of_words(prior: MultiViewPrior) -> str:
     return hashlib.sha256(json.dumps(ids).encode("ascii")).hexdigest()
 
 
-def _losses(prior: MultiViewPrior, objective: nn.Module, batch: Batch) -> Tensor:
-    """The loss of each view of a batch, [B]."""
-    noise, timestep = batch.noise.to(prior.device), batch.timestep.to(prior.device)
-    is_encoded = batch.images.dtype == torch.float16
-    latents = batch.images.to(prior.device).float() if is_encoded else encode_images(prior, batch.images)
-    return objective(latents, noise, timestep, batch.captions, batch.cameras)
+class _Objective(nn.Module):
+    """The prior's losses from captions and pictures on, as the one module that several processes share."""
+
+    def __init__(self, prior: MultiViewPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, batch: Batch) -> Losses:
+        """Of each view, [B], as "views"."""
+        prior, device = self.prior, self.prior.device
+        is_encoded = batch.images.dtype == torch.float16
+        latents = batch.images.to(device).float() if is_encoded else encode_images(prior, batch.images)
+        told = Conditions(prior.encode_text(batch.captions), batch.cameras, batch.num_views)
+        views = prior.losses(latents, batch.noise.to(device), batch.timestep.to(device), told)
+        return Losses(views.mean(), {"views": views})
 
 
 @torch.no_grad()
@@ -191,19 +192,9 @@ def encode_images(prior: MultiViewPrior, images: Tensor) -> Tensor:
     return torch.cat([prior.encode_images(chunk) for chunk in chunks])
 
 
-def _objective(prior: MultiViewPrior, has_2d_steps: bool) -> nn.Module:
-    """The loss as a module, whose gradients are means over all processes where there are several."""
-    objective = DenoisingObjective(prior)
+def _shared(objective: nn.Module, has_2d_steps: bool) -> nn.Module:
+    """The objective, with gradients that are means over all processes where there are several."""
     if world_size() == 1:
         return objective
     # 2D steps leave the camera's layers out
     return DistributedDataParallel(objective, find_unused_parameters=has_2d_steps)
-
-
-def _no_exchange(objective: nn.Module) -> AbstractContextManager[None]:
-    """Keep gradients to this process: they are summed up first and exchanged with the step's last part."""
-    return objective.no_sync() if isinstance(objective, DistributedDataParallel) else nullcontext()
-
-
-def _autocast(train: TrainConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=train.precision is Precision.bfloat16)

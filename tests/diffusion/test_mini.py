@@ -1,15 +1,10 @@
-"""The training objective and its schedule, in closed form."""
+"""The mini model's networks before any training, and the training objective in closed form."""
 
-from itertools import pairwise
-
-import pytest
 import torch
-from torch import nn
 
 from threedgen.data.miniworld import vocabulary
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
-from threedgen.diffusion.training import MovingAverage, learning_rate
 
 
 def test_loss_is_zero_for_the_true_velocity_and_its_square_for_silence(monkeypatch):
@@ -21,28 +16,6 @@ def test_loss_is_zero_for_the_true_velocity_and_its_square_for_silence(monkeypat
     for answer, expected in ((velocity, torch.zeros(4)), (velocity * 0, velocity.square().mean((1, 2, 3)))):
         monkeypatch.setattr(prior.unet, "forward", lambda *args, answer=answer: answer)
         torch.testing.assert_close(prior.losses(latents, noise, timestep, Conditions(torch.zeros(1, 1, 96))), expected)
-
-
-def test_learning_rate_warms_up_holds_and_decays():
-    rates = [learning_rate(step, 1 - step / 1000, 2.0, 100, 0.6) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.02) and rates[99] == pytest.approx(2.0)
-    assert rates[100:400] == pytest.approx([2.0] * 300)
-    assert rates[700] == pytest.approx(1.0)
-    assert rates[-1] == pytest.approx(0.02)
-    assert all(b <= a for a, b in pairwise(rates[400:]))
-
-
-def test_moving_average_follows_the_formula():
-    module = nn.Linear(1, 1, bias=False)
-    module.weight.data.fill_(0.0)
-    average = MovingAverage(module, decay=0.9)
-    expected = 0.0
-    module.weight.data.fill_(1.0)
-    for step in range(200):
-        average.update(step)
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay)
-        assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_new_vae_starts_as_a_blur_that_keeps_colours():
