@@ -178,7 +178,7 @@ class NeRF(nn.Module):
         normal = normalize(weights.new_zeros(len(origins), 3).index_add(0, ray, weights * normals.detach()), dim=-1)
         return seen, normal, facing_away
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Call after each optimiser step 0, 1, ...: refreshes the occupancy grid when it is due."""
         if (step + 1) % self.config.occupancy_every == 0:
             self.occupancy.update(

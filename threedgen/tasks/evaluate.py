@@ -21,7 +21,7 @@ from threedgen.mesh.isosurface import extract_isosurface
 from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface_with_normals
 from threedgen.metrics.janus import JanusScore
 from threedgen.runs.directory import RunDirectory, open_run, slug
-from threedgen.scene.nerf import NeRF
+from threedgen.scene.protocol import RayScene, Shown
 from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
 from threedgen.tasks.generate import optimize
 from threedgen.tasks.prior import load_prior, read_prompts
@@ -108,7 +108,7 @@ def score_job(job: Job) -> Score:
     return score
 
 
-def score_scene(scene: NeRF, job: Job, seconds: float) -> Score:
+def score_scene(scene: RayScene, job: Job, seconds: float) -> Score:
     """Scene against truth; see `scoring.compare`."""
     truth = truth_of(job.caption, job.config)
     found = compare(scene, truth)
@@ -127,7 +127,7 @@ def score_scene(scene: NeRF, job: Job, seconds: float) -> Score:
     )
 
 
-def _surface(scene: NeRF, truth: MiniObject, config: Config) -> tuple[float, float] | None:
+def _surface(scene: RayScene, truth: MiniObject, config: Config) -> tuple[float, float] | None:
     """Chamfer distance and angle of the normals; None where there is no surface."""
     try:
         vertices, faces = extract_isosurface(scene, config.export.resolution, config.export.threshold)
@@ -139,7 +139,7 @@ def _surface(scene: NeRF, truth: MiniObject, config: Config) -> tuple[float, flo
     return chamfer_distance(made[0], true[0]), normal_angle(*made, *true)
 
 
-def _views(scene: NeRF, config: Config) -> np.ndarray:
+def _views(scene: Shown, config: Config) -> np.ndarray:
     """Four pictures side by side, [H, 4 W, 3]."""
     cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
     return np.concatenate(list(render_scene(scene, cameras)), 1)

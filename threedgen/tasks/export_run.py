@@ -16,8 +16,10 @@ from threedgen.mesh import make_rasterizer
 from threedgen.runs.checkpoint import Checkpoint, load_latest_checkpoint
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import open_run
-from threedgen.scene.nerf import NeRF
+from threedgen.scene.make import make_scene
+from threedgen.scene.protocol import RayScene
 from threedgen.tasks.export import write_assets
+from threedgen.tasks.scene_optimizer import SCENE
 
 USAGE = "usage: launch.py export RUN [export.KEY=VALUE ...]   (RUN: the folder of a run, finished or not)"
 
@@ -104,11 +106,10 @@ def _load(checkpoints: Path, folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def _scene(checkpoint: Checkpoint, config: Config, folder: Path) -> NeRF:
-    prefix = "scene."
-    tensors = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+def _scene(checkpoint: Checkpoint, config: Config, folder: Path) -> RayScene:
+    tensors = {k.removeprefix(SCENE): v for k, v in checkpoint.tensors.items() if k.startswith(SCENE)}
     if not tensors:
         raise ConfigError(f"export {folder}: the run's checkpoints hold no scene (its task is {config.task.name})")
-    scene = NeRF(config.scene, config.seed, select_device(config.runtime))
+    scene = make_scene(config, select_device(config.runtime))
     scene.load_state_dict(tensors)
     return scene

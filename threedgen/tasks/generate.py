@@ -1,11 +1,11 @@
 """Text to 3D: optimise a scene until the prior finds its views likely, then export what it became."""
 
-import resource
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.cameras import Cameras, CameraSampler
@@ -19,16 +19,14 @@ from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
 from threedgen.mesh import make_rasterizer
 from threedgen.runs.directory import RunDirectory
-from threedgen.runs.progress import ProgressLine, StepReport
 from threedgen.scene import regularizers
-from threedgen.scene.nerf import NeRF
+from threedgen.scene.make import make_scene
 from threedgen.scene.output import RenderOutput
+from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
 from threedgen.tasks.prior import draw_prompt, load_prior, read_prompts
-from threedgen.tasks.scene_optimizer import SceneOptimizer
-
-REPORT_EVERY = 10  # steps; reading the numbers makes a GPU wait
+from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
@@ -42,10 +40,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     scene = optimize(as_read, run, prior)
     optimized = time.monotonic()
     results = export_scene(scene, config, run)
-    seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    run.events.write("timing", peak_memory_gib=peak_gib, **seconds)
-    print(f"{seconds['optimize']:.0f} s to optimise, {seconds['export']:.0f} s to export, {peak_gib:.1f} GiB at most")
+    tell_times(run, started, optimized)
     return results
 
 
@@ -58,12 +53,11 @@ def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None
     print(f"{'views':10} {path}", flush=True)
 
 
-def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> NeRF:
-    """Score distillation into a NeRF; goes on from the run's latest checkpoint, bit for bit."""
+def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> RayScene:
+    """Score distillation into a scene; goes on from the run's latest checkpoint, bit for bit."""
     sampler = CameraSampler(config.camera, config.seed)
-    low_memory = config.runtime.memory is MemoryUse.low
-    scene = NeRF(config.scene, config.seed, prior.device, low_memory)
-    if low_memory:
+    scene = make_scene(config, prior.device)
+    if config.runtime.memory is MemoryUse.low:
         prior.vae.enable_gradient_checkpointing()
     guidance = ScoreDistillation(prior, config.guidance, config.seed)
     with torch.no_grad():
@@ -75,30 +69,23 @@ def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> NeRF:
         told = Conditions(text, cameras if cameras.num_views > 1 else None, cameras.num_views)
         return Guided(prior, told, negative_text, config.guidance.guidance_scale, config.guidance.rescale)
 
-    optimizer = SceneOptimizer(scene, config)
-    start = optimizer.restore(run)
-    with ProgressLine("optimise") as progress:
-        for step in range(start, config.steps):
-            cameras = sampler.sample(step, config.steps)
-            output = _render(scene, cameras, config, step)
-            guided = guidance(output.rgb, ask(cameras), step, config.steps)
-            optimizer.step(guided.loss + _regularization(output, config, step), step)
-            if (step + 1) % REPORT_EVERY == 0 or step + 1 == config.steps:
-                _report(run, progress, step + 1, config, guided, output)
-            if (step + 1) % config.preview_every == 0:
-                _save_preview(run, step + 1, output, guided)
-            if _is_checkpoint_due(step + 1, config, sampler):
-                optimizer.save(run, step + 1)
+    def take(step: int) -> SceneStep:
+        cameras = sampler.sample(step, config.steps)
+        output = _render(scene, cameras, config, step)
+        guided = guidance(output.rgb, ask(cameras), step, config.steps)
+        loss = guided.loss + _regularization(output, config, step)
+        return SceneStep(loss, lambda: _figures(guided, output), lambda: _preview(guided, output))
+
+    fit(scene, config, run, "optimise", take, lambda done: _grows_next(done, config, sampler))
     return scene
 
 
-def _is_checkpoint_due(done: int, config: Config, sampler: CameraSampler) -> bool:
-    """Every so many steps, at the end, and before the resolution grows: what needs more memory may fail."""
-    grows = sampler.coarse(done - 1, config.steps) and not sampler.coarse(done, config.steps)
-    return done % config.checkpoint_every == 0 or done == config.steps or grows
+def _grows_next(done: int, config: Config, sampler: CameraSampler) -> bool:
+    """Whether the next step's pictures are larger: what needs more memory may fail."""
+    return sampler.coarse(done - 1, config.steps) and not sampler.coarse(done, config.steps)
 
 
-def _render(scene: NeRF, cameras: Cameras, config: Config, step: int) -> RenderOutput:
+def _render(scene: Scene, cameras: Cameras, config: Config, step: int) -> RenderOutput:
     """The scene as this step shows it: with a light where the config has one, with normals where a loss needs them."""
     fraction, shading = step / config.steps, None
     if config.shading.enabled and fraction >= config.shading.from_fraction:
@@ -122,26 +109,16 @@ def _regularization(output: RenderOutput, config: Config, step: int) -> Tensor:
     return loss
 
 
-def _report(
-    run: RunDirectory,
-    progress: ProgressLine,
-    step: int,
-    config: Config,
-    guided: GuidanceOutput,
-    output: RenderOutput,
-) -> None:
+def _figures(guided: GuidanceOutput, output: RenderOutput) -> tuple[float, dict[str, float]]:
     fields = {
         "grad_norm": guided.grad_norm.item(),
         "t": float(guided.timestep[0]),
         "opacity": output.opacity.mean().item(),
     }
-    report = StepReport(step, config.steps, guided.loss.item(), fields)
-    progress.update(report)
-    run.events.write("step", step=step, loss=report.loss, **fields)
+    return guided.loss.item(), fields
 
 
 @torch.no_grad()
-def _save_preview(run: RunDirectory, step: int, output: RenderOutput, guided: GuidanceOutput) -> None:
+def _preview(guided: GuidanceOutput, output: RenderOutput) -> Image:
     """What was rendered, above what the prior made of it."""
-    target = guided.preview().movedim(1, -1)
-    save_png(tile([output.rgb.detach(), target]), run.path(f"previews/step-{step:06d}.png"))
+    return tile([output.rgb.detach(), guided.preview().movedim(1, -1)])

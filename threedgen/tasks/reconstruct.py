@@ -1,7 +1,6 @@
 """Posed pictures to 3D: fit the scene that text-to-3D optimises to pictures of a real object, then export it."""
 
 import json
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from threedgen.cameras import Rays
-from threedgen.config.schema import Config, MemoryUse
+from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator
@@ -26,13 +25,12 @@ from threedgen.mesh.types import Array
 from threedgen.metrics.image import psnr, silhouette_iou, ssim
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
-from threedgen.runs.progress import ProgressLine, StepReport
 from threedgen.scene.distortion import distortion
-from threedgen.scene.nerf import NeRF
+from threedgen.scene.make import make_scene
+from threedgen.scene.protocol import RayScene
 from threedgen.tasks.export import export_scene
-from threedgen.tasks.scene_optimizer import SceneOptimizer
+from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
 
-_REPORT_EVERY = 10  # steps
 _SHOWN = 6  # held-out pictures on the sheet, at most
 
 
@@ -48,10 +46,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     optimized = time.monotonic()
     results = write_quality(scene, posed, held_out, matrix, run)
     results |= export_scene(scene, config, run)
-    seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    run.events.write("timing", peak_memory_gib=peak_gib, **seconds)
-    print(f"{seconds['optimize']:.0f} s to optimise, {seconds['export']:.0f} s to export, {peak_gib:.1f} GiB at most")
+    tell_times(run, started, optimized)
     return results
 
 
@@ -66,29 +61,22 @@ def split(posed: PosedImages, held_out_every: int) -> tuple[PosedImages, PosedIm
     )
 
 
-def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out: PosedImages) -> NeRF:
-    """Fit a NeRF to random pixels of the pictures; goes on from the run's latest checkpoint, bit for bit."""
-    low_memory = config.runtime.memory is MemoryUse.low
-    scene = NeRF(config.scene, config.seed, select_device(config.runtime), low_memory)
-    optimizer = SceneOptimizer(scene, config)
+def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out: PosedImages) -> RayScene:
+    """Fit a scene to random pixels of the pictures; goes on from the run's latest checkpoint, bit for bit."""
+    scene = make_scene(config, select_device(config.runtime))
     background = background_color(training)
     watched = held_out if len(held_out) else training
     watched = watched.select(_spread(len(watched)))
-    start = optimizer.restore(run)
-    with ProgressLine("reconstruct") as progress:
-        for step in range(start, config.steps):
-            loss = losses(scene, training, background, config, step)
-            optimizer.step(loss.total, step)
-            if (step + 1) % _REPORT_EVERY == 0 or step + 1 == config.steps:
-                fields = {"psnr": -10.0 * loss.color.log10().item()}
-                report = StepReport(step + 1, config.steps, loss.total.item(), fields)
-                progress.update(report)
-                run.events.write("step", step=step + 1, loss=report.loss, **fields)
-            if (step + 1) % config.preview_every == 0:
-                rows = [watched.on(GREY)[0], render_views(scene, watched)[0]]
-                save_png(tile(rows), run.path(f"previews/step-{step + 1:06d}.png"))
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                optimizer.save(run, step + 1)
+
+    def take(step: int) -> SceneStep:
+        found = losses(scene, training, background, config, step)
+        return SceneStep(
+            found.total,
+            lambda: (found.total.item(), {"psnr": -10.0 * found.color.log10().item()}),
+            lambda: tile([watched.on(GREY)[0], render_views(scene, watched)[0]]),
+        )
+
+    fit(scene, config, run, "reconstruct", take)
     return scene
 
 
@@ -105,7 +93,7 @@ class Losses:
         return self.color + self.opacity + self.distortion
 
 
-def losses(scene: NeRF, training: PosedImages, background: Tensor | None, config: Config, step: int) -> Losses:
+def losses(scene: RayScene, training: PosedImages, background: Tensor | None, config: Config, step: int) -> Losses:
     """What the scene's colours, its opacity and its fog cost at this step.
 
     Pictures with alpha are put on a random colour, another for each ray: nothing but empty space looks right on all of
@@ -131,7 +119,7 @@ def losses(scene: NeRF, training: PosedImages, background: Tensor | None, config
 
 
 @torch.no_grad()
-def render_views(scene: NeRF, posed: PosedImages) -> tuple[Array, Array]:
+def render_views(scene: RayScene, posed: PosedImages) -> tuple[Array, Array]:
     """The scene from the pictures' cameras, on what `PosedImages.on(GREY)` has behind it: rgb [N, H, W, 3] and
     opacity [N, H, W, 1]."""
     background = torch.tensor(GREY, device=scene.device) if posed.has_alpha else background_color(posed)
@@ -141,7 +129,7 @@ def render_views(scene: NeRF, posed: PosedImages) -> tuple[Array, Array]:
 
 
 def write_quality(
-    scene: NeRF, posed: PosedImages, held_out: PosedImages, matrix: Array, run: RunDirectory
+    scene: RayScene, posed: PosedImages, held_out: PosedImages, matrix: Array, run: RunDirectory
 ) -> dict[str, Path]:
     """Write reconstruction.json, and a sheet of held-out pictures beside the scene if there are any."""
     facts: dict[str, object] = {

@@ -1,28 +1,45 @@
-"""What every task that optimises a scene needs: its optimiser, its checkpoints, and going on from them."""
+"""The loop that fits every scene to what it is shown, its optimiser and its checkpoints.
+
+A second loop beside `training/loop.py`: a scene's gradient is one set of pictures, never split or averaged, and its own
+housekeeping (`after_step`) is part of the step.
+"""
 
 from __future__ import annotations
 
+import resource
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.config.schema import Config
 from threedgen.core.schedules import value_at
+from threedgen.imaging import save_png
 from threedgen.ops.optimizer import AdamW
-from threedgen.runs.checkpoint import (
-    flatten_optimizer_state,
-    load_latest_checkpoint,
-    restore_optimizer_state,
-    save_checkpoint,
-)
+from threedgen.runs.checkpoint import restore_training, save_training
 from threedgen.runs.directory import RunDirectory
-from threedgen.scene.nerf import NeRF
+from threedgen.runs.progress import ProgressLine, StepReport
+from threedgen.scene.protocol import Scene
+from threedgen.training.log import REPORT_EVERY
 
-_PREFIX = "scene."  # of the scene's tensors in a checkpoint
+SCENE = "scene."  # before the names of the scene's tensors in a checkpoint
+
+
+class SceneStep(NamedTuple):
+    """What a step is: loss [], to be minimised; told: the loss that is reported, and further figures; preview: a
+    picture. The last two are asked for when they are due."""
+
+    loss: Tensor
+    told: Callable[[], tuple[float, dict[str, float]]]
+    preview: Callable[[], Image]
 
 
 class SceneOptimizer:
     """AdamW on a scene's parameter groups, with the config's learning rates and their schedule."""
 
-    def __init__(self, scene: NeRF, config: Config) -> None:
+    def __init__(self, scene: Scene, config: Config) -> None:
         self.scene = scene
         self.config = config
         self.adamw = AdamW(
@@ -42,20 +59,44 @@ class SceneOptimizer:
         self.adamw.zero_grad(set_to_none=True)
         loss.backward()
         self.adamw.step()
-        self.scene.after_step(step)
+        self.scene.after_step(step, self.adamw)
 
-    def save(self, run: RunDirectory, steps_done: int) -> None:
-        """Write a checkpoint of the scene and of the optimiser's memory."""
-        tensors = {f"{_PREFIX}{name}": value for name, value in self.scene.state_dict().items()}
-        save_checkpoint(run.checkpoints, steps_done, tensors | flatten_optimizer_state(self.adamw), {})
 
-    def restore(self, run: RunDirectory) -> int:
-        """Load the run's latest checkpoint, if there is one; returns the step to go on from."""
-        checkpoint = load_latest_checkpoint(run.checkpoints)
-        if checkpoint is None:
-            return 0
-        tensors = checkpoint.tensors
-        self.scene.load_state_dict({k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)})
-        restore_optimizer_state(self.adamw, tensors)
-        print(f"resumed    at step {checkpoint.step}")
-        return checkpoint.step
+def fit(
+    scene: Scene,
+    config: Config,
+    run: RunDirectory,
+    label: str,
+    take: Callable[[int], SceneStep],
+    is_due: Callable[[int], bool] = lambda done: False,
+) -> None:
+    """Take the config's steps, from the run's latest checkpoint on if there is one, bit for bit as if never stopped.
+
+    label: of the progress line; take: the step 0, 1, ... as the scene is now; is_due: whether a checkpoint is to be
+    written besides the config's, when so many steps are done.
+    """
+    optimizer = SceneOptimizer(scene, config)
+    saved = {f"{SCENE}{name}": value for name, value in scene.state_dict().items()}
+    start = restore_training(run.checkpoints, optimizer.adamw, saved)
+    if start:
+        print(f"resumed    at step {start}")
+    with ProgressLine(label) as progress:
+        for step in range(start, config.steps):
+            taken, done = take(step), step + 1
+            optimizer.step(taken.loss, step)
+            if done % REPORT_EVERY == 0 or done == config.steps:
+                loss, fields = taken.told()
+                progress.update(StepReport(done, config.steps, loss, fields))
+                run.events.write("step", step=done, loss=loss, **fields)
+            if done % config.preview_every == 0:
+                save_png(taken.preview(), run.path(f"previews/step-{done:06d}.png"))
+            if done % config.checkpoint_every == 0 or done == config.steps or is_due(done):
+                save_training(run.checkpoints, done, optimizer.adamw, saved)
+
+
+def tell_times(run: RunDirectory, started: float, optimized: float) -> None:
+    """Print and note how long a run's two parts took, and the memory it needed. Times are `time.monotonic`'s."""
+    seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    run.events.write("timing", peak_memory_gib=peak_gib, **seconds)
+    print(f"{seconds['optimize']:.0f} s to optimise, {seconds['export']:.0f} s to export, {peak_gib:.1f} GiB at most")

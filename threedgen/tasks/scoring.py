@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,19 +18,13 @@ from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build,
 from threedgen.data.miniworld.textures import MATERIALS
 from threedgen.metrics.image import GREY, Color, contrast, psnr, saturation, silhouette_iou, ssim
 from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
-from threedgen.scene.output import RenderOutput
+from threedgen.scene.protocol import Shown
 
 ELEVATIONS = (5.0, 15.0, 25.0)
 _FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
 _LEAST_FRONT = 0.02  # of the foreground: a feature that shows less of its colour cannot be counted
 J = TypeVar("J")
 R = TypeVar("R")
-
-
-class Scene(Protocol):
-    """A NeRF, or whatever a test puts in its place."""
-
-    def render(self, cameras: Cameras, *, background: torch.Tensor) -> RenderOutput: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ def _truth(
     return Truth(obj, around, pictures[0], front_and_back, pictures[1])
 
 
-def compare(scene: Scene, truth: Truth) -> Comparison:
+def compare(scene: Shown, truth: Truth) -> Comparison:
     """Render the scene from the truth's cameras, on mid grey, and compare."""
     rgb, opacity = _seen(scene, truth.cameras)
     return Comparison(
@@ -99,13 +93,13 @@ def compare(scene: Scene, truth: Truth) -> Comparison:
     )
 
 
-def _seen(scene: Scene, cameras: Cameras) -> tuple[np.ndarray, np.ndarray]:
+def _seen(scene: Shown, cameras: Cameras) -> tuple[np.ndarray, np.ndarray]:
     with torch.no_grad():
         seen = scene.render(cameras, background=torch.tensor(GREY))
     return seen.rgb.cpu().numpy(), seen.opacity.cpu().numpy()
 
 
-def _face(scene: Scene, truth: Truth) -> JanusScore | None:
+def _face(scene: Shown, truth: Truth) -> JanusScore | None:
     """Is what belongs on the front also seen from behind?"""
     pictures, spec = truth.front_and_back_pictures, truth.object.spec
     true_front, true_back = np.split(feature_fraction(spec, pictures.rgb, pictures.opacity), [len(_FRONT)])

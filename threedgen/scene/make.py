@@ -1,0 +1,12 @@
+"""Which scene a config asks for."""
+
+import torch
+
+from threedgen.config.schema import Config, MemoryUse
+from threedgen.scene.nerf import NeRF
+from threedgen.scene.protocol import RayScene
+
+
+def make_scene(config: Config, device: torch.device) -> RayScene:
+    """The config's scene as it is before the first step."""
+    return NeRF(config.scene, config.seed, device, low_memory=config.runtime.memory is MemoryUse.low)

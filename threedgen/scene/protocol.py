@@ -1,0 +1,63 @@
+"""What is optimised, as the tasks see it: whatever shows itself to cameras and has parameters."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from threedgen.cameras import Cameras, Rays
+from threedgen.config.schema import OptimizerConfig
+from threedgen.mesh.types import RadianceField
+from threedgen.ops.backends import Backend
+from threedgen.ops.types import Composite, RaySamples
+from threedgen.scene.output import RenderOutput
+from threedgen.scene.shading import Shading
+
+
+class Shown(Protocol):
+    """What can be looked at: a scene, or the truth in its place."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def render(self, cameras: Cameras, *, background: Tensor | None = None) -> RenderOutput: ...
+
+
+class Scene(Protocol):
+    """What can be optimised by its pictures; made by `scene.make.make_scene`."""
+
+    ops: Backend  # whose AdamW is the fastest for its tensors
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def render(
+        self,
+        cameras: Cameras,
+        *,
+        generator: torch.Generator | None = None,
+        background: Tensor | None = None,
+        shading: Shading | None = None,
+        normals: bool = False,
+    ) -> RenderOutput: ...
+
+    def param_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
+        """Groups for AdamW, each with its learning rate."""
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Its own housekeeping after each optimiser step 0, 1, ...; the optimiser's memory may have to follow."""
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any: ...
+
+
+class RayScene(Scene, RadianceField, Protocol):
+    """One that single rays can be sent into, and that has a field: what reconstruction and export need."""
+
+    def trace(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Composite, RaySamples]:
+        """What R rays see, without any background, and their samples. jitter: [R], see `ops.ray_jitter`."""
+
+    def background(self, directions: Tensor) -> Tensor:
+        """Directions [R, 3] of unit length -> rgb [R, 3] in 0..1."""
