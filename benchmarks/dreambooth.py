@@ -60,10 +60,10 @@ from threedgen.diffusion.sampling import sample_views  # noqa: E402
 from threedgen.imaging import contact_sheet, save_png  # noqa: E402
 from threedgen.metrics import border_color, colour_fraction, drawn_silhouette, janus_score, psnr, silhouette_iou  # noqa: E402
 from threedgen.runs.directory import open_run  # noqa: E402
-from threedgen.tasks import dreambooth  # noqa: E402
+from threedgen.tasks.evaluation.scoring import outcomes  # noqa: E402
 from threedgen.tasks.generate import optimize  # noqa: E402
-from threedgen.tasks.prior import load_prior  # noqa: E402
-from threedgen.tasks.scoring import outcomes  # noqa: E402
+from threedgen.tasks.prompting import load_prior  # noqa: E402
+from threedgen.tasks.training import dreambooth  # noqa: E402
 
 NUM_PHOTOS, NUM_SEEDS, NUM_HELD_OUT, SIZE, SCENE_VIEWS = 5, 4, 8, 64, 16
 AZIMUTHS, FRONT, BACK = (0.0, 90.0, 180.0, 270.0), 0, 2  # of drawn views; which of them see the front and the back

@@ -38,18 +38,18 @@ from threedgen.config.load import load_config
 from threedgen.config.schema import CameraConfig, GuidanceConfig
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
-from threedgen.diffusion.ldm_unet import unet_config, unet_sources
-from threedgen.diffusion.ldm_vae import vae_source
-from threedgen.diffusion.multiview_unet import MultiViewUNet
+from threedgen.diffusion.formats.ldm_unet import unet_config, unet_sources
+from threedgen.diffusion.formats.ldm_vae import vae_source
+from threedgen.diffusion.formats.text_towers import new_text_encoder, open_clip_source
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.diffusion.start import start_prior
-from threedgen.diffusion.text_towers import new_text_encoder, open_clip_source
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.runs.directory import open_run
-from threedgen.tasks import dreambooth
 from threedgen.tasks import weights as weights_verb
+from threedgen.tasks.training import dreambooth
 
 GIB = 2**30
 NUM_VIEWS = 4

@@ -47,9 +47,9 @@ from threedgen.metrics import (  # noqa: E402
     named_patterns,
     tells_azimuth,
 )
-from threedgen.tasks.prior import load_prior  # noqa: E402
-from threedgen.tasks.scoring import can_fail, feature_fraction  # noqa: E402
-from threedgen.tasks.train_samples import PROMPTS, SHEET, psnr_inside, sampled_sets, sheet_cameras  # noqa: E402
+from threedgen.tasks.evaluation.scoring import can_fail, feature_fraction  # noqa: E402
+from threedgen.tasks.prompting import load_prior  # noqa: E402
+from threedgen.tasks.training.samples import PROMPTS, SHEET, psnr_inside, sampled_sets, sheet_cameras  # noqa: E402
 
 ELEVATION, SETS_AT_ONCE = 15.0, 4
 FRONT, BACK = 0, 2  # indices of views at azimuths 0, 90, 180, 270

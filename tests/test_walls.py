@@ -22,7 +22,8 @@ def imports(module: str, lazy: bool = True) -> set[str]:
 
     def visit(node: ast.AST) -> None:
         is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        if (is_function and not lazy) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+        is_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if not lazy and (is_function or is_for_types):
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -56,13 +57,50 @@ def rooms(names: set[str]) -> set[str]:
 def test_floors(module):
     room = module.split(".")[1]
     above = FLOORS[FLOORS.index(room) + 1 :]
-    allowed = {"threedgen.config.schema"} if room == "core" else set()  # plain dataclasses
-    names = imports(module) - allowed
+    names = imports(module)
     assert not rooms(names) & set(above), f"{module} imports from a floor above it"
     if room in ("diffusion", "guidance"):
         assert "scene" not in rooms(names)
     if room == "scene":
         assert not any(name.split(".")[0] == "diffusers" for name in names)
+
+
+# within a room with folders of its own, bottom to top; files beside the folders stand above them
+INNER = {"diffusion": ["schedule", "text", "formats", "networks", "checkpoints"]}
+
+
+@pytest.mark.parametrize("room", INNER)
+def test_inner_floors(room):
+    for module in FILES:
+        _, own, *rest = [*module.split("."), ""]
+        if own != room or rest[0] not in INNER[room]:
+            continue
+        below = INNER[room][: INNER[room].index(rest[0]) + 1]
+        for name in imports(module):
+            parts = name.split(".")
+            if name in FILES and parts[:2] == ["threedgen", room]:
+                assert parts[2] in below, f"{module} imports {name} from a floor above it"
+
+
+def test_no_file_imports_itself_through_others():
+    graph = {module: {name for name in imports(module) if name in FILES and name != module} for module in FILES}
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for name in graph[module]:
+                visit(name, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+
+
+def test_no_folder_is_full():
+    for folder in {path.parent for path in FILES.values()}:
+        files = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= 14, f"{folder} holds {len(files)} files: {', '.join(sorted(files))}"
 
 
 @pytest.mark.parametrize("module", ["threedgen.cli", "threedgen.config.load", "threedgen.config.schema"])

@@ -19,7 +19,7 @@ from threedgen.config.load import config_folders, config_name, find_config, load
 from threedgen.config.schema import Config, Task
 from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.diffusion.locate import locate_weights
+from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.runs.batch import read_prompts, run_batch, summary
 from threedgen.runs.directory import INCIDENTAL, RunDirectory, open_run, run_folder
 from threedgen.runs.distributed import process_group, rank, world_size
@@ -157,15 +157,15 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
 
             return sample_views.run
         case Task.train_prior:
-            from threedgen.tasks import train_prior
+            from threedgen.tasks.training import train_prior
 
             return train_prior.run
         case Task.evaluate:
-            from threedgen.tasks import evaluate
+            from threedgen.tasks.evaluation import evaluate
 
             return evaluate.run
         case Task.ablation:
-            from threedgen.tasks import ablation
+            from threedgen.tasks.evaluation import ablation
 
             return ablation.run
         case Task.reconstruct:
@@ -173,7 +173,7 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
 
             return reconstruct.run
         case Task.dreambooth:
-            from threedgen.tasks import dreambooth
+            from threedgen.tasks.training import dreambooth
 
             return dreambooth.run
 

@@ -1,7 +1,7 @@
 import pytest
 
+from threedgen.config.schedules import value_at
 from threedgen.config.schema import Schedule
-from threedgen.core.schedules import value_at
 
 
 @pytest.mark.parametrize(

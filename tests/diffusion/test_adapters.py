@@ -8,9 +8,9 @@ import torch
 
 from threedgen.cameras import orbit
 from threedgen.core.errors import ThreedgenError, WeightsMissingError
-from threedgen.diffusion.adapters import add_adapter, save_adapter
+from threedgen.diffusion.checkpoints.adapters import add_adapter, save_adapter
+from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.diffusion.conditions import Conditions
-from threedgen.diffusion.locate import locate_weights
 from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import grow_vocabulary

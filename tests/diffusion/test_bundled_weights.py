@@ -7,7 +7,7 @@ from threedgen.cameras import viewing_cameras
 from threedgen.config.load import load_config
 from threedgen.core.files import verify_folder
 from threedgen.data.miniworld import build, held_out, render
-from threedgen.diffusion.locate import BUNDLED_FOLDER
+from threedgen.diffusion.checkpoints.locate import BUNDLED_FOLDER
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.metrics.image import psnr

@@ -2,7 +2,7 @@
 
 import pytest
 
-from threedgen.diffusion.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer, load_tokenizer
+from threedgen.diffusion.text.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer, load_tokenizer
 
 OPEN_CLIP_IDS = {
     "a photo of a cat": [320, 1125, 539, 320, 2368],

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.folders import load_text_encoder, load_unet, load_vae
-from threedgen.diffusion.locate import BUNDLED_FOLDER
-from threedgen.diffusion.multiview_unet import multiview_unet_from_ldm
+from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
+from threedgen.diffusion.checkpoints.locate import BUNDLED_FOLDER
+from threedgen.diffusion.networks.multiview_unet import multiview_unet_from_ldm
 from threedgen.diffusion.prior import MultiViewPrior
 
 UNET_FILE = "diffusion_pytorch_model.safetensors"

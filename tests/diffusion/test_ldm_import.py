@@ -14,12 +14,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from threedgen.cameras import mvdream_camera_vectors, orbit
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import verify_folder
+from threedgen.diffusion.checkpoints.ldm_import import open_original
 from threedgen.diffusion.conditions import Conditions
-from threedgen.diffusion.ldm_import import open_original
-from threedgen.diffusion.ldm_vae import match_ldm_vae
-from threedgen.diffusion.multiview_unet import multiview_unet_from_ldm
+from threedgen.diffusion.formats.ldm_vae import match_ldm_vae
+from threedgen.diffusion.formats.tensor_files import open_tensors, stored_tensors
+from threedgen.diffusion.networks.multiview_unet import multiview_unet_from_ldm
 from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.diffusion.tensor_files import open_tensors, stored_tensors
 
 ROOT = Path(__file__).parents[2]
 PUBLIC_KEYS = Path(__file__).parent / "public_keys"  # of the public checkpoints: {key: shape}
@@ -197,7 +197,7 @@ def test_another_noise_schedule_is_noticed(original, tmp_path):
 _PEAK = """
 import sys, torch
 from pathlib import Path
-from threedgen.diffusion.ldm_import import open_original
+from threedgen.diffusion.checkpoints.ldm_import import open_original
 from threedgen.diffusion.prior import MultiViewPrior
 
 def memory(word):  # VmRSS: now; VmHWM: at most since the last reset

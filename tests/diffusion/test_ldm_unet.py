@@ -8,8 +8,8 @@ import torch
 
 from tests.diffusion.original_unet import OriginalUNet
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.multiview_unet import match_ldm_unet, multiview_unet_from_ldm
-from threedgen.diffusion.tensor_files import stored_tensors
+from threedgen.diffusion.formats.tensor_files import stored_tensors
+from threedgen.diffusion.networks.multiview_unet import match_ldm_unet, multiview_unet_from_ldm
 
 PUBLIC_KEYS = Path(__file__).parent / "public_keys"  # of the public checkpoints: {key: shape}
 

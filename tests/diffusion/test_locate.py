@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from threedgen.core.errors import WeightsMissingError
-from threedgen.diffusion import locate
-from threedgen.diffusion.locate import BUNDLED_FOLDER, PARTS, locate_weights
+from threedgen.diffusion.checkpoints import locate
+from threedgen.diffusion.checkpoints.locate import BUNDLED_FOLDER, PARTS, locate_weights
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
 from tests.diffusion.tiny_unet import TINY, inputs
-from threedgen.diffusion.multiview_unet import MultiViewUNet
-from threedgen.diffusion.view_attention import MultiViewAttnProcessor
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
+from threedgen.diffusion.networks.view_attention import MultiViewAttnProcessor
 
 
 @pytest.fixture(scope="module")

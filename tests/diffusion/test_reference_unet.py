@@ -10,10 +10,10 @@ from torch.nn import functional
 from tests.diffusion.original_unet import OriginalUNet
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised, Guided
-from threedgen.diffusion.multiview_unet import match_ldm_unet, multiview_unet_from_ldm
+from threedgen.diffusion.formats.tensor_files import stored_tensors
+from threedgen.diffusion.networks.multiview_unet import match_ldm_unet, multiview_unet_from_ldm
 from threedgen.diffusion.sampling import ddim, ddim_timesteps
 from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
-from threedgen.diffusion.tensor_files import stored_tensors
 
 
 @pytest.fixture(scope="module")

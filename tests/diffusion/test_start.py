@@ -12,11 +12,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, WeightsMissingError
-from threedgen.diffusion.clip_tokenizer import PAD_SD2, clip_tokenizer
-from threedgen.diffusion.ldm_unet import unet_sources
-from threedgen.diffusion.multiview_unet import MultiViewUNet
+from threedgen.diffusion.formats.ldm_unet import unet_sources
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import grow_vocabulary, inflate_unet, start_prior
+from threedgen.diffusion.text.clip_tokenizer import PAD_SD2, clip_tokenizer
 
 PUBLIC_KEYS = Path(__file__).parent / "public_keys"
 CAMERA_MLP = {f"class_embedding.linear_{i}.{leaf}" for i in (1, 2) for leaf in ("weight", "bias")}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.tensor_files import stored_tensors
-from threedgen.diffusion.text_towers import match_clip_text, match_open_clip_text
+from threedgen.diffusion.formats.tensor_files import stored_tensors
+from threedgen.diffusion.formats.text_towers import match_clip_text, match_open_clip_text
 
 WIDTH, LAYERS, VOCABULARY, LENGTH = 128, 4, 50, 9
 

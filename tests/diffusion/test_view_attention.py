@@ -12,12 +12,12 @@ from tests.diffusion.tiny_unet import inputs
 from threedgen.cameras import orbit
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.core.errors import ThreedgenError
+from threedgen.diffusion.checkpoints.folders import load_unet
 from threedgen.diffusion.conditions import Conditions
-from threedgen.diffusion.folders import load_unet
 from threedgen.diffusion.mini import new_mini_prior, new_mini_vae
-from threedgen.diffusion.multiview_unet import MultiViewUNet
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
+from threedgen.diffusion.networks.view_attention import TemporalTransformerBlock
 from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.diffusion.view_attention import TemporalTransformerBlock
 
 TINY = TINY_UNET | {"transformer_layers_per_block": 2}
 VARIANTS = [(attention, camera) for attention in ViewAttention for camera in CameraInput]

@@ -8,7 +8,7 @@ import torch
 
 from tests.mesh.gltf_validator import ValidatorMissing, validate
 from threedgen.config.schema import ExportConfig
-from threedgen.mesh import extract_mesh
+from threedgen.mesh import extract_surface, make_rasterizer, paint
 
 
 class Field:
@@ -48,9 +48,21 @@ def half_opaque_radius(peak=12.0, sigma=0.25):
     return sigma * math.sqrt(2 * math.log(peak * sigma * math.sqrt(2 * math.pi) / math.log(2)))
 
 
+def extract_mesh(field, config, rasterizer=None):
+    """From the field to the coloured mesh, as `tasks/export.py` does it."""
+    return paint(field, extract_surface(field, config), config, rasterizer or make_rasterizer(config.rasterizer))
+
+
 @pytest.fixture(scope="session")
 def analytic():
-    return SimpleNamespace(Field=Field, color_at=color_at, ball=ball, fog=fog, half_opaque_radius=half_opaque_radius)
+    return SimpleNamespace(
+        Field=Field,
+        color_at=color_at,
+        ball=ball,
+        fog=fog,
+        half_opaque_radius=half_opaque_radius,
+        extract_mesh=extract_mesh,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from threedgen.mesh import (
     ColoredMesh,
     TexturedMesh,
     describe_mesh,
-    extract_mesh,
     render_mesh,
     write_glb,
     write_obj,
@@ -123,8 +122,11 @@ def test_the_glb_says_what_it_is(ball_mesh, tmp_path):
 def test_the_validator_finds_nothing(ball_mesh, analytic, glb_issues, tmp_path):
     field = analytic.Field(analytic.ball())
     write_glb(ball_mesh, tmp_path / "texture.glb")
-    write_glb(extract_mesh(field, ExportConfig(resolution=24, colors=MeshColors.vertex)), tmp_path / "vertex.glb")
-    write_glb(extract_mesh(field, ExportConfig(resolution=8, texture_size=16, faces=0)), tmp_path / "odd.glb")
+    write_glb(
+        analytic.extract_mesh(field, ExportConfig(resolution=24, colors=MeshColors.vertex)), tmp_path / "vertex.glb"
+    )
+    odd = ExportConfig(resolution=8, texture_size=16, faces=0)
+    write_glb(analytic.extract_mesh(field, odd), tmp_path / "odd.glb")
     assert glb_issues(*sorted(tmp_path.glob("*.glb"))) == []
     broken = bytearray((tmp_path / "odd.glb").read_bytes())
     broken[-20:] = b"\xff" * 20  # indices that no vertex has
@@ -158,7 +160,7 @@ def test_vertex_colors_are_linear_in_the_glb_and_srgb_elsewhere(tmp_path):
 
 
 def test_a_mesh_with_vertex_colors_looks_like_the_truth(analytic, cameras, truth):
-    mesh = extract_mesh(analytic.Field(analytic.ball()), ExportConfig(resolution=66, colors=MeshColors.vertex))
+    mesh = analytic.extract_mesh(analytic.Field(analytic.ball()), ExportConfig(resolution=66, colors=MeshColors.vertex))
     assert psnr(render_mesh(mesh, cameras)[0], truth[0]) > 32
 
 

@@ -7,7 +7,6 @@ import trimesh
 
 from threedgen.config.schema import ExportConfig
 from threedgen.core.errors import EmptyMeshError
-from threedgen.mesh import extract_mesh
 from threedgen.mesh.isosurface import choose_threshold, extract_isosurface
 
 
@@ -124,7 +123,7 @@ def test_what_nobody_sees_is_filled(analytic):
 def test_an_empty_scene_is_refused_with_its_density(analytic, density, threshold, words):
     field = analytic.Field(lambda p: torch.full((len(p),), density))
     with pytest.raises(EmptyMeshError, match=r"largest density") as caught:
-        extract_mesh(field, ExportConfig(resolution=16, threshold=threshold, texture_size=16))
+        analytic.extract_mesh(field, ExportConfig(resolution=16, threshold=threshold, texture_size=16))
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.exit_status == 4
 
@@ -138,4 +137,4 @@ def test_a_surface_smaller_than_a_cell_is_refused(analytic):
 def test_a_broken_scene_is_refused(analytic):
     field = analytic.Field(lambda p: torch.full((len(p),), math.nan))
     with pytest.raises(EmptyMeshError, match="not a number"):
-        extract_mesh(field, ExportConfig(resolution=16, texture_size=16))
+        analytic.extract_mesh(field, ExportConfig(resolution=16, texture_size=16))

@@ -9,7 +9,7 @@ import trimesh
 from threedgen.cameras import orbit, rays_of
 from threedgen.config.schema import ExportConfig, RasterizerName
 from threedgen.core.errors import ConfigError
-from threedgen.mesh import extract_mesh, make_rasterizer, render_mesh
+from threedgen.mesh import make_rasterizer, render_mesh
 from threedgen.mesh.kaolin_rasterizer import KaolinRasterizer
 from threedgen.mesh.rasterize import NativeRasterizer
 from threedgen.mesh.unwrap import unwrap
@@ -112,7 +112,10 @@ def test_kaolin_leaves_out_faces_that_reach_behind_the_camera():
 def test_a_mesh_is_the_same_on_kaolin(analytic, ball_mesh):
     config = ExportConfig(resolution=10, texture_size=32)
     field = analytic.Field(analytic.ball())
-    native, ours = extract_mesh(field, config, NativeRasterizer()), extract_mesh(field, config, KAOLIN)
+    native, ours = (
+        analytic.extract_mesh(field, config, NativeRasterizer()),
+        analytic.extract_mesh(field, config, KAOLIN),
+    )
     assert np.mean(np.abs(native.texture.astype(int) - ours.texture)) < 1
     camera = orbit(30, 20, 2.0, 40, 24)
     rgb = [render_mesh(mesh, camera, rasterizer=r)[0] for mesh, r in ((native, NativeRasterizer()), (ours, KAOLIN))]

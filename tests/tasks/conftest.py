@@ -7,7 +7,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from threedgen.data.miniworld import vocabulary
 from threedgen.diffusion.mini import word_tokenizer
-from threedgen.diffusion.multiview_unet import CAMERA_DIM, MultiViewUNet
+from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 

@@ -16,11 +16,11 @@ from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import open_run
-from threedgen.tasks import ablation, ablation_priors, ablation_scenes
-from threedgen.tasks.ablation_scenes import jobs_of
-from threedgen.tasks.scoring import Outcome
+from threedgen.tasks.evaluation import ablation, priors, scenes
+from threedgen.tasks.evaluation.scenes import jobs_of
+from threedgen.tasks.evaluation.scoring import Outcome
 
-borrowed_prior = ablation_scenes._borrowed_prior
+borrowed_prior = scenes._borrowed_prior
 TINY = ["ablation.prompts=2", "ablation.pictured_prompts=1", "eval.workers=1", "eval.num_cameras=2", "num_threads=0"]
 
 
@@ -33,19 +33,19 @@ def test_the_tables_are_those_of_the_settings_and_every_condition_is_a_valid_con
     with pytest.raises(ConfigError, match=r"ablation.only.*'veiws'.*views, annealing"):
         config_of("ablation.only=[veiws]")
     config = config_of()
-    for table in (*ablation_scenes.TABLES, *ablation_priors.TABLES):
+    for table in (*scenes.TABLES, *priors.TABLES):
         for condition in table.conditions:
-            validate(ablation_scenes.with_settings(config, condition.settings))
+            validate(scenes.with_settings(config, condition.settings))
         names = {condition.name for condition in table.conditions}
         assert all(set(claim.order) <= names for claim in table.claims)
-    assert {c.name: c.settings for t in ablation_scenes.TABLES for c in t.conditions} == {
-        c.name: c.settings for t in reversed(ablation_scenes.TABLES) for c in t.conditions
+    assert {c.name: c.settings for t in scenes.TABLES for c in t.conditions} == {
+        c.name: c.settings for t in reversed(scenes.TABLES) for c in t.conditions
     }  # a name means the same in every table: its scenes are shared
 
 
 def test_conditions_differ_in_their_settings_only_and_prompts_share_their_seed(tmp_path):
     config = config_of("seed=5", "guidance.rescale=0.4")
-    conditions = [c for table in ablation_scenes.TABLES for c in table.conditions]
+    conditions = [c for table in scenes.TABLES for c in table.conditions]
     jobs = jobs_of(list({c.name: c for c in conditions}.values()), config, tmp_path)
     assert len(jobs) == 2 * 11 and len({job.folder for job in jobs}) == 22
     assert [job.condition for job in jobs[:2]] == ["baseline", "views-2"]
@@ -98,9 +98,9 @@ def stubbed(monkeypatch):
             raise RuntimeError("no luck")
         return NearlyTrue(config)
 
-    monkeypatch.setattr(ablation_scenes, "optimize", optimize)
-    monkeypatch.setattr(ablation_scenes, "_borrowed_prior", lambda config: None)
-    monkeypatch.setattr(ablation_scenes, "read_prompts", lambda config, prior: config)
+    monkeypatch.setattr(scenes, "optimize", optimize)
+    monkeypatch.setattr(scenes, "_borrowed_prior", lambda config: None)
+    monkeypatch.setattr(scenes, "read_prompts", lambda config, prior: config)
     return SimpleNamespace(calls=calls, failing=failing)
 
 
@@ -138,15 +138,15 @@ def test_scenes_and_samples_are_computed_as_the_runtime_says(tmp_path, stubbed, 
         asked.append((config.weights, config.runtime))
         raise ThreedgenError("enough")
 
-    monkeypatch.setattr(ablation_scenes, "_borrowed_prior", borrowed_prior)
-    for module in (ablation_scenes, ablation_priors):
+    monkeypatch.setattr(scenes, "_borrowed_prior", borrowed_prior)
+    for module in (scenes, priors):
         monkeypatch.setattr(module, "load_prior", load_prior)
-    monkeypatch.setattr(ablation_priors, "_trained", lambda config, folder: folder / "prior")
-    ablation_scenes._loaded_prior.cache_clear()
+    monkeypatch.setattr(priors, "_trained", lambda config, folder: folder / "prior")
+    scenes._loaded_prior.cache_clear()
     with pytest.raises(ThreedgenError, match="enough"):
-        ablation_scenes.optimise(jobs_of(ablation_scenes.TABLES[0].conditions, config, tmp_path)[0])
+        scenes.optimise(jobs_of(scenes.TABLES[0].conditions, config, tmp_path)[0])
     with pytest.raises(ThreedgenError, match="enough"):
-        ablation_priors.train_and_judge(ablation_priors.Variant("inflated", config, tmp_path, ()))
+        priors.train_and_judge(priors.Variant("inflated", config, tmp_path, ()))
     assert asked == [("mini", config.runtime), (str(tmp_path / "prior"), config.runtime)]
 
 
@@ -172,7 +172,7 @@ CAMERA = config_of().camera
 
 
 def views_of(caption, turned=lambda azimuth: azimuth):
-    azimuth = [turned(a) for four in ablation_priors._AZIMUTHS for a in four]
+    azimuth = [turned(a) for four in priors._AZIMUTHS for a in four]
     cameras = viewing_cameras(CAMERA, azimuth, 15.0, 64)
     matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
     return render(build(parse(caption)), matrices, fov_y, 64, background=(0.2, 0.6, 0.9)).rgb
@@ -180,38 +180,36 @@ def views_of(caption, turned=lambda azimuth: azimuth):
 
 def test_true_views_are_judged_true_and_a_second_face_is_found():
     spec = parse("a red cat with a green face")
-    true = ablation_priors.judge(spec, views_of(spec.caption), CAMERA)
+    true = priors.judge(spec, views_of(spec.caption), CAMERA)
     assert true["spread"] == pytest.approx(0, abs=1e-6)
     one_darker = views_of(spec.caption).copy()
     one_darker[5] *= 0.5  # in one of two sets: half the distance from the background to half of it
-    assert ablation_priors.judge(spec, one_darker, CAMERA)["spread"] == pytest.approx(
-        0.25 * np.linalg.norm([0.2, 0.6, 0.9])
-    )
+    assert priors.judge(spec, one_darker, CAMERA)["spread"] == pytest.approx(0.25 * np.linalg.norm([0.2, 0.6, 0.9]))
     assert true["psnr"] > 30 and true["iou"] > 0.98 and true["janus"] == 0
-    assert ablation_priors.judge(spec, views_of("a red bear with a green face"), CAMERA)["iou"] < 0.9
-    two_faced = ablation_priors.judge(spec, views_of(spec.caption, lambda a: a % 180), CAMERA)
+    assert priors.judge(spec, views_of("a red bear with a green face"), CAMERA)["iou"] < 0.9
+    two_faced = priors.judge(spec, views_of(spec.caption, lambda a: a % 180), CAMERA)
     assert true["front"] == two_faced["front"] == 1
-    faceless = ablation_priors.judge(spec, views_of("a red cat"), CAMERA)
+    faceless = priors.judge(spec, views_of("a red cat"), CAMERA)
     assert faceless["front"] == 0 and faceless["janus"] == 0  # missing is not doubled
     assert two_faced["janus"] == 1 and two_faced["psnr"] < true["psnr"] - 8
-    assert ablation_priors.judge(parse("a red cat"), views_of("a red cat"), CAMERA)["janus"] is None
+    assert priors.judge(parse("a red cat"), views_of("a red cat"), CAMERA)["janus"] is None
 
 
 def test_a_missing_pattern_is_found():
     spec = parse("a red cat with white stripes")
-    shown = ablation_priors.judge(spec, views_of(spec.caption), CAMERA)
+    shown = priors.judge(spec, views_of(spec.caption), CAMERA)
     assert shown["pattern_share"] == pytest.approx(1, abs=0.1) and shown["pattern_shown"] == 1
-    plain = ablation_priors.judge(spec, views_of("a red cat"), CAMERA)
+    plain = priors.judge(spec, views_of("a red cat"), CAMERA)
     assert plain["pattern_share"] < 0.1 and plain["pattern_shown"] == 0
     assert plain["pattern_psnr"] < shown["pattern_psnr"] - 8
 
 
 def test_variants_start_alike_and_differ_as_said(tmp_path):
     config = config_of("ablation.prior_steps=7")
-    specs = ablation_priors.judged_specs(config)
+    specs = priors.judged_specs(config)
     assert [s.form == "pattern" for s in specs] == [False, False, True, True]
-    conditions = {c.name: c for table in ablation_priors.TABLES for c in table.conditions}
-    variants = {n: ablation_priors.variant(c, config, tmp_path, tmp_path / "p", specs) for n, c in conditions.items()}
+    conditions = {c.name: c for table in priors.TABLES for c in table.conditions}
+    variants = {n: priors.variant(c, config, tmp_path, tmp_path / "p", specs) for n, c in conditions.items()}
     assert len(variants) == 5
     baseline = flatten(variants["inflated"].config)
     assert baseline["train.steps"] == 7 and baseline["train.start_from"] == str(tmp_path / "p")
@@ -231,11 +229,11 @@ def test_a_failed_prior_is_told_by_the_tables_that_show_it(tmp_path, monkeypatch
     def fails(function, jobs, config):
         yield from (Outcome(job, None, "no memory" if job.name == "without-2d-data" else "") for job in jobs)
 
-    monkeypatch.setattr(ablation_priors, "outcomes", fails)
-    monkeypatch.setattr(ablation_priors, "train_start", lambda config, run: tmp_path / "start")
+    monkeypatch.setattr(priors, "outcomes", fails)
+    monkeypatch.setattr(priors, "train_start", lambda config, run: tmp_path / "start")
     config = config_of("ablation.only=[camera,data]", f"output_root={tmp_path}")
     with open_run(tmp_path / "run", config) as run:
-        told = {t.name: ablation_priors.measure(t, config, run).failures for t in ablation_priors.TABLES[1:]}
+        told = {t.name: priors.measure(t, config, run).failures for t in priors.TABLES[1:]}
     assert told == {"camera": (), "data": ("data: without-2d-data: no memory",)}
 
 
@@ -250,11 +248,11 @@ def test_priors_of_all_tables_are_trained_together_once_and_judged(tmp_path, mon
         printed = capsys.readouterr().out
         assert "camera: 3 priors to train and judge, 0 there" in printed
         assert "data: 0 priors to train and judge, 3 there" in printed
-        monkeypatch.setattr(ablation_priors.train_prior, "run", None)  # a second time nothing is trained
+        monkeypatch.setattr(priors.train_prior, "run", None)  # a second time nothing is trained
         again = ablation.run(replace(config, ablation=replace(config.ablation, only=("data", "camera"))), run)
     table = json.loads((tmp_path / "run/results.json").read_text())["tables"][1]
     assert again.keys() == results.keys()
-    (held, patterned) = (spec.caption for spec in ablation_priors.judged_specs(config))
+    (held, patterned) = (spec.caption for spec in priors.judged_specs(config))
     for name in ("inflated", "camera-on-text"):
         prompts = table["conditions"][name]["prompts"]
         assert prompts[held]["psnr"] > 0 and prompts[patterned]["pattern_psnr"] > 0

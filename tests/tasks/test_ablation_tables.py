@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from threedgen.config.schema import Schedule
-from threedgen.tasks.ablation_tables import (
+from threedgen.tasks.evaluation.tables import (
     Claim,
     Column,
     Condition,

@@ -15,15 +15,15 @@ from threedgen.config.schema import DreamboothConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.data.subject_images import read_subject_images
-from threedgen.diffusion.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.start import grow_vocabulary
+from threedgen.diffusion.text.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
-from threedgen.tasks import dreambooth
-from threedgen.tasks.dreambooth import is_ordinary_word, mean_change, read_prompt
+from threedgen.tasks.training import dreambooth
+from threedgen.tasks.training.dreambooth import is_ordinary_word, mean_change, read_prompt
 from threedgen.training import loop
 
 TURQUOISE, PINK = (25, 190, 180), (250, 140, 180)

@@ -10,8 +10,8 @@ import torch
 from threedgen.config.load import load_config
 from threedgen.data.miniworld import build, parse, render
 from threedgen.metrics.janus import JanusScore
-from threedgen.tasks import evaluate
-from threedgen.tasks.evaluate import Job, Score
+from threedgen.tasks.evaluation import evaluate
+from threedgen.tasks.evaluation.evaluate import Job, Score
 
 CAPTION = "a red cat with a green face"
 

@@ -20,7 +20,7 @@ from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks import generate
-from threedgen.tasks.prior import load_prior
+from threedgen.tasks.prompting import load_prior
 
 PROMPT = "a red cat with a green face"
 

@@ -11,7 +11,7 @@ from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit
 from threedgen.config.schema import Config, TrainBackground, TrainConfig
 from threedgen.core.errors import ConfigError
 from threedgen.data.training_samples import CaptionedImage, ViewSet
-from threedgen.tasks.train_batches import (
+from threedgen.tasks.training.batches import (
     Part,
     TrainingBatches,
     TrainingSources,

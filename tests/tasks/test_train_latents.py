@@ -8,9 +8,9 @@ from threedgen.cameras import orbit
 from threedgen.config.schema import TrainBackground
 from threedgen.data.captioned_views import CapturedViews
 from threedgen.data.training_sources import MiniworldPhotographs, MiniworldViews
-from threedgen.tasks.train_batches import TrainingSources
-from threedgen.tasks.train_latents import Latents, encoded
-from threedgen.tasks.train_vae import reconstruction_loss
+from threedgen.tasks.training.batches import TrainingSources
+from threedgen.tasks.training.latents import Latents, encoded
+from threedgen.tasks.training.train_vae import reconstruction_loss
 
 
 def captured(name, objects, views):

@@ -23,9 +23,9 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.budget import Budget
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
-from threedgen.tasks import train_prior
-from threedgen.tasks.train_batches import Batch
-from threedgen.tasks.train_log import TrainingLog
+from threedgen.tasks.training import train_prior
+from threedgen.tasks.training.batches import Batch
+from threedgen.tasks.training.prior_log import TrainingLog
 from threedgen.training import loop
 from threedgen.training.loop import Losses
 

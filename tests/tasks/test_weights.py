@@ -108,7 +108,7 @@ def test_wrong_usage_is_told(file, tmp_path, monkeypatch, capsys, arguments, sai
 
 
 def test_a_full_disk_is_one_line(file, tmp_path, monkeypatch, capsys):
-    from threedgen.diffusion import tensor_files
+    from threedgen.diffusion.formats import tensor_files
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from threedgen.config.schedules import value_at
 from threedgen.config.schema import ABLATION_TABLES, Config
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
-from threedgen.core.schedules import value_at
 
 _INF = math.inf
 

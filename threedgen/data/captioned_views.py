@@ -29,7 +29,7 @@ _VERSION = 3  # part of the cache's key: raise it when the pictures change
 
 
 class Pictures(Protocol):
-    """Those of each object: an array [N, V, ...], or what stands for one (see `tasks/train_latents.py`)."""
+    """Those of each object: an array [N, V, ...], or what stands for one (see `tasks/training/latents.py`)."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

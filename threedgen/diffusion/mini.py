@@ -13,7 +13,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from threedgen.config.schema import CameraInput, ViewAttention
-from threedgen.diffusion.multiview_unet import CAMERA_DIM, MultiViewUNet
+from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 

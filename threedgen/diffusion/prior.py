@@ -19,14 +19,14 @@ from threedgen.core.files import atomic_folder
 from threedgen.core.transfer import to_device
 from threedgen.data.miniworld import COLORS, vocabulary
 from threedgen.data.miniworld.reading import Reading, read, read_negative
-from threedgen.diffusion.adapters import merge_adapter
-from threedgen.diffusion.clip_tokenizer import load_tokenizer
+from threedgen.diffusion.checkpoints.adapters import merge_adapter
+from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
+from threedgen.diffusion.checkpoints.locate import adapter_base, locate_weights
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised
-from threedgen.diffusion.folders import load_text_encoder, load_unet, load_vae
-from threedgen.diffusion.locate import adapter_base, locate_weights
-from threedgen.diffusion.multiview_unet import MultiViewUNet
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.schedule import NoiseSchedule
+from threedgen.diffusion.text.clip_tokenizer import load_tokenizer
 
 ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
 _ENDS_AS_ASSET = re.compile(r"[\s,;.]*\b3d[\s-]asset[\s.]*$", re.IGNORECASE)

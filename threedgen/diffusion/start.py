@@ -12,10 +12,10 @@ from torch import nn
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, stable_seed
-from threedgen.diffusion.folders import read_config
-from threedgen.diffusion.locate import adapter_base, locate_weights
+from threedgen.diffusion.checkpoints.folders import read_config
+from threedgen.diffusion.checkpoints.locate import adapter_base, locate_weights
 from threedgen.diffusion.mini import words_of
-from threedgen.diffusion.multiview_unet import CAMERA_DIM, MultiViewUNet
+from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 
 # layers that start at zero, so that what is new changes nothing at first

@@ -1,14 +1,15 @@
 """From a radiance field to a coloured mesh, its files and its pictures.
 
-extract_mesh                    isosurface -> smooth -> simplify -> unwrap -> bake
+extract_surface, paint          isosurface -> smooth -> simplify, then unwrap -> bake
 write_glb, write_obj, write_ply
 render_mesh, render_views
 describe_mesh                   what report.json says of it
 """
 
-from threedgen.mesh.extract import extract_mesh, extract_surface, paint
+from threedgen.mesh.extract import extract_surface, paint
 from threedgen.mesh.gltf import glb_bytes, write_glb
-from threedgen.mesh.rasterize import Rasterizer, make_rasterizer
+from threedgen.mesh.rasterize import Rasterizer
+from threedgen.mesh.rasterizers import make_rasterizer
 from threedgen.mesh.render import render_mesh, render_views
 from threedgen.mesh.report import describe_mesh
 from threedgen.mesh.types import ColoredMesh, Mesh, RadianceField, Surface, TexturedMesh
@@ -22,7 +23,6 @@ __all__ = [
     "Surface",
     "TexturedMesh",
     "describe_mesh",
-    "extract_mesh",
     "extract_surface",
     "glb_bytes",
     "make_rasterizer",

@@ -8,24 +8,15 @@ from threedgen.config.schema import ExportConfig, MeshColors
 from threedgen.mesh.bake import bake_texture, color_vertices
 from threedgen.mesh.clean import simplify, smooth
 from threedgen.mesh.isosurface import extract_isosurface
-from threedgen.mesh.rasterize import Rasterizer, make_rasterizer
+from threedgen.mesh.rasterize import Rasterizer
 from threedgen.mesh.types import Array, Mesh, RadianceField, Surface
-
-
-def extract_mesh(scene: RadianceField, config: ExportConfig, rasterizer: Rasterizer | None = None) -> Mesh:
-    """The scene's surface with its colours; takes seconds, no gradients.
-
-    Raises:
-        EmptyMeshError: there is no surface; the message says how dense the scene is and what to do.
-    """
-    return paint(scene, extract_surface(scene, config), config, rasterizer or make_rasterizer(config.rasterizer))
 
 
 def extract_surface(scene: RadianceField, config: ExportConfig) -> Surface:
     """The scene's closed surface, smoothed by `config.smooth` and with at most about `config.faces` faces.
 
     Raises:
-        EmptyMeshError: as `extract_mesh`.
+        EmptyMeshError: there is no surface; the message says how dense the scene is and what to do.
     """
     vertices, faces = extract_isosurface(scene, config.resolution, config.threshold)
     vertices = smooth(vertices, faces, config.smooth)

@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from threedgen.cameras import Cameras, rays_of
-from threedgen.config.schema import RasterizerName
-from threedgen.core.errors import ConfigError
 from threedgen.mesh.types import Array
 
 _CANDIDATES_AT_ONCE = 1 << 21  # texels tested against their triangle; bounds the memory
@@ -38,28 +35,6 @@ class Rasterizer(Protocol):
         On the common edge of two triangles the choice is the rasterizer's.
         """
         ...
-
-
-def make_rasterizer(name: RasterizerName) -> Rasterizer:
-    """`native` is the CPU; `kaolin` needs a CUDA device; `auto` takes kaolin where it can.
-
-    Raises:
-        ConfigError: kaolin was asked for and cannot be used.
-    """
-    if name is RasterizerName.native or (name is RasterizerName.auto and not torch.cuda.is_available()):
-        return NativeRasterizer()
-    try:  # the package of that name on PyPI is an empty one: only importing it tells
-        from kaolin.render.mesh import rasterize
-    except (ImportError, OSError, RuntimeError) as error:
-        if name is RasterizerName.auto:
-            return NativeRasterizer()
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"export.rasterizer=kaolin: kaolin cannot be imported ({reason}); use native") from error
-    if not torch.cuda.is_available():
-        raise ConfigError("export.rasterizer=kaolin needs a CUDA device, and torch finds none; use native")
-    from threedgen.mesh.kaolin_rasterizer import KaolinRasterizer
-
-    return KaolinRasterizer(rasterize, "cuda")
 
 
 class NativeRasterizer:

@@ -14,7 +14,7 @@ import threedgen
 from threedgen.config.load import config_folders, load_config
 from threedgen.config.schema import BackendName, Task
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.diffusion.locate import locate_weights
+from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.ops.backends import select_backend
 
 GIB = 2**30

@@ -9,9 +9,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.cameras import Cameras, CameraSampler
+from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config, MemoryUse
 from threedgen.core.randomness import generator
-from threedgen.core.schedules import value_at
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.prior import MultiViewPrior
@@ -25,7 +25,7 @@ from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
-from threedgen.tasks.prior import draw_prompt, load_prior, read_prompts
+from threedgen.tasks.prompting import draw_prompt, load_prior, read_prompts
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
 
 

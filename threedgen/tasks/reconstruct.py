@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from threedgen.cameras import Rays
+from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator
-from threedgen.core.schedules import value_at
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, background_color, normalization
 from threedgen.imaging import contact_sheet, save_png, tile

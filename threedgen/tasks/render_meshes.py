@@ -33,7 +33,7 @@ from threedgen.data.mesh_views import (
     write_views,
 )
 from threedgen.data.shards import ABOUT, Shards, key_of, read_about, write_shard
-from threedgen.mesh.rasterize import make_rasterizer
+from threedgen.mesh.rasterizers import make_rasterizer
 
 _DESCRIPTION = f"""\
 Renders mesh files ({", ".join(SUFFIXES)}) to DST/NAME/: RGBA pictures and cameras.json.

@@ -13,7 +13,7 @@ from threedgen.core.files import write_text_atomically
 from threedgen.diffusion.pipeline import MultiViewPipeline, Views, as_asset
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.prior import load_prior, show_reading
+from threedgen.tasks.prompting import load_prior, show_reading
 
 _VIEWS_A_ROW = 8  # of the contact sheet
 

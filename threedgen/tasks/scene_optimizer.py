@@ -14,8 +14,8 @@ from typing import NamedTuple
 from PIL.Image import Image
 from torch import Tensor
 
+from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config
-from threedgen.core.schedules import value_at
 from threedgen.imaging import save_png
 from threedgen.ops.optimizer import AdamW
 from threedgen.runs.checkpoint import restore_training, save_training

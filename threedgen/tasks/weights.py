@@ -11,7 +11,7 @@ from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
 
 if TYPE_CHECKING:
-    from threedgen.diffusion.ldm_import import OriginalCheckpoint
+    from threedgen.diffusion.checkpoints.ldm_import import OriginalCheckpoint
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
@@ -45,7 +45,7 @@ def import_weights(file: Path, folder: Path, dtype: str | None = None) -> None:
         raise ConfigError(f"--to {folder} is there already; remove it or choose another name")
     import torch  # not before the names were looked at: it takes seconds
 
-    from threedgen.diffusion.ldm_import import open_original
+    from threedgen.diffusion.checkpoints.ldm_import import open_original
 
     started = time.monotonic()
     checkpoint = open_original(file)

@@ -22,18 +22,6 @@ from threedgen.ops.native.library import TORCH_LIBRARY, define, invoke
 from threedgen.ops.native.optimizer import adamw_step_by
 from threedgen.ops.types import RaySamples
 
-_deterministic = False
-
-
-def use_deterministic_kernels(enabled: bool) -> None:
-    """Whether gradients of tables are the same bits in every run; slower, and 8 bytes of memory more per number.
-
-    Without it they are summed in the order in which the GPU's threads come by. All other kernels always give the same
-    bits. `torch.use_deterministic_algorithms` has this effect too.
-    """
-    global _deterministic
-    _deterministic = enabled
-
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -242,14 +230,16 @@ def grad_of_table(
 ) -> Tensor:
     """The table's gradient for gradients of features, or of their derivatives along a direction for each position.
 
-    `deterministic` None: as `use_deterministic_kernels` or torch says.
+    deterministic: the same bits in every run, not sums in the order in which the GPU's threads come by; slower, and 8
+    bytes of memory more per number. None: as `torch.use_deterministic_algorithms` says. All other kernels always give
+    the same bits.
     """
     num_levels, num_features, levels = grid_arguments(tuple(layout))
     grad, positions = grad.contiguous(), positions.contiguous()
     directions = None if directions is None else directions.contiguous()
     bound = sums = None
     if deterministic is None:
-        deterministic = _deterministic or torch.are_deterministic_algorithms_enabled()
+        deterministic = torch.are_deterministic_algorithms_enabled()
     if deterministic and len(positions):
         # No row gets more from one sample than this, for its weights sum to 1 and their slopes to 2 in each direction.
         bound = torch.linalg.vector_norm(grad, math.inf).reshape(1)

@@ -37,22 +37,9 @@ def _runs_here(level: str) -> bool:
     return True
 
 
-def available(device: torch.device | str = "cpu") -> bool:
-    """Whether there are kernels for tensors on this device; the first call may compile them."""
-    return why_not(device) == ""
-
-
-def why_not(device: torch.device | str = "cpu") -> str:
-    """Why `available` is False; empty if it is True."""
-    match torch.device(device).type:
-        case "cpu":
-            return _load()[1]
-        case "cuda":
-            from threedgen.ops.native import cuda
-
-            return cuda.why_not()
-        case other:
-            return f"there are no kernels for {other}"
+def why_not() -> str:
+    """Why the CPU kernels cannot be used; empty if they can. The first call may compile them."""
+    return _load()[1]
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | int | ctypes.Array | None) -> None:

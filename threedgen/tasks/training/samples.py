@@ -16,7 +16,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.imaging import contact_sheet, save_png
 from threedgen.metrics.image import psnr
-from threedgen.tasks.train_batches import with_asset_suffix
+from threedgen.tasks.training.batches import with_asset_suffix
 
 PROMPTS = 6  # of a sheet
 SHEET = "sample sheet"  # the stream of its noise

@@ -22,10 +22,10 @@ from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_su
 from threedgen.metrics.janus import JanusScore
 from threedgen.runs.directory import RunDirectory, open_run, slug
 from threedgen.scene.protocol import RayScene, Shown
+from threedgen.tasks.evaluation.scoring import compare, outcomes, truth_of, with_num_views
 from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
 from threedgen.tasks.generate import optimize
-from threedgen.tasks.prior import load_prior, read_prompts
-from threedgen.tasks.scoring import compare, outcomes, truth_of, with_num_views
+from threedgen.tasks.prompting import load_prior, read_prompts
 
 _SURFACE_POINTS = 20_000
 

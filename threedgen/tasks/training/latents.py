@@ -13,7 +13,7 @@ from threedgen.config.schema import TrainBackground
 from threedgen.core.randomness import stable_seed
 from threedgen.data.captioned_views import CapturedViews, Pictures, composite_on
 from threedgen.data.training_sources import MiniworldPhotographs, MiniworldViews
-from threedgen.tasks.train_batches import TrainingSources, draw_background, to_chw
+from threedgen.tasks.training.batches import TrainingSources, draw_background, to_chw
 
 Encode = Callable[[Tensor], Tensor]  # pictures [B, 3, H, W] in 0..1 -> latents [B, 4, h, w]
 

@@ -18,11 +18,11 @@ from threedgen.data.miniworld import held_out
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.imaging import save_png
 from threedgen.runs.directory import RunDirectory, open_run, slug
-from threedgen.tasks.ablation_tables import Claim, Column, Condition, Figures, Measured, Table
+from threedgen.tasks.evaluation.scoring import compare, face_figures, outcomes, truth_of, with_num_views
+from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
 from threedgen.tasks.export import render_scene
 from threedgen.tasks.generate import optimize
-from threedgen.tasks.prior import load_prior, read_prompts
-from threedgen.tasks.scoring import compare, face_figures, outcomes, truth_of, with_num_views
+from threedgen.tasks.prompting import load_prior, read_prompts
 
 PICTURE_AZIMUTHS = (30.0, 210.0)  # three-quarter, from the front and from behind
 PICTURE_ELEVATION = 15.0

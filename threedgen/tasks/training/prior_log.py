@@ -13,7 +13,7 @@ from threedgen.runs.directory import RunDirectory
 from threedgen.runs.distributed import rank, sum_over_processes
 from threedgen.runs.progress import ProgressLine, StepReport
 from threedgen.runs.tensorboard import TensorBoard
-from threedgen.tasks.train_batches import NUM_TIMESTEPS, Batch
+from threedgen.tasks.training.batches import NUM_TIMESTEPS, Batch
 from threedgen.training.loop import Losses
 
 _MODES = ("2d", "multiview")

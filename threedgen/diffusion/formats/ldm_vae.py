@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.tensor_files import MatchedTensors, Source, StoredTensor
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor
 
 SCALING_FACTOR = 0.18215  # times a latent of Stable Diffusion's encoder gives standard deviation 1
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}

@@ -17,16 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 from threedgen.config.schema import Config, Precision
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
+from threedgen.diffusion.checkpoints.folders import load_vae
+from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.diffusion.conditions import Conditions
-from threedgen.diffusion.folders import load_vae
-from threedgen.diffusion.locate import locate_weights
 from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import grow_vocabulary, start_prior
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.distributed import first_process_first, rank, world_size
-from threedgen.tasks.train_batches import (
+from threedgen.tasks.training.batches import (
     Batch,
     TrainingBatches,
     TrainingSources,
@@ -34,10 +34,10 @@ from threedgen.tasks.train_batches import (
     open_sources,
     parts_of_process,
 )
-from threedgen.tasks.train_latents import encoded
-from threedgen.tasks.train_log import TrainingLog
-from threedgen.tasks.train_samples import save_sample_sheet
-from threedgen.tasks.train_vae import train_vae
+from threedgen.tasks.training.latents import encoded
+from threedgen.tasks.training.prior_log import TrainingLog
+from threedgen.tasks.training.samples import save_sample_sheet
+from threedgen.tasks.training.train_vae import train_vae
 from threedgen.training.average import MovingAverage
 from threedgen.training.loop import Losses, Pace, Training, states
 from threedgen.training.loop import train as train_network

@@ -22,7 +22,7 @@ from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.data.captioned_views import composite_on
 from threedgen.data.subject_images import read_subject_images
-from threedgen.diffusion.adapters import add_adapter, save_adapter
+from threedgen.diffusion.checkpoints.adapters import add_adapter, save_adapter
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
@@ -30,7 +30,7 @@ from threedgen.diffusion.start import grow_vocabulary
 from threedgen.imaging import contact_sheet, save_png
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.prior import draw_prompt, read_prompts
+from threedgen.tasks.prompting import draw_prompt, read_prompts
 from threedgen.training.log import StepLog
 from threedgen.training.loop import Losses, Pace, Training
 from threedgen.training.loop import train as train_network

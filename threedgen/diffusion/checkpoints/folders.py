@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.multiview_unet import MultiViewUNet, match_ldm_unet
-from threedgen.diffusion.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
-from threedgen.diffusion.text_towers import match_clip_text
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
+from threedgen.diffusion.formats.text_towers import match_clip_text
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet, match_ldm_unet
 
 UNET_AND_VAE_FILE = "diffusion_pytorch_model.safetensors"
 TEXT_ENCODER_FILE = "model.safetensors"

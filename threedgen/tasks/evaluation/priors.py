@@ -21,18 +21,18 @@ from threedgen.config.schema import (
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs, render
-from threedgen.diffusion.multiview_unet import MultiViewUNet
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.imaging import save_png
 from threedgen.metrics.image import GREY, border_color, drawn_silhouette, psnr, silhouette_iou
 from threedgen.metrics.janus import janus_score
 from threedgen.runs.directory import RunDirectory, open_run
-from threedgen.tasks import train_prior
-from threedgen.tasks.ablation_scenes import PICTURE, PICTURE_ELEVATION, SCORE, collect, sample_name, with_settings
-from threedgen.tasks.ablation_tables import Claim, Column, Condition, Measured, Table
-from threedgen.tasks.prior import load_prior
-from threedgen.tasks.scoring import can_fail, face_figures, feature_fraction, outcomes
+from threedgen.tasks.evaluation.scenes import PICTURE, PICTURE_ELEVATION, SCORE, collect, sample_name, with_settings
+from threedgen.tasks.evaluation.scoring import can_fail, face_figures, feature_fraction, outcomes
+from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Measured, Table
+from threedgen.tasks.prompting import load_prior
+from threedgen.tasks.training import train_prior
 
 _AZIMUTHS = ((0.0, 90.0, 180.0, 270.0), (30.0, 120.0, 210.0, 300.0))  # two sets of views of each caption
 _FRONT, _BACK, _PICTURED = (0, 4), (2, 6), (4, 6)  # indices into both sets

@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.tensor_files import MatchedTensors, Source, StoredTensor
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor
 
 PREFIX = "text_model."  # in the files of CLIPTextModel, though not in every version's module
 _POSITIONS = "embeddings.position_ids"  # 0, 1, 2, ...: older versions wrote them out

@@ -14,7 +14,7 @@ from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.data.captioned_views import composite_on
 from threedgen.diffusion.mini import new_mini_vae
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.train_batches import TrainingSources, draw_background, to_chw
+from threedgen.tasks.training.batches import TrainingSources, draw_background, to_chw
 from threedgen.training.average import MovingAverage
 from threedgen.training.log import StepLog
 from threedgen.training.loop import Losses, Pace, Training, states

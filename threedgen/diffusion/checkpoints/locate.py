@@ -17,7 +17,7 @@ from pathlib import Path
 from threedgen.core.errors import WeightsMissingError
 
 BUNDLED = "mini"
-BUNDLED_FOLDER = Path(__file__).parent / "weights" / "mini"
+BUNDLED_FOLDER = Path(__file__).parent.parent / "weights" / "mini"
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 ADAPTER_FILE = "adapter.json"  # see adapters.py
 ORIGINAL_REPOSITORY = "MVDream/MVDream"

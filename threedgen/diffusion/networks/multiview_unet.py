@@ -8,9 +8,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from threedgen.config.schema import CameraInput, ViewAttention
-from threedgen.diffusion.ldm_unet import unet_config, unet_sources, words_of_shapes
-from threedgen.diffusion.tensor_files import MatchedTensors, StoredTensor, stored_tensors
-from threedgen.diffusion.view_attention import MultiViewAttnProcessor, add_temporal_attention
+from threedgen.diffusion.formats.ldm_unet import unet_config, unet_sources, words_of_shapes
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, stored_tensors
+from threedgen.diffusion.networks.view_attention import MultiViewAttnProcessor, add_temporal_attention
 
 CAMERA_DIM = 16  # a flattened 4x4 camera-to-world matrix
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,11 +19,8 @@ from torch import nn
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder
-from threedgen.diffusion.clip_tokenizer import load_tokenizer
-from threedgen.diffusion.locate import ADAPTER_FILE
-
-if TYPE_CHECKING:
-    from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.checkpoints.locate import ADAPTER_FILE
+from threedgen.diffusion.text.clip_tokenizer import load_tokenizer
 
 # the attentions' linear layers, which is where Stable Diffusion's adapters are put
 _TARGETS = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"]}
@@ -31,7 +28,15 @@ _CONFIG, _WEIGHTS, _EMBEDDING = "adapter_config.json", "adapter_model.safetensor
 _PREFIX = "base_model.model."  # peft's name for the network that an adapter belongs to
 
 
-def add_adapter(prior: MultiViewPrior, rank: int, parts: tuple[str, ...]) -> None:
+class Networks(Protocol):
+    """What of a prior an adapter belongs to."""
+
+    tokenizer: Any
+    text_encoder: Any
+    unet: Any
+
+
+def add_adapter(prior: Networks, rank: int, parts: tuple[str, ...]) -> None:
     """Put trainable low-rank matrices into the attentions of `parts` ("unet", "text_encoder").
 
     The second matrix of each pair is zero, so the prior is unchanged until it is trained; the first is drawn from
@@ -47,7 +52,7 @@ def add_adapter(prior: MultiViewPrior, rank: int, parts: tuple[str, ...]) -> Non
         inject_adapter_in_model(config, getattr(prior, part))
 
 
-def save_adapter(prior: MultiViewPrior, folder: Path, base: str, parts: tuple[str, ...], has_new_words: bool) -> None:
+def save_adapter(prior: Networks, folder: Path, base: str, parts: tuple[str, ...], has_new_words: bool) -> None:
     """Write what `add_adapter` added and training made of it, atomically; `base`: the weights of the prior before."""
     from peft import get_peft_model_state_dict
 
@@ -65,7 +70,7 @@ def save_adapter(prior: MultiViewPrior, folder: Path, base: str, parts: tuple[st
 
 
 @torch.no_grad()
-def merge_adapter(prior: MultiViewPrior, folder: Path) -> None:
+def merge_adapter(prior: Networks, folder: Path) -> None:
     """Add the adapter in `folder` to its base: W becomes W + alpha / rank * B A, computed in float32.
 
     Raises ThreedgenError if it does not fit the prior.

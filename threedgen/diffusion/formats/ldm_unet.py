@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from diffusers import UNet2DConditionModel
 
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.tensor_files import Source
+from threedgen.diffusion.formats.tensor_files import Source
 
 # Words that leave the outputs as they are: sizes told elsewhere, memory, number formats, and `legacy` and
 # `num_heads_upsample`, which the original reads only for the attention without text that it does not use here.

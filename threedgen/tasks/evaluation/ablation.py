@@ -18,13 +18,13 @@ from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks import ablation_priors, ablation_scenes
-from threedgen.tasks.ablation_scenes import PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE
-from threedgen.tasks.ablation_tables import Measured, Table, as_json, markdown
+from threedgen.tasks.evaluation import priors, scenes
+from threedgen.tasks.evaluation.scenes import PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE
+from threedgen.tasks.evaluation.tables import Measured, Table, as_json, markdown
 
 _MEASURES = {
-    **{table.name: (table, ablation_scenes.measure) for table in ablation_scenes.TABLES},
-    **{table.name: (table, ablation_priors.measure) for table in ablation_priors.TABLES},
+    **{table.name: (table, scenes.measure) for table in scenes.TABLES},
+    **{table.name: (table, priors.measure) for table in priors.TABLES},
 }
 
 

@@ -19,14 +19,14 @@ from transformers import PreTrainedTokenizerFast
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder, sha256_of_file
-from threedgen.diffusion.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer
-from threedgen.diffusion.folders import TEXT_ENCODER_FILE, UNET_AND_VAE_FILE
-from threedgen.diffusion.ldm_unet import words_of_shapes
-from threedgen.diffusion.ldm_vae import match_ldm_vae
-from threedgen.diffusion.multiview_unet import CAMERA_DIM, match_ldm_unet
+from threedgen.diffusion.checkpoints.folders import TEXT_ENCODER_FILE, UNET_AND_VAE_FILE
+from threedgen.diffusion.formats.ldm_unet import words_of_shapes
+from threedgen.diffusion.formats.ldm_vae import match_ldm_vae
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, check_keys, open_tensors
+from threedgen.diffusion.formats.text_towers import PREFIX, match_clip_text, match_open_clip_text
+from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, match_ldm_unet
 from threedgen.diffusion.schedule import stable_diffusion_schedule
-from threedgen.diffusion.tensor_files import MatchedTensors, StoredTensor, check_keys, open_tensors
-from threedgen.diffusion.text_towers import PREFIX, match_clip_text, match_open_clip_text
+from threedgen.diffusion.text.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer
 
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _OPEN_CLIP, _CLIP = "cond_stage_model.model.", "cond_stage_model.transformer."

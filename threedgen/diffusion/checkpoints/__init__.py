@@ -1,0 +1,1 @@
+"""Where weights lie, how they are read and written."""

@@ -1,0 +1,1 @@
+"""Against the truth of miniworld: held-out captions and ablations."""

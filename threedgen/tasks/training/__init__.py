@@ -1,0 +1,1 @@
+"""Training of networks: a prior, its VAE, a subject."""
