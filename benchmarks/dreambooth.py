@@ -57,12 +57,13 @@ from threedgen.data.miniworld.kinds import KINDS  # noqa: E402
 from threedgen.data.miniworld.primitives import Primitive, Shape  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.diffusion.sampling import sample_views  # noqa: E402
+from threedgen.diffusion.text.prompts import unknown_words  # noqa: E402
 from threedgen.imaging import contact_sheet, save_png  # noqa: E402
 from threedgen.metrics import border_color, colour_fraction, drawn_silhouette, janus_score, psnr, silhouette_iou  # noqa: E402
 from threedgen.runs.directory import open_run  # noqa: E402
 from threedgen.tasks.evaluation.scoring import outcomes  # noqa: E402
 from threedgen.tasks.generate import optimize  # noqa: E402
-from threedgen.tasks.prompting import load_prior  # noqa: E402
+from threedgen.tasks.prompting import encode_prompts, load_prior  # noqa: E402
 from threedgen.tasks.training import dreambooth  # noqa: E402
 
 NUM_PHOTOS, NUM_SEEDS, NUM_HELD_OUT, SIZE, SCENE_VIEWS = 5, 4, 8, 64, 16
@@ -252,7 +253,8 @@ def score_scene(job: Job, weights: str) -> dict[str, float]:
         "mvdream-mini.yaml", [f"weights={weights}", f"prompt={prompt}", f"steps={job.sds_steps}", "num_threads=1"]
     )
     with open_run(job.result / "scene", config) as run:
-        scene = optimize(config, run, load_prior(config))
+        prior = load_prior(config)
+        scene = optimize(config, run, prior, *encode_prompts(config, prior))
     azimuth = [*(np.arange(SCENE_VIEWS) + 0.5) * 360 / SCENE_VIEWS, *SCENE_FRONT, *SCENE_BACK, *AZIMUTHS]
     elevation = [*np.resize((5.0, 15.0, 25.0), SCENE_VIEWS), *[15.0] * (len(azimuth) - SCENE_VIEWS)]
     cameras = viewing_cameras(config.camera, azimuth, elevation, SIZE)
@@ -286,7 +288,7 @@ def what_it_still_knows(weights: str) -> dict[str, float]:
 @cache
 def untuned_knowledge() -> tuple[np.ndarray, list[str], list[Rendering]]:
     prior = MultiViewPrior.from_pretrained("mini")
-    captions = [spec.caption for spec in held_out() if not prior.unknown_words(spec.caption)][:NUM_HELD_OUT]
+    captions = [spec.caption for spec in held_out() if not unknown_words(prior.tokenizer, spec.caption)][:NUM_HELD_OUT]
     truths = [pictures(build(parse(caption)), standard_cameras()) for caption in captions]
     return draw(prior, captions, seed=7), captions, truths
 

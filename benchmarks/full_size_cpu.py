@@ -180,7 +180,7 @@ def distill(folder: Path, size: str) -> str:
     loading = time.monotonic()
     prior = MultiViewPrior.from_pretrained(folder / "weights")
     text, negative = (prior.encode_text([prompt]) for prompt in ("an astronaut riding a horse", "ugly"))
-    prior.release("text_encoder", "vae_decoder")
+    prior = prior.without_text_encoder()
     seconds = time.monotonic() - loading
     guidance = ScoreDistillation(prior, GuidanceConfig(), seed=0)
     cameras = viewing_cameras(CameraConfig(), [0, 90, 180, 270], 15, 64)
@@ -190,7 +190,7 @@ def distill(folder: Path, size: str) -> str:
     for step in range(STEPS):
         guidance(rgb, denoiser, step, STEPS).loss.backward()
     assert rgb.grad is not None and rgb.grad.isfinite().all() and rgb.grad.abs().max() > 0
-    return f"{seconds:.1f} s of them to load; text encoder and decoder released"
+    return f"{seconds:.1f} s of them to load; text encoder released"
 
 
 def train(folder: Path, size: str) -> str:

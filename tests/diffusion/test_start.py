@@ -17,6 +17,7 @@ from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import grow_vocabulary, inflate_unet, start_prior
 from threedgen.diffusion.text.clip_tokenizer import PAD_SD2, clip_tokenizer
+from threedgen.diffusion.text.prompts import check_prompt, unknown_words
 
 PUBLIC_KEYS = Path(__file__).parent / "public_keys"
 CAMERA_MLP = {f"class_embedding.linear_{i}.{leaf}" for i in (1, 2) for leaf in ("weight", "bias")}
@@ -239,8 +240,8 @@ def test_new_words_leave_old_captions_alone_and_are_told_apart(tmp_path):
     with torch.no_grad():
         assert torch.equal(prior.encode_text(CAPTIONS), old_text)
         new_text = prior.encode_text(["a velvet zeppelin"])
-    prior.check_prompt("a velvet Zeppelin")
-    assert prior.unknown_words("a tartan zeppelin") == ["tartan"]
+    check_prompt(prior.tokenizer, "a velvet Zeppelin")
+    assert unknown_words(prior.tokenizer, "a tartan zeppelin") == ["tartan"]
     assert grow_vocabulary(prior, ["velvet", "cat"]) == ()
     prior.save_pretrained(tmp_path / "grown", torch.float32)
     loaded = MultiViewPrior.from_pretrained(tmp_path / "grown")

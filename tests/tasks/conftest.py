@@ -6,17 +6,17 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from threedgen.data.miniworld import vocabulary
-from threedgen.diffusion.mini import word_tokenizer
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
+from threedgen.diffusion.text.words import word_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory):
     """The folder of an untrained prior for images of 16 pixels, with noise prediction; its latents are 4 x 4."""
     torch.manual_seed(0)
-    tokenizer = word_tokenizer(vocabulary())
+    tokenizer = word_tokenizer(vocabulary(), 20)
     text_config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

@@ -20,7 +20,6 @@ from threedgen.tasks.evaluation import ablation, priors, scenes
 from threedgen.tasks.evaluation.scenes import jobs_of
 from threedgen.tasks.evaluation.scoring import Outcome
 
-borrowed_prior = scenes._borrowed_prior
 TINY = ["ablation.prompts=2", "ablation.pictured_prompts=1", "eval.workers=1", "eval.num_cameras=2", "num_threads=0"]
 
 
@@ -91,7 +90,7 @@ def stubbed(monkeypatch):
     """Scenes are made at once; the calls are counted, and those of `failing` raise."""
     calls, failing = [], set()
 
-    def optimize(config, run, prior):
+    def optimize(config, run, prior, text, negative_text):
         call = (config.prompt, config.camera.num_views)
         calls.append(call)
         if call in failing:
@@ -99,7 +98,8 @@ def stubbed(monkeypatch):
         return NearlyTrue(config)
 
     monkeypatch.setattr(scenes, "optimize", optimize)
-    monkeypatch.setattr(scenes, "_borrowed_prior", lambda config: None)
+    monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)
+    monkeypatch.setattr(scenes, "encode_prompts", lambda config, prior: (None, None))
     monkeypatch.setattr(scenes, "read_prompts", lambda config, prior: config)
     return SimpleNamespace(calls=calls, failing=failing)
 
@@ -128,7 +128,7 @@ def test_a_failed_job_is_named_and_tried_again_and_nothing_else_is(tmp_path, stu
     assert "4 views" in table["claims"][1] and table["claims"][1].endswith("so, each step's interval above 0.")
 
 
-def test_scenes_and_samples_are_computed_as_the_runtime_says(tmp_path, stubbed, monkeypatch):
+def test_scenes_and_samples_are_computed_as_the_runtime_says(tmp_path, monkeypatch):
     """Every job of both kinds asks for its prior with the whole runtime, `deterministic` and all."""
     asked = []
     settings = ["runtime.deterministic=true", "runtime.memory=low", "ablation.prompts=1", "ablation.only=[annealing]"]
@@ -138,13 +138,12 @@ def test_scenes_and_samples_are_computed_as_the_runtime_says(tmp_path, stubbed, 
         asked.append((config.weights, config.runtime))
         raise ThreedgenError("enough")
 
-    monkeypatch.setattr(scenes, "_borrowed_prior", borrowed_prior)
     for module in (scenes, priors):
         monkeypatch.setattr(module, "load_prior", load_prior)
     monkeypatch.setattr(priors, "_trained", lambda config, folder: folder / "prior")
     scenes._loaded_prior.cache_clear()
     with pytest.raises(ThreedgenError, match="enough"):
-        scenes.optimise(jobs_of(scenes.TABLES[0].conditions, config, tmp_path)[0])
+        scenes.optimize_and_compare(jobs_of(scenes.TABLES[0].conditions, config, tmp_path)[0])
     with pytest.raises(ThreedgenError, match="enough"):
         priors.train_and_judge(priors.Variant("inflated", config, tmp_path, ()))
     assert asked == [("mini", config.runtime), (str(tmp_path / "prior"), config.runtime)]

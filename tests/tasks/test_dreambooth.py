@@ -20,6 +20,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.start import grow_vocabulary
 from threedgen.diffusion.text.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer
+from threedgen.diffusion.text.prompts import check_prompt
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.tasks.training import dreambooth
@@ -202,7 +203,7 @@ def test_the_class_prompt_is_the_prompt_without_the_identifier():
 def test_an_ordinary_word_is_warned_of_and_tuned_to(config, tmp_path, capsys):
     tune(replace(config, prompt="a [red] cat", steps=1), tmp_path / "run")
     assert "warning: the prior knows 'red' already" in capsys.readouterr().err
-    MultiViewPrior.from_pretrained(tmp_path / "run").check_prompt("a [red] cat")
+    check_prompt(MultiViewPrior.from_pretrained(tmp_path / "run").tokenizer, "a [red] cat")
     tune(replace(config, steps=1), tmp_path / "other")
     assert "warning" not in capsys.readouterr().err
 

@@ -20,7 +20,7 @@ from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks import generate
-from threedgen.tasks.prompting import load_prior
+from threedgen.tasks.prompting import encode_prompts, load_prior
 
 PROMPT = "a red cat with a green face"
 
@@ -50,11 +50,16 @@ def _loss_at_half_noise(scene, prior, config):
     return sum(losses) / len(losses)
 
 
+def _fit(config, run):
+    prior = load_prior(config)
+    return generate.optimize(config, run, prior, *encode_prompts(config, prior))
+
+
 def test_sixty_steps_bring_the_loss_down(prior, tmp_path):
     config = _config("steps=60", "camera.resolution=32", "preview_every=60")
     before = _loss_at_half_noise(NeRF(config.scene, config.seed), prior, config)
     with open_run(tmp_path / "run", config) as run:
-        scene = generate.optimize(config, run, load_prior(config))
+        scene = _fit(config, run)
     after = _loss_at_half_noise(scene, prior, config)
     assert after < 0.75 * before, (before, after)
     assert (tmp_path / "run/previews/step-000060.png").exists()
@@ -65,7 +70,7 @@ def test_sixty_steps_bring_the_loss_down(prior, tmp_path):
 def test_a_stopped_run_resumes_to_the_same_scene(tmp_path, monkeypatch):
     config = _config("steps=8", "camera.resolution=16", "checkpoint_every=4", "scene.occupancy_every=3")
     with open_run(tmp_path / "straight", config) as run:
-        straight = generate.optimize(config, run, load_prior(config))
+        straight = _fit(config, run)
 
     class Stopped(Exception):
         pass
@@ -79,10 +84,10 @@ def test_a_stopped_run_resumes_to_the_same_scene(tmp_path, monkeypatch):
 
     monkeypatch.setattr(generate, "_render", stop_at_six)
     with open_run(tmp_path / "stopped", config) as run, pytest.raises(Stopped):
-        generate.optimize(config, run, load_prior(config))
+        _fit(config, run)
     monkeypatch.undo()
     with open_run(tmp_path / "stopped", config) as run:
-        resumed = generate.optimize(config, run, load_prior(config))
+        resumed = _fit(config, run)
     for (name, a), (_, b) in zip(straight.state_dict().items(), resumed.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
 

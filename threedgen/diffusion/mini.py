@@ -8,54 +8,18 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
+from threedgen.diffusion.text.words import word_tokenizer
 
 IMAGE_SIZE = 64  # pixels; the latents are 16 x 16 x 4
 _TEXT_LENGTH = 20
 _TEXT_WIDTH = 96
-_PAD, _BOS, _EOS, _UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
-
-
-def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the whole words of `texts` (and single punctuation marks), in lower case.
-
-    A subject's name such as "[v]" is one word: brackets of their own would move what follows to places in the sentence
-    where the text encoder has never met it.
-    """
-    tokenizer = Tokenizer(models.WordLevel({_UNKNOWN: 0}, unk_token=_UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\[\w+\]|\w+|[^\w\s]"), "isolated")]
-    )
-    ids = {word: i for i, word in enumerate((_PAD, _BOS, _EOS, _UNKNOWN, *words_of(tokenizer, texts)))}
-    tokenizer.model = models.WordLevel(ids, unk_token=_UNKNOWN)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{_BOS} $A {_EOS}", special_tokens=[(_BOS, ids[_BOS]), (_EOS, ids[_EOS])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=_TEXT_LENGTH,
-        pad_token=_PAD,
-        bos_token=_BOS,
-        eos_token=_EOS,
-        unk_token=_UNKNOWN,
-    )
-
-
-def words_of(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[str, ...]:
-    """Each word of the texts once, in order, as the word-level tokenizer splits and writes it."""
-    words: dict[str, None] = {}
-    for text in texts:
-        normal = tokenizer.normalizer.normalize_str(text)
-        words |= dict.fromkeys(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
-    return tuple(words)
 
 
 def new_mini_vae() -> AutoencoderKL:
@@ -139,7 +103,7 @@ def new_mini_prior(
 
     Weights are drawn from torch's global random state.
     """
-    tokenizer = word_tokenizer(texts)
+    tokenizer = word_tokenizer(texts, _TEXT_LENGTH)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -22,8 +22,9 @@ from threedgen.config.schema import CameraConfig
 from threedgen.config.views import ViewInputs, ViewSettings, drawn_size
 from threedgen.core.randomness import generator, random_seed
 from threedgen.data.miniworld.reading import Reading
-from threedgen.diffusion.prior import ASSET_SUFFIX, MultiViewPrior
+from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
+from threedgen.diffusion.text.prompts import as_asset, read_prompt
 from threedgen.imaging import to_uint8
 
 FRONT_AZIMUTH = 90.0  # degrees: MVDream's azimuth of the camera on +x, which is 0 in `Cameras`
@@ -118,8 +119,8 @@ class MultiViewPipeline:
         ).checked(self.prior.image_size)
         reading, negative = Reading(asked.prompt), Reading(negative_prompt)
         if not allow_unknown_words:
-            reading = self.prior.read_prompt(as_asset(asked.prompt))
-            negative = self.prior.read_prompt(negative_prompt, negative=True)
+            reading = read_prompt(self.prior.tokenizer, as_asset(asked.prompt))
+            negative = read_prompt(self.prior.tokenizer, negative_prompt, negative=True)
         text = as_asset(reading.text)
         seed = random_seed() if asked.seed is None else asked.seed
 
@@ -149,8 +150,3 @@ class MultiViewPipeline:
             images = [image.resize((asked.image_size,) * 2, Image.Resampling.BICUBIC) for image in images]
         matrices, notes = mvdream_camera_vectors(cameras).reshape(-1, 4, 4), (*reading.notes, *negative.notes)
         return Views(images, cameras, matrices, azimuth_angles, seed, text, size, notes)
-
-
-def as_asset(prompt: str) -> str:
-    """The prompt marked once as MVDream's 3D captions are: `, 3d asset` is added unless `3d asset` is in it."""
-    return prompt if ASSET_SUFFIX.strip(", ") in prompt.lower() else prompt + ASSET_SUFFIX

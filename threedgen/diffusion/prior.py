@@ -1,24 +1,20 @@
 """A multi-view diffusion prior as one object: text, images, latents and noise, whatever its size."""
 
 import copy
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NoReturn, Self
+from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
-from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from threedgen.cameras import mvdream_camera_vectors
-from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder
 from threedgen.core.transfer import to_device
-from threedgen.data.miniworld import COLORS, vocabulary
-from threedgen.data.miniworld.reading import Reading, read, read_negative
 from threedgen.diffusion.checkpoints.adapters import merge_adapter
 from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_weights
@@ -28,20 +24,7 @@ from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.schedule import NoiseSchedule
 from threedgen.diffusion.text.clip_tokenizer import load_tokenizer
 
-ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
-_ENDS_AS_ASSET = re.compile(r"[\s,;.]*\b3d[\s-]asset[\s.]*$", re.IGNORECASE)
 disable_progress_bar()  # transformers' bars for loading and saving would stand between the run's own lines
-
-
-class _Released(nn.Module):
-    """What stands where a part was that `MultiViewPrior.release` took away."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def forward(self, *args: object, **kwargs: object) -> NoReturn:
-        raise RuntimeError(f"the prior's {self.name} was released and cannot be used any more")
 
 
 class MultiViewPrior(nn.Module):
@@ -59,14 +42,14 @@ class MultiViewPrior(nn.Module):
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        text_encoder: CLIPTextModel,
+        text_encoder: CLIPTextModel | None,
         unet: MultiViewUNet,
         vae: AutoencoderKL,
         scheduler: DDIMScheduler,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
+        self.text_encoder: Any = text_encoder
         self.unet = unet
         self.vae = vae
         self.scheduler = scheduler
@@ -103,16 +86,11 @@ class MultiViewPrior(nn.Module):
         prior.alphas_cumprod = prior.alphas_cumprod.to(device)
         return prior.eval().requires_grad_(False)
 
-    def release(self, *parts: Literal["text_encoder", "vae_encoder", "vae_decoder"]) -> None:
-        """Free the memory of parts that are not needed any more; their methods raise RuntimeError from then on."""
-        for part in parts:
-            match part:
-                case "text_encoder":
-                    self.text_encoder = _Released(part)
-                case "vae_encoder":
-                    self.vae.encoder, self.vae.quant_conv = _Released(part), None
-                case "vae_decoder":
-                    self.vae.decoder, self.vae.post_quant_conv = _Released(part), None
+    def without_text_encoder(self) -> Self:
+        """The same prior, which can no longer read: its text encoder is freed when this one is gone too."""
+        parts = (self.tokenizer, None, self.unet, self.vae, self.scheduler)
+        prior = type(self)(*parts).to(self.device)
+        return prior.train(self.training)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write a folder in diffusers' layout, atomically, the weights in `dtype`; the model itself is unchanged."""
@@ -133,66 +111,13 @@ class MultiViewPrior(nn.Module):
     def device(self) -> torch.device:
         return self.alphas_cumprod.device
 
-    def unknown_words(self, prompt: str) -> list[str]:
-        """The words that the tokenizer has no token for, in order; CLIP's spells every word in pieces."""
-        if self.tokenizer.unk_token_id == self.tokenizer.eos_token_id:
-            return []
-        encoding = self.tokenizer(prompt, return_offsets_mapping=True, return_special_tokens_mask=True)
-        columns = zip(encoding.input_ids, encoding.offset_mapping, encoding.special_tokens_mask, strict=True)
-        unknown = self.tokenizer.unk_token_id
-        return [prompt[start:end] for token, (start, end), special in columns if token == unknown and not special]
-
-    def read_prompt(self, prompt: str, *, negative: bool = False) -> Reading:
-        """The prompt as the model is to be told it, and notes on what was changed.
-
-        A model that was trained on miniworld's captions is told the one that means the same (`miniworld.reading`), the
-        mark ", 3d asset" kept. A prompt with a word that it has learned besides, such as a subject's name, and any
-        prompt for another model stay as they are.
-
-        Args:
-            prompt: what the user typed.
-            negative: it says what is not wanted; words that mean nothing to the model are then left out.
-
-        Raises:
-            ConfigError: the model cannot be told this.
-        """
-        if not self._knows_captions_only(prompt):
-            self.check_prompt(prompt)
-            return Reading(prompt)
-        colors = [color for color in COLORS if color in self.tokenizer.get_vocab()]
-        if negative:
-            return read_negative(prompt, colors)
-        marked = _ENDS_AS_ASSET.search(prompt)
-        reading = read(prompt[: marked.start()] if marked else prompt, colors)
-        return Reading(reading.text + ASSET_SUFFIX, reading.notes) if marked else reading
-
-    def _knows_captions_only(self, prompt: str) -> bool:
-        """Whether all that the model knows of the prompt's words is from miniworld's captions."""
-        backend = self.tokenizer.backend_tokenizer
-        if not isinstance(backend.model, WordLevel):
-            return False
-        known, captions = self.tokenizer.get_vocab(), vocabulary()
-        if any(word not in known for word in captions if word not in COLORS):
-            return False
-        words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(prompt))
-        return {word for word, _ in words if word in known} <= {*captions}
-
-    def check_prompt(self, prompt: str) -> None:
-        """Raise ConfigError if a word-level tokenizer does not know a word, or if the prompt would be cut off."""
-        vocabulary = self.tokenizer.get_vocab()
-        if unknown := self.unknown_words(prompt):
-            known = sorted(word for word in vocabulary if not word.startswith("<"))
-            raise ConfigError(
-                f"the mini prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; it knows: "
-                f"{' '.join(known)} (launch.py vocabulary says how they go together). For any other prompt use "
-                "--config mvdream-sd21.yaml (full-size weights), or set allow_unknown_words=true to go on"
-            )
-        tokens, limit = len(self.tokenizer(prompt).input_ids), self.tokenizer.model_max_length
-        if tokens > limit:
-            raise ConfigError(f"the prompt has {tokens} tokens, the model reads {limit}; shorten it")
-
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings [P, L, C] of P prompts, padded to the tokenizer's length."""
+        """Text embeddings [P, L, C] of P prompts, padded to the tokenizer's length.
+
+        Raises RuntimeError for a prior without text encoder.
+        """
+        if self.text_encoder is None:
+            raise RuntimeError("this prior is without its text encoder")
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",

@@ -14,9 +14,9 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_weights
-from threedgen.diffusion.mini import words_of
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.text.words import words_of
 
 # layers that start at zero, so that what is new changes nothing at first
 _LAST_LAYERS = ("class_embedding.linear_2", "view_attn.to_out.0")

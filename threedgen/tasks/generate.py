@@ -25,7 +25,7 @@ from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
-from threedgen.tasks.prompting import draw_prompt, load_prior, read_prompts
+from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
 
 
@@ -37,7 +37,9 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     as_read = read_prompts(config, prior)
     run.events.write("prompt", as_read=as_read.prompt, negative_as_read=as_read.negative_prompt)
     show_views(as_read, run, prior)
-    scene = optimize(as_read, run, prior)
+    text = encode_prompts(as_read, prior)
+    prior = prior.without_text_encoder()
+    scene = optimize(as_read, run, prior, *text)
     optimized = time.monotonic()
     results = export_scene(scene, config, run)
     tell_times(run, started, optimized)
@@ -53,16 +55,16 @@ def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None
     print(f"{'views':10} {path}", flush=True)
 
 
-def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior) -> RayScene:
-    """Score distillation into a scene; goes on from the run's latest checkpoint, bit for bit."""
+def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior, text: Tensor, negative_text: Tensor) -> RayScene:
+    """Score distillation into a scene; goes on from the run's latest checkpoint, bit for bit.
+
+    text, negative_text: [1, L, C], see `encode_prompts`; the prior needs no text encoder any more.
+    """
     sampler = CameraSampler(config.camera, config.seed)
     scene = make_scene(config, prior.device)
     if config.runtime.memory is MemoryUse.low:
         prior.vae.enable_gradient_checkpointing()
     guidance = ScoreDistillation(prior, config.guidance, config.seed)
-    with torch.no_grad():
-        text, negative_text = prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt])
-    prior.release("text_encoder")
 
     def ask(cameras: Cameras) -> Guided:
         # a single view is asked for as a picture from anywhere: training never showed one with its camera

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from threedgen.cameras import viewing_cameras
 from threedgen.config.schema import Config
@@ -12,6 +13,7 @@ from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
+from threedgen.diffusion.text.prompts import read_prompt
 from threedgen.runs.device import select_device
 from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION
 
@@ -23,6 +25,12 @@ def load_prior(config: Config) -> MultiViewPrior:
     return MultiViewPrior.from_pretrained(config.weights, dtype=dtype, device=device)
 
 
+@torch.no_grad()
+def encode_prompts(config: Config, prior: MultiViewPrior) -> tuple[Tensor, Tensor]:
+    """The embeddings of the config's prompt and of its negative prompt, each [1, L, C]."""
+    return prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt])
+
+
 def read_prompts(config: Config, prior: MultiViewPrior) -> Config:
     """The config with its prompts as the prior is told them; what was changed is printed.
 
@@ -30,8 +38,8 @@ def read_prompts(config: Config, prior: MultiViewPrior) -> Config:
     """
     if config.allow_unknown_words:
         return config
-    reading = prior.read_prompt(config.prompt) if config.prompt else Reading("")
-    negative = prior.read_prompt(config.negative_prompt, negative=True)
+    reading = read_prompt(prior.tokenizer, config.prompt) if config.prompt else Reading("")
+    negative = read_prompt(prior.tokenizer, config.negative_prompt, negative=True)
     show_reading(config.prompt, reading.text, (*reading.notes, *negative.notes))
     return replace(config, prompt=reading.text, negative_prompt=negative.text)
 

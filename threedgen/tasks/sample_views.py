@@ -10,7 +10,8 @@ import numpy as np
 
 from threedgen.config.schema import Config
 from threedgen.core.files import write_text_atomically
-from threedgen.diffusion.pipeline import MultiViewPipeline, Views, as_asset
+from threedgen.diffusion.pipeline import MultiViewPipeline, Views
+from threedgen.diffusion.text.prompts import as_asset
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks.prompting import load_prior, show_reading

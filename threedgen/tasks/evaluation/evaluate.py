@@ -25,7 +25,7 @@ from threedgen.scene.protocol import RayScene, Shown
 from threedgen.tasks.evaluation.scoring import compare, outcomes, truth_of, with_num_views
 from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
 from threedgen.tasks.generate import optimize
-from threedgen.tasks.prompting import load_prior, read_prompts
+from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 
 _SURFACE_POINTS = 20_000
 
@@ -101,7 +101,8 @@ def score_job(job: Job) -> Score:
             return Score.from_json(saved.read_text("utf-8"))
         started = time.monotonic()
         prior = load_prior(one)
-        scene = optimize(read_prompts(one, prior), run, prior)
+        one = read_prompts(one, prior)
+        scene = optimize(one, run, prior, *encode_prompts(one, prior))
         score = score_scene(scene, job, time.monotonic() - started)
         save_png(_views(scene, config), run.path("scene.png"))
         write_text_atomically(saved, to_json(score))

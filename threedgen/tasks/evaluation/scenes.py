@@ -22,7 +22,7 @@ from threedgen.tasks.evaluation.scoring import compare, face_figures, outcomes, 
 from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
 from threedgen.tasks.export import render_scene
 from threedgen.tasks.generate import optimize
-from threedgen.tasks.prompting import load_prior, read_prompts
+from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 
 PICTURE_AZIMUTHS = (30.0, 210.0)  # three-quarter, from the front and from behind
 PICTURE_ELEVATION = 15.0
@@ -165,7 +165,7 @@ def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
     print(f"{table.name}: {len(todo)} scenes to optimise, {len(jobs) - len(todo)} there", flush=True)
     failures = []
     # the conditions of a caption one after another in one process, which then draws the truth once
-    for outcome in outcomes(optimise, todo, config, chunk=len(table.conditions)):
+    for outcome in outcomes(optimize_and_compare, todo, config, chunk=len(table.conditions)):
         name = f"{table.name}: {outcome.job.condition}: {outcome.job.config.prompt}"
         if outcome.result is None:
             failures.append(f"{name}: {outcome.error}")
@@ -188,13 +188,14 @@ def collect(samples: Iterable[tuple[str, str, Path]], failures: Sequence[str]) -
     return Measured(scores, pictures, tuple(failures))
 
 
-def optimise(job: Job) -> Figures:
+def optimize_and_compare(job: Job) -> Figures:
     """Optimise, compare with the truth, and keep figures and two pictures; the scene itself is not kept."""
     started = time.process_time()
     config = job.config
     with open_run(job.folder, config) as run:
-        prior = _borrowed_prior(config)
-        scene = optimize(read_prompts(config, prior), run, prior)
+        prior = _loaded_prior(config.weights, **asdict(config.runtime))
+        as_read = read_prompts(config, prior)
+        scene = optimize(as_read, run, prior, *encode_prompts(as_read, prior))
         truth = truth_of(config.prompt, config)
         found = compare(scene, truth)
         cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)
@@ -212,14 +213,6 @@ def optimise(job: Job) -> Figures:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         write_text_atomically(job.score, json.dumps(figures, indent=2) + "\n")
     return figures
-
-
-def _borrowed_prior(config: Config) -> MultiViewPrior:
-    """The process's prior in an object of its own: optimising releases the text encoder, the next job needs it."""
-    loaded = _loaded_prior(config.weights, **asdict(config.runtime))
-    prior = MultiViewPrior(loaded.tokenizer, loaded.text_encoder, loaded.unet, loaded.vae, loaded.scheduler)
-    prior.alphas_cumprod = loaded.alphas_cumprod
-    return prior.eval()
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import stable_seed
 from threedgen.data.captioned_views import composite_on
 from threedgen.data.training_sources import MINIWORLD, ImageSource, ViewSource, open_image_source, open_view_source
-from threedgen.diffusion.prior import ASSET_SUFFIX
+from threedgen.diffusion.text.prompts import ASSET_SUFFIX
 
 NUM_TIMESTEPS = 1000
 
