@@ -254,7 +254,7 @@ def score_scene(job: Job, weights: str) -> dict[str, float]:
     )
     with open_run(job.result / "scene", config) as run:
         prior = load_prior(config)
-        scene = optimize(config, run, prior, *encode_prompts(config, prior))
+        scene, _ = optimize(config, run, prior, *encode_prompts(config, prior))
     azimuth = [*(np.arange(SCENE_VIEWS) + 0.5) * 360 / SCENE_VIEWS, *SCENE_FRONT, *SCENE_BACK, *AZIMUTHS]
     elevation = [*np.resize((5.0, 15.0, 25.0), SCENE_VIEWS), *[15.0] * (len(azimuth) - SCENE_VIEWS)]
     cameras = viewing_cameras(config.camera, azimuth, elevation, SIZE)

@@ -29,6 +29,7 @@ DEFAULT_RECIPE = "mvdream-mini.yaml"
 VERBS: dict[str, str] = {
     "doctor": "threedgen.tasks.doctor",
     "export": "threedgen.tasks.export_run",
+    "refine": "threedgen.tasks.refine_run",
     "render-meshes": "threedgen.tasks.render_meshes",
     "vocabulary": "threedgen.tasks.vocabulary",
     "weights": "threedgen.tasks.weights",

@@ -52,7 +52,9 @@ def _loss_at_half_noise(scene, prior, config):
 
 def _fit(config, run):
     prior = load_prior(config)
-    return generate.optimize(config, run, prior, *encode_prompts(config, prior))
+    scene, done = generate.optimize(config, run, prior, *encode_prompts(config, prior))
+    assert done == config.steps
+    return scene
 
 
 def test_sixty_steps_bring_the_loss_down(prior, tmp_path):

@@ -146,6 +146,23 @@ class GuidanceConfig:
 
 
 @dataclass
+class RefineConfig:
+    """After distillation the scene's own views, partly noised, are denoised by the prior, all views of a set together,
+    and the scene is fitted to them (SDEdit, Meng et al. 2022, in rounds)."""
+
+    rounds: int = 0
+    sets: int = 8  # of camera.num_views views that a round draws
+    strength: float = 0.5  # the timestep that they are noised to, as a fraction of the schedule
+    num_inference_steps: int = 40  # of the whole schedule
+    guidance_scale: float = 7.5
+    rescale: float = 0.0
+    steps: int = 120  # of fitting to a round's views
+    lr_scale: Schedule = field(
+        default_factory=lambda: Schedule(0.5, 0.05)
+    )  # times the optimizer's rates, in each round
+
+
+@dataclass
 class RegularizerConfig:
     """Weights of the scene's own losses; 0 switches one off."""
 
@@ -324,6 +341,7 @@ class Config:
     scene: SceneConfig = field(default_factory=SceneConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     shading: ShadingConfig = field(default_factory=ShadingConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     export: ExportConfig = field(default_factory=ExportConfig)

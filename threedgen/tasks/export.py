@@ -55,12 +55,12 @@ _NAMES = (
 )
 
 
-def export_scene(scene: RayScene, config: Config, run: RunDirectory) -> dict[str, Path]:
-    """Write everything that the user gets into the run's folder; name -> path.
+def export_scene(scene: RayScene, config: Config, run: RunDirectory, step: int) -> dict[str, Path]:
+    """Write everything that the user gets of the scene after `step` steps into the run's folder; name -> path.
 
     Raises EmptyMeshError, before any file is written, if there is no surface.
     """
-    return write_assets(scene, config, run.folder, run.folder, config.steps)
+    return write_assets(scene, config, run.folder, run.folder, step)
 
 
 def write_assets(scene: RayScene, config: Config, run_folder: Path, folder: Path, step: int) -> dict[str, Path]:

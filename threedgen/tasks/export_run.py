@@ -56,14 +56,14 @@ def export_run(folder: Path, config: Config) -> dict[str, Path]:
             if not isinstance(error.__cause__, BlockingIOError):  # what the lock raises while another holds it
                 raise
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            _copy_newest_checkpoint(folder / "checkpoints", copy)
-            checkpoint = _load(copy, folder)
+            copy_newest_checkpoint(folder / "checkpoints", copy)
+            checkpoint = load_newest(copy, folder)
             target = folder / "exports" / f"step-{checkpoint.step:06d}"
             target.mkdir(parents=True, exist_ok=True)
-            return write_assets(_scene(checkpoint, config, folder), config, folder, target, checkpoint.step)
-        checkpoint = _load(run.checkpoints, folder)
+            return write_assets(scene_of(checkpoint, config, folder), config, folder, target, checkpoint.step)
+        checkpoint = load_newest(run.checkpoints, folder)
         was_finished = run.finished_results() is not None
-        results = write_assets(_scene(checkpoint, config, folder), config, folder, folder, checkpoint.step)
+        results = write_assets(scene_of(checkpoint, config, folder), config, folder, folder, checkpoint.step)
         run.events.write("exported", step=checkpoint.step)
         if was_finished:
             run.finish(results)
@@ -85,7 +85,7 @@ def _read(arguments: Sequence[str]) -> tuple[Path, Config]:
     return folder, config
 
 
-def _copy_newest_checkpoint(checkpoints: Path, target: Path) -> None:
+def copy_newest_checkpoint(checkpoints: Path, target: Path) -> None:
     """Loading in place would clean up after the writer that is at work there. Not finding any is not an error here."""
     for _ in range(3):  # the newest may be gone before it is copied, when the run has saved two more meanwhile
         whole = [path for path in checkpoints.glob("step-*") if not path.name.startswith(TEMPORARY_PREFIX)]
@@ -99,17 +99,19 @@ def _copy_newest_checkpoint(checkpoints: Path, target: Path) -> None:
             shutil.rmtree(target / newest.name, ignore_errors=True)
 
 
-def _load(checkpoints: Path, folder: Path) -> Checkpoint:
+def load_newest(checkpoints: Path, folder: Path) -> Checkpoint:
+    """The newest of the run in `folder`. Raises ConfigError if it has none."""
     checkpoint = load_latest_checkpoint(checkpoints)
     if checkpoint is None:
-        raise ConfigError(f"export {folder}: the run has no checkpoint yet")
+        raise ConfigError(f"{folder}: the run has no checkpoint yet")
     return checkpoint
 
 
-def _scene(checkpoint: Checkpoint, config: Config, folder: Path) -> RayScene:
+def scene_of(checkpoint: Checkpoint, config: Config, folder: Path) -> RayScene:
+    """The scene that a checkpoint holds. Raises ConfigError if it holds none."""
     tensors = {k.removeprefix(SCENE): v for k, v in checkpoint.tensors.items() if k.startswith(SCENE)}
     if not tensors:
-        raise ConfigError(f"export {folder}: the run's checkpoints hold no scene (its task is {config.task.name})")
+        raise ConfigError(f"{folder}: the run's checkpoints hold no scene (its task is {config.task.name})")
     scene = make_scene(config, select_device(config.runtime))
     scene.load_state_dict(tensors)
     return scene

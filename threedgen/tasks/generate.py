@@ -26,6 +26,7 @@ from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
+from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
 
 
@@ -39,9 +40,9 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     show_views(as_read, run, prior)
     text = encode_prompts(as_read, prior)
     prior = prior.without_text_encoder()
-    scene = optimize(as_read, run, prior, *text)
+    scene, done = optimize(as_read, run, prior, *text)
     optimized = time.monotonic()
-    results = export_scene(scene, config, run)
+    results = export_scene(scene, config, run, done)
     tell_times(run, started, optimized)
     return results
 
@@ -55,10 +56,13 @@ def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None
     print(f"{'views':10} {path}", flush=True)
 
 
-def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior, text: Tensor, negative_text: Tensor) -> RayScene:
-    """Score distillation into a scene; goes on from the run's latest checkpoint, bit for bit.
+def optimize(
+    config: Config, run: RunDirectory, prior: MultiViewPrior, text: Tensor, negative_text: Tensor
+) -> tuple[RayScene, int]:
+    """Score distillation into a scene, then the recipe's refinement; goes on from the run's latest checkpoint.
 
-    text, negative_text: [1, L, C], see `encode_prompts`; the prior needs no text encoder any more.
+    text, negative_text: [1, L, C], see `encode_prompts`; the prior needs no text encoder any more. Returns the scene
+    and how many steps it has behind it.
     """
     sampler = CameraSampler(config.camera, config.seed)
     scene = make_scene(config, prior.device)
@@ -78,8 +82,8 @@ def optimize(config: Config, run: RunDirectory, prior: MultiViewPrior, text: Ten
         loss = guided.loss + _regularization(output, config, step)
         return SceneStep(loss, lambda: _figures(guided, output), lambda: _preview(guided, output))
 
-    fit(scene, config, run, "optimise", take, lambda done: _grows_next(done, config, sampler))
-    return scene
+    done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config, sampler))
+    return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done)
 
 
 def _grows_next(done: int, config: Config, sampler: CameraSampler) -> bool:

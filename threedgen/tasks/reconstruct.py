@@ -45,7 +45,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     scene = optimize(config, run, training, held_out)
     optimized = time.monotonic()
     results = write_quality(scene, posed, held_out, matrix, run)
-    results |= export_scene(scene, config, run)
+    results |= export_scene(scene, config, run, config.steps)
     tell_times(run, started, optimized)
     return results
 

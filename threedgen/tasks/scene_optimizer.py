@@ -9,13 +9,14 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.config.schedules import value_at
-from threedgen.config.schema import Config
+from threedgen.config.schema import Config, Schedule
 from threedgen.imaging import save_png
 from threedgen.ops.optimizer import AdamW
 from threedgen.runs.checkpoint import restore_training, save_training
@@ -36,12 +37,27 @@ class SceneStep(NamedTuple):
     preview: Callable[[], Image]
 
 
+@dataclass(frozen=True)
+class Span:
+    """Steps first .. last - 1 of a scene's life, and the learning rates' factor over them."""
+
+    first: int
+    last: int
+    lr_scale: Schedule
+    checkpoint_every: int = 0  # steps; 0: only after the last one
+
+    @staticmethod
+    def of(config: Config) -> Span:
+        """The config's own steps."""
+        return Span(0, config.steps, config.optimizer.lr_scale, config.checkpoint_every)
+
+
 class SceneOptimizer:
     """AdamW on a scene's parameter groups, with the config's learning rates and their schedule."""
 
-    def __init__(self, scene: Scene, config: Config) -> None:
+    def __init__(self, scene: Scene, config: Config, span: Span | None = None) -> None:
         self.scene = scene
-        self.config = config
+        self.span = span or Span.of(config)
         self.adamw = AdamW(
             scene.param_groups(config.optimizer),
             scene.ops,
@@ -52,8 +68,8 @@ class SceneOptimizer:
         self.peak_lr = [group["lr"] for group in self.adamw.param_groups]
 
     def step(self, loss: Tensor, step: int) -> None:
-        """Step 0, 1, ...: against the gradient of `loss`; then the scene's own housekeeping."""
-        scale = value_at(self.config.optimizer.lr_scale, step / self.config.steps)
+        """A step of the span: against the gradient of `loss`; then the scene's own housekeeping."""
+        scale = value_at(self.span.lr_scale, (step - self.span.first) / (self.span.last - self.span.first))
         for group, lr in zip(self.adamw.param_groups, self.peak_lr, strict=True):
             group["lr"] = lr * scale
         self.adamw.zero_grad(set_to_none=True)
@@ -68,30 +84,38 @@ def fit(
     run: RunDirectory,
     label: str,
     take: Callable[[int], SceneStep],
+    span: Span | None = None,
     is_due: Callable[[int], bool] = lambda done: False,
-) -> None:
-    """Take the config's steps, from the run's latest checkpoint on if there is one, bit for bit as if never stopped.
+) -> int:
+    """Take the span's steps, from the run's latest checkpoint on if there is one, bit for bit as if never stopped.
 
-    label: of the progress line; take: the step 0, 1, ... as the scene is now; is_due: whether a checkpoint is to be
-    written besides the config's, when so many steps are done.
+    Returns how many steps the scene has behind it: those of the span, or more if a later span was begun before.
+
+    label: of the progress line; take: a step as the scene is now; span: None: the config's own steps; is_due: whether a
+    checkpoint is to be written besides, when so many steps are done.
     """
-    optimizer = SceneOptimizer(scene, config)
+    span = span or Span.of(config)
+    optimizer = SceneOptimizer(scene, config, span)
     saved = {f"{SCENE}{name}": value for name, value in scene.state_dict().items()}
     start = restore_training(run.checkpoints, optimizer.adamw, saved)
-    if start:
+    if start and start <= span.first:  # a span begins without memory of the one before
+        optimizer = SceneOptimizer(scene, config, span)
+    elif start:
         print(f"resumed    at step {start}")
     with ProgressLine(label) as progress:
-        for step in range(start, config.steps):
+        for step in range(max(start, span.first), span.last):
             taken, done = take(step), step + 1
             optimizer.step(taken.loss, step)
-            if done % REPORT_EVERY == 0 or done == config.steps:
+            if done % REPORT_EVERY == 0 or done == span.last:
                 loss, fields = taken.told()
-                progress.update(StepReport(done, config.steps, loss, fields))
+                progress.update(StepReport(done, span.last, loss, fields))
                 run.events.write("step", step=done, loss=loss, **fields)
             if done % config.preview_every == 0:
                 save_png(taken.preview(), run.path(f"previews/step-{done:06d}.png"))
-            if done % config.checkpoint_every == 0 or done == config.steps or is_due(done):
+            every = span.checkpoint_every
+            if (every and done % every == 0) or done == span.last or is_due(done):
                 save_training(run.checkpoints, done, optimizer.adamw, saved)
+    return max(start, span.last)
 
 
 def tell_times(run: RunDirectory, started: float, optimized: float) -> None:

@@ -102,7 +102,7 @@ def score_job(job: Job) -> Score:
         started = time.monotonic()
         prior = load_prior(one)
         one = read_prompts(one, prior)
-        scene = optimize(one, run, prior, *encode_prompts(one, prior))
+        scene, _ = optimize(one, run, prior, *encode_prompts(one, prior))
         score = score_scene(scene, job, time.monotonic() - started)
         save_png(_views(scene, config), run.path("scene.png"))
         write_text_atomically(saved, to_json(score))

@@ -195,7 +195,7 @@ def optimize_and_compare(job: Job) -> Figures:
     with open_run(job.folder, config) as run:
         prior = _loaded_prior(config.weights, **asdict(config.runtime))
         as_read = read_prompts(config, prior)
-        scene = optimize(as_read, run, prior, *encode_prompts(as_read, prior))
+        scene, _ = optimize(as_read, run, prior, *encode_prompts(as_read, prior))
         truth = truth_of(config.prompt, config)
         found = compare(scene, truth)
         cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)

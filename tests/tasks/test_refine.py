@@ -1,0 +1,169 @@
+"""Refinement by a prior that knows the truth: its views are those, and the scene comes to look like them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from threedgen import cli
+from threedgen.cameras import viewing_cameras
+from threedgen.config.load import load_config
+from threedgen.core.errors import ThreedgenError
+from threedgen.data.miniworld import build, parse, render
+from threedgen.diffusion.denoising import Denoised
+from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
+from threedgen.metrics import psnr
+from threedgen.runs.directory import open_run
+from threedgen.scene.nerf import NeRF
+from threedgen.tasks import refine
+from threedgen.tasks.scene_optimizer import Span, fit
+
+CONFIG = load_config(
+    "mvdream-mini.yaml",
+    [
+        "prompt=a red ball",
+        "steps=4",
+        "camera.resolution=24",
+        "guidance.image_size=24",
+        "checkpoint_every=4",
+        "refine.rounds=2",
+        "refine.sets=3",
+        "refine.steps=40",
+        "refine.num_inference_steps=8",
+        "num_threads=1",
+    ],
+)
+TEXT = torch.zeros(1, 1, 1)
+
+
+def truth(cameras):
+    object_, size = build(parse("a red ball")), cameras.height
+    return render(object_, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), size).rgb
+
+
+class Knowing:
+    """Latents are pixels; whatever the noisy views look like, their x0 is the truth from the cameras it is told."""
+
+    schedule = NoiseSchedule(stable_diffusion_schedule().alphas_cumprod)
+
+    def __init__(self):
+        self.asked = []
+
+    def encode_images(self, images):
+        return images * 2 - 1
+
+    def decode(self, latents):
+        return (latents / 2 + 0.5).clamp(0, 1)
+
+    def denoise(self, noisy, timestep, told):
+        self.asked.append((int(timestep[0]), len(noisy), told.num_views))
+        x0 = torch.from_numpy(truth(told.cameras)).movedim(-1, 1).float() * 2 - 1
+        x0 = x0.repeat(len(noisy) // len(x0), 1, 1, 1)
+        alpha, sigma = self.schedule.level(timestep)
+        return Denoised((noisy - alpha * x0) / sigma, x0)
+
+
+def likeness(scene):
+    cameras = viewing_cameras(CONFIG.camera, [20, 110, 200, 290], 15, 24)
+    with torch.no_grad():
+        return psnr(scene.render(cameras).rgb.numpy(), truth(cameras))
+
+
+def test_the_targets_are_what_the_prior_makes_of_the_scenes_own_views():
+    prior, scene = Knowing(), NeRF(CONFIG.scene, CONFIG.seed)
+    cameras, targets = refine.draw_targets(scene, CONFIG, prior, TEXT, TEXT, step=4)
+    assert [len(one) for one in cameras] == [4, 4, 4] and len(targets) == 3
+    for one, target in zip(cameras, targets, strict=True):
+        assert np.abs(target.numpy() - truth(one)).mean() < 0.03  # the schedule's first level of noise is left
+    timesteps = [t for t, _, _ in prior.asked]
+    assert timesteps == [376, 251, 126, 1]  # of eight, those of the first half
+    assert {(count, views) for _, count, views in prior.asked} == {(24, 4)}  # wanted and unwanted, four views together
+
+
+def test_with_little_noise_the_targets_are_the_scenes_own_views():
+    config = replace(CONFIG, refine=replace(CONFIG.refine, strength=0.001))
+    prior, scene = Knowing(), NeRF(CONFIG.scene, CONFIG.seed)
+    prior.denoise = lambda noisy, timestep, told: Denoised(noisy * 0, noisy / prior.schedule.level(timestep)[0])
+    cameras, targets = refine.draw_targets(scene, config, prior, TEXT, TEXT, step=4)
+    for one, target in zip(cameras, targets, strict=True):
+        difference = (target - scene.render(one).rgb).abs()
+        assert 0.005 < difference.mean() < 0.05  # sigma is 0.04 at timestep 1, for values in -1..1
+
+
+def test_the_scene_comes_to_look_like_the_prior_s_views(tmp_path):
+    scene = NeRF(CONFIG.scene, CONFIG.seed)
+    before = likeness(scene)
+    with open_run(tmp_path, CONFIG) as run:
+        done = refine.refine(scene, CONFIG, run, Knowing(), TEXT, TEXT, begin=4, done=4)
+    assert done == 4 + 2 * 40
+    assert before < 17 and likeness(scene) > 22
+
+
+def test_a_stopped_refinement_goes_on_with_the_round_that_it_was_in(tmp_path, monkeypatch):
+    def run_in(folder, done=4):
+        scene = NeRF(CONFIG.scene, CONFIG.seed)
+        with open_run(folder, CONFIG) as run:
+            done = fit(scene, CONFIG, run, "none", take=None, span=Span(0, 0, CONFIG.optimizer.lr_scale)) or done
+            refine.refine(scene, CONFIG, run, Knowing(), TEXT, TEXT, 4, done)
+        return scene
+
+    straight, calls = run_in(tmp_path / "straight"), []
+
+    def stop_in_the_second_round(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise ThreedgenError("stopped")
+        return draw(*arguments)
+
+    draw = refine.draw_targets
+    monkeypatch.setattr(refine, "draw_targets", stop_in_the_second_round)
+    with pytest.raises(ThreedgenError, match="stopped"):
+        run_in(tmp_path / "stopped")
+    monkeypatch.setattr(refine, "draw_targets", lambda *arguments: calls.append("again") or draw(*arguments))
+    again = run_in(tmp_path / "stopped")
+    assert calls.count("again") == 1
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    """The folder of a finished run of a few steps, and its asset."""
+    root = tmp_path_factory.mktemp("runs")
+    settings = ["prompt=a red ball", f"output_root={root}", "steps=3", "camera.resolution=16", "num_threads=1"]
+    settings += ["export.resolution=24", "export.texture_size=64", "export.turntable_frames=2", "export.image_size=32"]
+    assert cli.main(["--config", "mvdream-mini.yaml", *settings, "refine.rounds=0"]) == 0
+    (folder,) = (path.parent for path in root.rglob("asset.glb"))
+    return folder
+
+
+def test_a_run_s_scene_is_refined_beside_it(generated, capsys):
+    before = (generated / "asset.glb").read_bytes()
+    small = ["refine.steps=5", "refine.sets=1", "refine.num_inference_steps=4", "refine.rounds=2"]
+    for _ in range(2):  # again: made anew
+        assert cli.main(["refine", str(generated), *small]) == 0
+        printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        assert Path(printed["glb"]) == generated / "refined" / "asset.glb"
+        report = json.loads(Path(printed["report"]).read_text())
+        assert report["step"] == 3 + 2 * 5 and report["prompt"] == "a red ball"
+    assert (generated / "asset.glb").read_bytes() == before != (generated / "refined" / "asset.glb").read_bytes()
+    assert [step.name for step in (generated / "refined/checkpoints").iterdir()] == ["step-000008", "step-000013"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "there is no run in that folder"),
+        (["RUN", "steps=9"], "steps=9 needs a run of its own"),
+        (["RUN", "prompt="], "was told no prompt"),
+        (["RUN", "refine.strength=2"], "refine.strength"),
+        ([], "usage: launch.py refine RUN"),
+    ],
+)
+def test_what_cannot_be_refined_is_one_line(generated, capsys, arguments, said):
+    assert cli.main(["refine", *(str(generated) if a == "RUN" else a for a in arguments)]) == 2
+    message = capsys.readouterr().err.strip()
+    assert said in message and "\n" not in message

@@ -1,0 +1,105 @@
+"""Refinement: the prior draws the scene's views anew, a little better than they are, and the scene is fitted to them.
+
+Each round takes pictures from all around, adds noise up to a timestep, lets the prior denoise all views of a set
+together, and then minimises the plain difference to these pictures. Score distillation gives every step another
+target, so what it makes is an average of them, blurred and grainy; a round's pictures stay.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, mse_loss
+
+from threedgen.cameras import Cameras, CameraSampler
+from threedgen.config.schema import Config
+from threedgen.core.randomness import generator
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Guided
+from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import ddim, ddim_timesteps
+from threedgen.imaging import tile
+from threedgen.runs.directory import RunDirectory
+from threedgen.scene.protocol import Scene
+from threedgen.tasks.scene_optimizer import SceneStep, Span, fit
+
+_SETS_AT_ONCE = 8  # of a round: bounds the memory of the UNet
+
+
+def refine(
+    scene: Scene,
+    config: Config,
+    run: RunDirectory,
+    prior: MultiViewPrior,
+    text: Tensor,
+    negative: Tensor,
+    begin: int,
+    done: int,
+) -> int:
+    """Do the rounds that are left of `config.refine`; returns how many steps the scene has then behind it.
+
+    text, negative: [1, L, C]; begin: the step that the first round begins at; done: steps that the scene has behind it,
+    `begin` or those of whole rounds more. A stopped run goes on at the beginning of the round that it was in.
+    """
+    settings = config.refine
+    for number in range((done - begin) // settings.steps, settings.rounds):
+        first = begin + number * settings.steps
+        cameras, targets = draw_targets(scene, config, prior, text, negative, first)
+        span = Span(first, first + settings.steps, settings.lr_scale)
+        done = fit(scene, config, run, f"refine {number + 1}", _Fitting(scene, config, cameras, targets), span)
+    return done
+
+
+@torch.no_grad()
+def draw_targets(
+    scene: Scene, config: Config, prior: MultiViewPrior, text: Tensor, negative: Tensor, step: int
+) -> tuple[list[Cameras], list[Tensor]]:
+    """The pictures of a round that begins at `step`: the cameras of each set and what it is to look like from there.
+
+    Of each set [V, H, W, 3] in 0..1, V = `camera.num_views`, at the size of the config's pictures.
+    """
+    settings, num_views = config.refine, config.camera.num_views
+    sampler = CameraSampler(config.camera, config.seed)
+    cameras = [sampler.sample(step + k, config.steps)[:num_views] for k in range(settings.sets)]
+    timesteps = ddim_timesteps(settings.num_inference_steps, len(prior.schedule))
+    timesteps = [t for t in timesteps if t <= settings.strength * len(prior.schedule)] or timesteps[-1:]
+    noise_of = generator(config.seed, step, "refine noise")
+    targets: list[Tensor] = []
+    for first in range(0, settings.sets, _SETS_AT_ONCE):
+        some = cameras[first : first + _SETS_AT_ONCE]
+        seen = torch.cat([scene.render(one).rgb for one in some]).movedim(-1, 1)
+        latents = prior.encode_images(_resized(seen, config.guidance.image_size))
+        noise = torch.randn(latents.shape, generator=noise_of).to(latents)
+        alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0], device=latents.device))
+        told = Conditions(text, Cameras.joined(some) if num_views > 1 else None, num_views)
+        denoiser = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
+        drawn = prior.decode(ddim(denoiser, alpha * latents + sigma * noise, timesteps))
+        targets += _resized(drawn, seen.shape[-1]).movedim(1, -1).split(num_views)
+    return cameras, targets
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """[B, 3, H, W] at size x size pixels."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+class _Fitting:
+    """Step after step one of the sets, in an order that is drawn anew for each time through them."""
+
+    def __init__(self, scene: Scene, config: Config, cameras: Sequence[Cameras], targets: Sequence[Tensor]) -> None:
+        self.scene, self.config, self.cameras, self.targets = scene, config, cameras, targets
+
+    def __call__(self, step: int) -> SceneStep:
+        turn, place = divmod(step, len(self.targets))
+        order = torch.randperm(len(self.targets), generator=generator(self.config.seed, turn, "refine order"))
+        chosen = int(order[place])
+        target = self.targets[chosen]
+        rgb = self.scene.render(self.cameras[chosen]).rgb  # no random background: the targets have the scene's own
+        loss = mse_loss(rgb, target)
+        return SceneStep(
+            loss,
+            lambda: (loss.item(), {"psnr": -10.0 * loss.log10().item()}),
+            lambda: tile([rgb.detach(), target]),
+        )

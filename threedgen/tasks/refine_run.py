@@ -1,0 +1,83 @@
+"""`launch.py refine RUN`: the scene of a run, refined by a prior, beside what it was."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from threedgen.config.load import load_config
+from threedgen.config.schema import Config
+from threedgen.core.errors import ConfigError
+from threedgen.mesh import make_rasterizer
+from threedgen.runs.directory import open_run
+from threedgen.tasks.export import write_assets
+from threedgen.tasks.export_run import copy_newest_checkpoint, load_newest, scene_of
+from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
+from threedgen.tasks.refine import refine
+from threedgen.tasks.scene_optimizer import tell_times
+
+USAGE = 'usage: launch.py refine RUN [prompt="..."] [refine.KEY=VALUE ...] [KEY=VALUE ...]   (RUN: the folder of a run)'
+_OF_THE_SCENE = ("scene.", "steps=", "task=", "data=", "output_root=", "prompts=")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Refine a run's scene: the prior draws its views anew, and the scene is fitted to them, in refine.rounds rounds.
+
+    The files go to RUN/refined/, which is made anew each time; the run itself is not changed. A run that was told no
+    prompt, such as a reconstruction, needs one, and with the mini model guidance.image_size=64. One round if the run's
+    recipe has none.
+    """
+    if any(word in ("-h", "--help") for word in arguments):
+        print(f"{USAGE}\n\n{main.__doc__}")
+        return 0
+    if not arguments or arguments[0].startswith("-"):
+        raise ConfigError(USAGE)
+    folder, config = Path(arguments[0]), _config(Path(arguments[0]), arguments[1:])
+    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
+    if config.num_threads > 0:
+        torch.set_num_threads(config.num_threads)
+    for name, path in refine_run(folder, config).items():
+        print(f"{name:10} {path}")
+    return 0
+
+
+def refine_run(folder: Path, config: Config) -> dict[str, Path]:
+    """Refine the scene of the run in `folder` and write its assets into folder/refined; name -> path.
+
+    Raises:
+        ConfigError: the run has no scene yet, or the prior cannot be told the prompt.
+        EmptyMeshError: the scene has no surface.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as copy:
+        copy_newest_checkpoint(folder / "checkpoints", Path(copy))
+        checkpoint = load_newest(Path(copy), folder)
+    scene = scene_of(checkpoint, config, folder)
+    prior = load_prior(config)
+    config = read_prompts(config, prior)
+    text = encode_prompts(config, prior)
+    with open_run(folder / "refined", config, fresh=True) as run:
+        begin = checkpoint.step
+        done = refine(scene, config, run, prior.without_text_encoder(), *text, begin, begin)
+        refined = time.monotonic()
+        results = write_assets(scene, config, folder, run.folder, done)
+        tell_times(run, started, refined)
+        run.finish(results)
+        return results
+
+
+def _config(folder: Path, settings: Sequence[str]) -> Config:
+    """The run's config with the settings given, and at least one round."""
+    saved = folder / "config.yaml"
+    if not saved.is_file():
+        raise ConfigError(f"refine {folder}: there is no run in that folder ({saved} is missing)")
+    for word in settings:
+        if word.startswith(_OF_THE_SCENE):
+            raise ConfigError(f"refine takes the scene as it is: {word} needs a run of its own")
+    config = load_config(saved.resolve(), list(settings))
+    if not config.prompt.strip():
+        raise ConfigError(f'refine {folder}: the run was told no prompt: add prompt="a red cat with a green face"')
+    return replace(config, refine=replace(config.refine, rounds=max(1, config.refine.rounds)))
