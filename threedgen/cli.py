@@ -14,14 +14,14 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from threedgen.config.limits import flatten
+from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
 from threedgen.config.schema import Config, Task
 from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.runs.batch import read_prompts, run_batch, summary
-from threedgen.runs.directory import INCIDENTAL, RunDirectory, open_run, run_folder
+from threedgen.runs.directory import RunDirectory, open_run, run_folder
 from threedgen.runs.distributed import process_group, rank, world_size
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"

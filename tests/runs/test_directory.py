@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from threedgen.config.limits import flatten
+from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_name, load_config
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
-from threedgen.runs.directory import INCIDENTAL, config_hash, open_run, run_folder, slug
+from threedgen.runs.directory import config_hash, open_run, run_folder, slug
 from threedgen.runs.events import read_events
 
 CAT = Config(prompt="A red cat, with a GREEN face!")

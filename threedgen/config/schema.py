@@ -5,8 +5,10 @@ Fractions of a run (`*_fraction`) go from 0 at the first step to 1 at the last, 
 anneals as far as a long one.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from threedgen.config.views import ViewSettings
 
@@ -66,6 +68,18 @@ class RasterizerName(Enum):
     kaolin = "kaolin"
 
 
+def setting(default: Any, low: float = -math.inf, high: float = math.inf, *, incidental: bool = False) -> Any:
+    """A field with what is to be known of it beside its value.
+
+    default: or a function that makes it; low, high: of a number, of each in a tuple, or of a schedule's two ends, both
+    allowed; incidental: it changes how a run is carried out, never what comes out: a run may go on with another.
+    """
+    metadata = {"range": (low, high), "incidental": incidental}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass
 class Schedule:
     """A value that moves linearly from `start` to `end` between two fractions of the run, constant outside."""
@@ -80,69 +94,70 @@ class Schedule:
 class CameraConfig:
     """Training cameras: `num_views` views 90 degrees apart (360 / num_views) around one object."""
 
-    num_views: int = 4
-    sets_per_step: int = 1  # sets of views a step, each with angles and distance of its own
-    coarse_sets_per_step: int = 0  # the same while the resolution is the coarse one; 0: as sets_per_step
-    resolution: int = 64  # pixels, square
-    coarse_resolution: int = 64  # pixels, used for the first coarse_fraction of the steps
-    coarse_fraction: float = 0.0
-    fov_y_deg_range: tuple[float, float] = (15.0, 60.0)
-    distance_range: tuple[float, float] = (0.8, 1.0)  # times 1 / tan(fov_y / 2): half the view's height at the origin
-    elevation_deg_range: tuple[float, float] = (0.0, 30.0)
+    num_views: int = setting(4, 1, 64)
+    sets_per_step: int = setting(1, 1, 64)  # sets of views a step, each with angles and distance of its own
+    coarse_sets_per_step: int = setting(0, 0, 64)  # the same while the resolution is coarse; 0: as sets_per_step
+    resolution: int = setting(64, 1, 8192)  # pixels, square
+    coarse_resolution: int = setting(64, 1, 8192)  # pixels, used for the first coarse_fraction of the steps
+    coarse_fraction: float = setting(0.0, 0, 1)
+    fov_y_deg_range: tuple[float, float] = setting((15.0, 60.0), 0.1, 179)
+    # times 1 / tan(fov_y / 2): half the view's height at the origin
+    distance_range: tuple[float, float] = setting((0.8, 1.0), 0.001, 1e6)
+    elevation_deg_range: tuple[float, float] = setting((0.0, 30.0), -90, 90)
 
 
 @dataclass
 class GridConfig:
     """Multi-resolution hash grid (Instant-NGP, Mueller et al. 2022)."""
 
-    num_levels: int = 16
-    num_features: int = 2  # per level
-    log2_table_size: int = 19
-    base_resolution: int = 16
-    max_resolution: int = 4096
+    num_levels: int = setting(16, 1, 64)
+    num_features: int = setting(2, 1, 64)  # per level
+    log2_table_size: int = setting(19, 1, 30)
+    base_resolution: int = setting(16, 2, 65536)
+    max_resolution: int = setting(4096, 2, 1 << 20)
 
 
 @dataclass
 class SceneConfig:
-    backend: BackendName = BackendName.auto
+    backend: BackendName = setting(BackendName.auto, incidental=True)
     grid: GridConfig = field(default_factory=GridConfig)
-    hidden_width: int = 64
-    num_hidden_layers: int = 1
-    radius: float = 1.0  # the scene is the cube [-radius, radius]^3
+    hidden_width: int = setting(64, 1, 8192)
+    num_hidden_layers: int = setting(1, 0, 64)
+    radius: float = setting(1.0, 1e-06, 1e6)  # the scene is the cube [-radius, radius]^3
     blob_density: float = 10.0  # density bias blob_density * (1 - |p| / blob_radius), before softplus
-    blob_radius: float = 0.5
-    density_scale: float = 1.0  # density = density_scale * softplus(...), per unit length
-    samples_per_ray: int = 512  # across the cube's diagonal
-    min_transmittance: float = 1e-4  # samples that less of the light reaches are left out
-    occupancy_resolution: int = 32
-    occupancy_every: int = 16  # steps between refreshes
-    occupancy_warmup: int = 256  # steps in which every cell is refreshed
-    occupancy_decay: float = 0.95
-    background_random_probability: float = 0.5  # chance that a step shows the scene on one random colour
+    blob_radius: float = setting(0.5, 1e-06, 1e6)
+    density_scale: float = setting(1.0, 1e-09)  # density = density_scale * softplus(...), per unit length
+    samples_per_ray: int = setting(512, 1, 65536)  # across the cube's diagonal
+    min_transmittance: float = setting(1e-4, 0, 1)  # samples that less of the light reaches are left out
+    occupancy_resolution: int = setting(32, 1, 1024)
+    occupancy_every: int = setting(16, 1)  # steps between refreshes
+    occupancy_warmup: int = setting(256, 0)  # steps in which every cell is refreshed
+    occupancy_decay: float = setting(0.95, 0, 1)
+    background_random_probability: float = setting(0.5, 0, 1)  # chance that a step shows the scene on one random colour
 
 
 @dataclass
 class OptimizerConfig:
     """AdamW; one learning rate per part of the scene."""
 
-    grid_lr: float = 0.01
-    network_lr: float = 0.001
-    background_lr: float = 0.001
-    lr_scale: Schedule = field(default_factory=lambda: Schedule(1.0, 1.0))  # times each of the three
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-15
-    weight_decay: float = 0.01
+    grid_lr: float = setting(0.01, 0)
+    network_lr: float = setting(0.001, 0)
+    background_lr: float = setting(0.001, 0)
+    lr_scale: Schedule = setting(lambda: Schedule(1.0, 1.0), 0)  # times each of the three
+    betas: tuple[float, float] = setting((0.9, 0.99), 0, 0.999999999)
+    eps: float = setting(1e-15, 0)
+    weight_decay: float = setting(0.01, 0)
 
 
 @dataclass
 class GuidanceConfig:
     loss: GuidanceLoss = GuidanceLoss.reconstruction
     guidance_scale: float = 50.0
-    rescale: float = 0.5  # 0: none, 1: x0 has the standard deviation of the conditional x0
-    min_timestep: Schedule = field(default_factory=lambda: Schedule(0.98, 0.02, 0.0, 0.8))
-    max_timestep: Schedule = field(default_factory=lambda: Schedule(0.98, 0.50, 0.0, 0.8))
-    image_size: int = 256  # pixels that the prior's encoder sees
-    gradient_clip: float = 0.0  # largest norm per image of the gradient w.r.t. the latents; 0: no limit
+    rescale: float = setting(0.5, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
+    min_timestep: Schedule = setting(lambda: Schedule(0.98, 0.02, 0.0, 0.8), 0, 1)
+    max_timestep: Schedule = setting(lambda: Schedule(0.98, 0.50, 0.0, 0.8), 0, 1)
+    image_size: int = setting(256, 8, 8192)  # pixels that the prior's encoder sees
+    gradient_clip: float = setting(0.0, 0)  # largest norm per image of the gradient w.r.t. the latents; 0: no limit
 
 
 @dataclass
@@ -150,25 +165,23 @@ class RefineConfig:
     """After distillation the scene's own views, partly noised, are denoised by the prior, all views of a set together,
     and the scene is fitted to them (SDEdit, Meng et al. 2022, in rounds)."""
 
-    rounds: int = 0
-    sets: int = 8  # of camera.num_views views that a round draws
-    strength: float = 0.5  # the timestep that they are noised to, as a fraction of the schedule
-    num_inference_steps: int = 40  # of the whole schedule
-    guidance_scale: float = 7.5
-    rescale: float = 0.0
-    steps: int = 120  # of fitting to a round's views
-    lr_scale: Schedule = field(
-        default_factory=lambda: Schedule(0.5, 0.05)
-    )  # times the optimizer's rates, in each round
+    rounds: int = setting(0, 0, 1000)
+    sets: int = setting(8, 1, 1024)  # of camera.num_views views that a round draws
+    strength: float = setting(0.5, 0.001, 1)  # the timestep that they are noised to, as a fraction of the schedule
+    num_inference_steps: int = setting(40, 1, 1000)  # of the whole schedule
+    guidance_scale: float = setting(7.5, 0)
+    rescale: float = setting(0.0, 0, 1)
+    steps: int = setting(120, 1)  # of fitting to a round's views
+    lr_scale: Schedule = setting(lambda: Schedule(0.5, 0.05), 0)  # times the optimizer's rates, in each round
 
 
 @dataclass
 class RegularizerConfig:
     """Weights of the scene's own losses; 0 switches one off."""
 
-    sparsity: Schedule = field(default_factory=Schedule)  # mean sqrt(opacity^2 + 0.01)
-    opaque: Schedule = field(default_factory=Schedule)  # mean binary entropy of the opacity
-    orientation: Schedule = field(default_factory=Schedule)  # surfaces that face away from their camera; needs normals
+    sparsity: Schedule = setting(Schedule, 0)  # mean sqrt(opacity^2 + 0.01)
+    opaque: Schedule = setting(Schedule, 0)  # mean binary entropy of the opacity
+    orientation: Schedule = setting(Schedule, 0)  # surfaces that face away from their camera; needs normals
 
 
 @dataclass
@@ -177,31 +190,31 @@ class ShadingConfig:
 
     enabled: bool = False
     from_fraction: float = 0.5  # of the run; before it the object shows its plain colours
-    diffuse_probability: float = 0.75  # chance that a step is lit by the light
-    textureless_probability: float = 0.5  # chance that a lit step shows the object white
-    light_distance_range: tuple[float, float] = (0.8, 1.5)  # from the origin, world units
-    light_position_noise: float = 1.0  # of the light's direction, against the camera's position
+    diffuse_probability: float = setting(0.75, 0, 1)  # chance that a step is lit by the light
+    textureless_probability: float = setting(0.5, 0, 1)  # chance that a lit step shows the object white
+    light_distance_range: tuple[float, float] = setting((0.8, 1.5), 0.001, 1e6)  # from the origin, world units
+    light_position_noise: float = setting(1.0, 0, 1e6)  # of the light's direction, against the camera's position
 
 
 @dataclass
 class ExportConfig:
-    resolution: int = 128  # cells of the isosurface grid along the longest edge of the object's box
-    threshold: float = 0.0  # density of the surface; 0: chosen automatically
-    faces: int = 20000  # about so many at most; 0: all that the isosurface has
-    smooth: int = 0  # iterations of Taubin's filter
+    resolution: int = setting(128, 8, 1024)  # cells of the isosurface grid along the longest edge of the object's box
+    threshold: float = setting(0.0, 0)  # density of the surface; 0: chosen automatically
+    faces: int = setting(20000, 0)  # about so many at most; 0: all that the isosurface has
+    smooth: int = setting(0, 0, 1000)  # iterations of Taubin's filter
     colors: MeshColors = MeshColors.texture
-    texture_size: int = 1024  # pixels, square
+    texture_size: int = setting(1024, 16, 16384)  # pixels, square
     ply: bool = False  # also write asset.ply with a colour at every vertex
     rasterizer: RasterizerName = RasterizerName.auto
-    turntable_frames: int = 120
-    image_size: int = 256  # pixels of the turntable and of the contact sheet's tiles
+    turntable_frames: int = setting(120, 1, 10000)
+    image_size: int = setting(256, 8, 8192)  # pixels of the turntable and of the contact sheet's tiles
 
 
 @dataclass
 class ViewsConfig(ViewSettings):
     """Multi-view images from text: the public API's inputs (`views.py` has them) and one of ours."""
 
-    rescale: float = 0.0  # 0: none, 1: x0 has the standard deviation of the conditional x0
+    rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
 
 
 class TrainBackground(Enum):
@@ -226,72 +239,73 @@ class TrainConfig:
     train_text_encoder: bool = True
     multiview_data: str = "miniworld"  # or a folder or shards, see docs/howto/training-data.md
     image_data: str = "miniworld"  # single pictures, the same; "": none, every step is multi-view
-    image_size: int = 0  # pixels; 0: those of the weights
-    multiview_probability: float = 0.7  # chance that a step shows objects from all sides, not single pictures
-    text_drop_probability: float = 0.1
-    asset_suffix_probability: float = 0.5  # chance that ", 3d asset" is added to an object's caption
+    image_size: int = setting(0, 0, 8192)  # pixels; 0: those of the weights
+    multiview_probability: float = setting(0.7, 0, 1)  # chance of a step with objects from all sides
+    text_drop_probability: float = setting(0.1, 0, 1)
+    asset_suffix_probability: float = setting(0.5, 0, 1)  # chance that ", 3d asset" is added to an object's caption
     background: TrainBackground = TrainBackground.grey_or_color
-    batch_objects: int = 8  # of a step, over all processes and accumulated parts
-    accumulate: int = 1  # parts that a process computes one after another, to save memory
+    batch_objects: int = setting(8, 1)  # of a step, over all processes and accumulated parts
+    accumulate: int = setting(1, 1, incidental=True)  # parts that a process computes one after another, to save memory
     precision: Precision = Precision.float32
-    gradient_checkpointing: bool = False  # saves memory, takes about a third longer
-    steps: int = 7000
-    minutes: float = 0.0  # of the clock after which it ends, if its steps were not done; 0: only steps count
-    lr: float = 1e-3
-    warmup_steps: int = 100
-    decay_fraction: float = 0.6  # the last part of the run in which the learning rate falls linearly to 1 %
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1e-3
-    ema_decay: float = 0.999
+    gradient_checkpointing: bool = setting(False, incidental=True)  # saves memory, takes about a third longer
+    steps: int = setting(7000, 1)
+    minutes: float = setting(0.0, 0)  # of the clock after which it ends at the latest; 0: only steps count
+    lr: float = setting(1e-3, 0)
+    warmup_steps: int = setting(100, 0)
+    decay_fraction: float = setting(0.6, 0, 1)  # the last part, in which the rate falls linearly to 1 %
+    betas: tuple[float, float] = setting((0.9, 0.99), 0, 0.999999999)
+    weight_decay: float = setting(1e-3, 0)
+    ema_decay: float = setting(0.999, 0, 1)
     vae: str = ""  # weights whose VAE is taken; "": that of start_from, or one is trained
-    vae_steps: int = 8000
-    vae_minutes: float = 0.0  # as minutes, of the VAE's training
-    vae_lr: float = 2e-3
-    vae_batch: int = 16
-    render_workers: int = 2  # processes that draw miniworld's pictures
-    loader_workers: int = 0  # threads that draw the next batch meanwhile; 0: none, right for miniworld on a CPU
+    vae_steps: int = setting(8000, 1)
+    vae_minutes: float = setting(0.0, 0)  # as minutes, of the VAE's training
+    vae_lr: float = setting(2e-3, 0)
+    vae_batch: int = setting(16, 1)
+    render_workers: int = setting(2, 1, 1024, incidental=True)  # processes that draw miniworld's pictures
+    # threads that draw the next batch meanwhile; 0: none, right for miniworld on a CPU
+    loader_workers: int = setting(0, 0, 1024, incidental=True)
     kinds: tuple[str, ...] = ()  # of miniworld's things only these, such as [cat, duck]; empty: all
-    num_objects: int = 12000
-    num_patterned_images: int = 12000
-    checkpoint_every: int = 500
-    log_every: int = 50
-    sample_every: int = 1000
+    num_objects: int = setting(12000, 1)
+    num_patterned_images: int = setting(12000, 1)
+    checkpoint_every: int = setting(500, 1, incidental=True)
+    log_every: int = setting(50, 1, incidental=True)
+    sample_every: int = setting(1000, 1, incidental=True)
 
 
 @dataclass
 class ReconstructConfig:
     """A scene from posed pictures."""
 
-    rays_per_step: int = 8192
-    opacity_weight: float = 0.02  # of the opacity's squared error, where the pictures have alpha; the colours' is 1
-    distortion: Schedule = field(default_factory=lambda: Schedule(0.0, 0.05, 0.0, 0.5))  # weight: surfaces, not fog
-    scale: float = 0.0  # of the cameras' world; 0: chosen, see `normalization` in data/posed_images.py
-    max_size: int = 800  # pixels: larger pictures are made smaller; 0: they stay
-    held_out_every: int = 8  # of so many pictures one is kept for measuring; 0: none
+    rays_per_step: int = setting(8192, 1, 1 << 24)
+    opacity_weight: float = setting(0.02, 0)  # of the squared error of opacity, where there is alpha; the colours' is 1
+    distortion: Schedule = setting(lambda: Schedule(0.0, 0.05, 0.0, 0.5), 0)  # weight: surfaces, not fog
+    scale: float = setting(0.0, 0, 1e6)  # of the cameras' world; 0: chosen, see `normalization` in data/posed_images.py
+    max_size: int = setting(800, 0, 65536)  # pixels: larger pictures are made smaller; 0: they stay
+    held_out_every: int = setting(8, 0)  # of so many pictures one is kept for measuring; 0: none
 
 
 @dataclass
 class DreamboothConfig:
     """A prior learns a subject from a few pictures; the defaults are MVDream's for Stable Diffusion 2.1."""
 
-    batch_size: int = 4
-    lr: float = 2e-6
-    weight_decay: float = 0.01
-    l1_weight: float = 1.0  # of the mean absolute change of the trained parameters
+    batch_size: int = setting(4, 1)
+    lr: float = setting(2e-6, 0)
+    weight_decay: float = setting(0.01, 0)
+    l1_weight: float = setting(1.0, 0)  # of the mean absolute change of the trained parameters
     train_text_encoder: bool = False  # otherwise only the embeddings of words that are new to it
-    lora_rank: int = 0  # 0: the UNet's own weights are trained; otherwise an adapter of this rank beside them
-    preservation_weight: float = 0.0  # of the loss on pictures that the untuned prior made of the class; 0: none
-    preservation_images: int = 16
+    lora_rank: int = setting(0, 0, 4096)  # 0: the UNet's own weights are trained; otherwise an adapter of this rank
+    preservation_weight: float = setting(0.0, 0)  # of the loss on the untuned prior's pictures of the class; 0: none
+    preservation_images: int = setting(16, 1)
     remove_background: bool = False  # of pictures without alpha, by rembg
 
 
 @dataclass
 class EvalConfig:
-    prompts: int = 6
-    num_cameras: int = 16
-    image_size: int = 64
-    views: tuple[int, ...] = (4, 1)  # guidance with this many views, one column of the table each
-    workers: int = 1  # prompts evaluated at once, each in a process of its own
+    prompts: int = setting(6, 1)
+    num_cameras: int = setting(16, 1, 1024)
+    image_size: int = setting(64, 8, 8192)
+    views: tuple[int, ...] = setting((4, 1), 1, 64)  # guidance with this many views, one column of the table each
+    workers: int = setting(1, 1, 1024, incidental=True)  # prompts evaluated at once, each in a process of its own
 
 
 # the tables of task ablation, in the order in which they are made
@@ -303,10 +317,10 @@ class AblationConfig:
     """The paper's ablations on held-out captions; cameras, picture size and processes are those of `eval`."""
 
     only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale]; empty: all
-    prompts: int = 32
-    pictured_prompts: int = 4  # columns of a table's picture, two views each
-    base_steps: int = 2000  # training on single pictures, from which every variant of the prior starts
-    prior_steps: int = 5000  # training of each variant
+    prompts: int = setting(32, 1)
+    pictured_prompts: int = setting(4, 1, 64)  # columns of a table's picture, two views each
+    base_steps: int = setting(2000, 1)  # training on single pictures, from which every variant of the prior starts
+    prior_steps: int = setting(5000, 1)  # training of each variant
 
 
 class MemoryUse(Enum):
@@ -316,8 +330,8 @@ class MemoryUse(Enum):
 
 @dataclass
 class RuntimeConfig:
-    device: DeviceName = DeviceName.auto
-    memory: MemoryUse = MemoryUse.normal
+    device: DeviceName = setting(DeviceName.auto, incidental=True)
+    memory: MemoryUse = setting(MemoryUse.normal, incidental=True)
     deterministic: bool = False  # on CUDA too the same run gives the same bits, more slowly; a CPU always does
 
 
@@ -330,12 +344,12 @@ class Config:
     data: str = ""  # task reconstruct: pictures with cameras.json or transforms.json; dreambooth: pictures
     weights: str = "mini"  # `mini` (bundled), a folder in diffusers' layout, or a hub id (owner/name)
     allow_unknown_words: bool = False
-    output_root: str = "outputs"
+    output_root: str = setting("outputs", incidental=True)
     seed: int = 0  # or `random`: one is drawn, shown and kept in the run's config.yaml
-    num_threads: int = 0  # 0: torch's own choice
-    steps: int = 10000
-    checkpoint_every: int = 500
-    preview_every: int = 500
+    num_threads: int = setting(0, 0, 1024, incidental=True)  # 0: torch's own choice
+    steps: int = setting(10000, 1)
+    checkpoint_every: int = setting(500, 1, incidental=True)
+    preview_every: int = setting(500, 1, incidental=True)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     scene: SceneConfig = field(default_factory=SceneConfig)

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
-from threedgen.config.limits import flatten
+from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
@@ -31,24 +31,6 @@ from threedgen.core.files import remove_temporaries, write_text_atomically
 from threedgen.runs.distributed import barrier, rank
 from threedgen.runs.events import EventLog
 
-# settings that change how a run is carried out, never what comes out
-INCIDENTAL = (
-    "output_root",
-    "num_threads",
-    "checkpoint_every",
-    "preview_every",
-    "scene.backend",
-    "runtime.device",
-    "runtime.memory",
-    "train.accumulate",
-    "train.gradient_checkpointing",
-    "train.render_workers",
-    "train.loader_workers",
-    "train.checkpoint_every",
-    "train.log_every",
-    "train.sample_every",
-    "eval.workers",
-)
 _LOCK = ".lock"
 
 
