@@ -255,6 +255,7 @@ def generate_stage(given: argparse.Namespace, figures: Figures) -> None:
     """The main job with the bundled prior, and its quality on held-out captions against the truth."""
     device = f"runtime.device={given.device}"
     small = ["steps=2", "camera.resolution=16", "camera.coarse_resolution=16", "views.num_inference_steps=2"]
+    small += ["refine.sets=1", "refine.num_inference_steps=2", "refine.steps=2"]
     small += ["export.resolution=16", "export.texture_size=64", "export.turntable_frames=2", "export.image_size=32"]
     with tempfile.TemporaryDirectory() as folder:
         common = [f"output_root={folder}", device, *(small if given.tiny else [])]

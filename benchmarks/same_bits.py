@@ -64,6 +64,7 @@ def make_all(root: Path) -> None:
     views = ["--config", "views-mini.yaml", "num_threads=1", "views.num_inference_steps=5"]
     run("views", *views, "prompt=a red cat with a green face", "views.rescale=0.3")
     scene = ["--config", "mvdream-mini.yaml", "num_threads=1", "prompt=a blue duck", "steps=12", "checkpoint_every=3"]
+    scene += ["refine.sets=2", "refine.steps=4"]
     run("scene", *scene, *_SMALL_EXPORT, stop_at="*000003*")
     (made,) = (path.parent for path in (root / "scene").rglob("config.yaml"))
     launch(root, "export", str(made), "export.resolution=24", "export.texture_size=32")

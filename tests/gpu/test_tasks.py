@@ -13,7 +13,15 @@ if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA device", allow_module_level=True)
 
 SMALL = ["views.num_inference_steps=3", "export.resolution=24", "export.texture_size=64", "export.image_size=32"]
-SMALL += ["export.turntable_frames=2", "steps=3", "camera.resolution=32", "camera.coarse_resolution=16"]
+SMALL += [
+    "refine.sets=1",
+    "refine.num_inference_steps=2",
+    "refine.steps=2",
+    "export.turntable_frames=2",
+    "steps=3",
+    "camera.resolution=32",
+    "camera.coarse_resolution=16",
+]
 PRIORS = ["train.num_objects=4", "train.num_patterned_images=4", "train.render_workers=2", "train.batch_objects=2"]
 EVALUATED = ["eval.workers=1", "eval.num_cameras=2", "eval.image_size=16"]
 PROMPT = "prompt=a red cat with a green face"
@@ -62,7 +70,7 @@ def test_text_to_3d(tmp_path, recipe, settings):
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
-    settings = [PROMPT, "runtime.deterministic=true", "checkpoint_every=2", "scene.blob_density=10"]
+    settings = [PROMPT, "runtime.deterministic=true", "checkpoint_every=2", "scene.blob_density=10", "refine.rounds=0"]
     whole = run(tmp_path / "whole", "mvdream-mini.yaml", *settings, "steps=4")
     again = run(tmp_path / "again", "mvdream-mini.yaml", *settings, "steps=4")
     states = [next((tmp_path / name).rglob("step-000004/state.safetensors")) for name in ("whole", "again")]

@@ -95,7 +95,7 @@ def stubbed(monkeypatch):
         calls.append(call)
         if call in failing:
             raise RuntimeError("no luck")
-        return NearlyTrue(config)
+        return NearlyTrue(config), config.steps
 
     monkeypatch.setattr(scenes, "optimize", optimize)
     monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)

@@ -84,7 +84,7 @@ def test_evaluation_runs_and_keeps_its_scores(tmp_path, monkeypatch):
     from threedgen.runs.directory import open_run
 
     settings = ["eval.prompts=1", "eval.num_cameras=2", "steps=2", "camera.resolution=16", "export.resolution=32"]
-    config = load_config("eval-mini.yaml", [*settings, "num_threads=1"])
+    config = load_config("eval-mini.yaml", [*settings, "num_threads=1", "refine.rounds=0"])
     with open_run(tmp_path / "run", config) as run:
         results = evaluate.run(config, run)
         assert results["table"].read_text().count("\n") == 6  # head, two prompts, two means

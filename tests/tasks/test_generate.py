@@ -26,7 +26,7 @@ PROMPT = "a red cat with a green face"
 
 
 def _config(*settings):
-    return load_config("mvdream-mini.yaml", [f"prompt={PROMPT}", *settings])
+    return load_config("mvdream-mini.yaml", [f"prompt={PROMPT}", "refine.rounds=0", *settings])
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,7 @@ def test_the_light_comes_on_when_the_recipe_says_and_depends_on_the_step_alone()
 def test_the_command_writes_a_textured_asset(tmp_path, capsys):
     settings = [f"prompt={PROMPT}", f"output_root={tmp_path}", "steps=2", "camera.resolution=16", "num_threads=1"]
     settings += ["export.resolution=32", "export.texture_size=128", "export.turntable_frames=4", "export.image_size=64"]
+    settings += ["refine.rounds=2", "refine.sets=1", "refine.num_inference_steps=2", "refine.steps=3"]
     assert cli.main(["--config", "mvdream-mini.yaml", *settings]) == 0
     printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     for name in ("glb", "obj", "turntable", "sheet", "report"):
@@ -119,6 +120,7 @@ def test_the_command_writes_a_textured_asset(tmp_path, capsys):
     assert len(mesh.faces) > 100 and mesh.visual.material.baseColorTexture.size == (128, 128)
     report = json.loads(Path(printed["report"]).read_text())
     assert report["prompt"] == PROMPT and report["mesh_vs_scene_psnr"] > 15
+    assert report["step"] == 2 + 2 * 3  # refined twice
     # the same command finds the run finished
     assert cli.main(["--config", "mvdream-mini.yaml", *settings]) == 0
     assert "finished before" in capsys.readouterr().out
@@ -133,7 +135,7 @@ def test_what_cannot_be_done_is_one_line_and_a_status(tmp_path, capsys):
     assert code == 2 and "'zebra'" in message and "'a red elephant'" in message and "\n" not in message
     code, message = status("prompt=a red cat", f"weights={tmp_path}/none")
     assert code == 3 and "none" in message and "\n" not in message
-    tiny = ["steps=1", "camera.resolution=8", "num_threads=1"]
+    tiny = ["steps=1", "camera.resolution=8", "num_threads=1", "refine.rounds=0"]
     code, message = status("prompt=a red cat", "export.threshold=1000000", *tiny)
     assert code == 4 and "export.threshold" in message
     assert not list(tmp_path.rglob("*.glb"))

@@ -30,6 +30,7 @@ CONFIG = load_config(
         "guidance.image_size=24",
         "checkpoint_every=4",
         "refine.rounds=2",
+        "refine.strength=0.5",
         "refine.sets=3",
         "refine.steps=40",
         "refine.num_inference_steps=8",

@@ -172,6 +172,7 @@ class RefineConfig:
     guidance_scale: float = setting(7.5, 0)
     rescale: float = setting(0.0, 0, 1)
     steps: int = setting(120, 1)  # of fitting to a round's views
+    opaque_weight: float = setting(0.005, 0)  # of the mean binary entropy of the opacity: surfaces, not fog
     lr_scale: Schedule = setting(lambda: Schedule(0.5, 0.05), 0)  # times the optimizer's rates, in each round
 
 

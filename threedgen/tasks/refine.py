@@ -20,6 +20,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim, ddim_timesteps
 from threedgen.imaging import tile
 from threedgen.runs.directory import RunDirectory
+from threedgen.scene import regularizers
 from threedgen.scene.protocol import Scene
 from threedgen.tasks.scene_optimizer import SceneStep, Span, fit
 
@@ -96,10 +97,11 @@ class _Fitting:
         order = torch.randperm(len(self.targets), generator=generator(self.config.seed, turn, "refine order"))
         chosen = int(order[place])
         target = self.targets[chosen]
-        rgb = self.scene.render(self.cameras[chosen]).rgb  # no random background: the targets have the scene's own
-        loss = mse_loss(rgb, target)
+        seen = self.scene.render(self.cameras[chosen])  # no random background: the targets have the scene's own
+        difference = mse_loss(seen.rgb, target)
+        loss = difference + self.config.refine.opaque_weight * regularizers.opaque(seen)
         return SceneStep(
             loss,
-            lambda: (loss.item(), {"psnr": -10.0 * loss.log10().item()}),
-            lambda: tile([rgb.detach(), target]),
+            lambda: (loss.item(), {"psnr": -10.0 * difference.log10().item()}),
+            lambda: tile([seen.rgb.detach(), target]),
         )
