@@ -46,7 +46,7 @@ class Light(Enum):
 
 
 @dataclass(frozen=True)
-class ViewSettings:
+class RenderSettings:
     """What decides the pictures of a mesh, besides the mesh."""
 
     layout: Layout = Layout.orbit
@@ -67,8 +67,8 @@ class ViewSettings:
         return json.loads(json.dumps({"version": _VERSION, **plain}))
 
 
-ORBIT = ViewSettings()
-SPHERE = ViewSettings(Layout.sphere, views=100, distance=(1.05, 1.15))
+ORBIT = RenderSettings()
+SPHERE = RenderSettings(Layout.sphere, views=100, distance=(1.05, 1.15))
 
 
 def normalize(mesh: PaintedMesh, up: str) -> tuple[PaintedMesh, Array]:
@@ -87,7 +87,7 @@ def normalize(mesh: PaintedMesh, up: str) -> tuple[PaintedMesh, Array]:
     return mesh.moved(matrix), matrix
 
 
-def draw_cameras(settings: ViewSettings, name: str, radius: float) -> Cameras:
+def draw_cameras(settings: RenderSettings, name: str, radius: float) -> Cameras:
     """The cameras for the mesh of this name, whose farthest point is `radius` from the origin.
 
     Orbit, as multi-view priors are trained on: each pass draws an elevation, a field of view and a distance, and
@@ -116,7 +116,7 @@ def draw_cameras(settings: ViewSettings, name: str, radius: float) -> Cameras:
     return orbit(azimuth, elevation, distance, fov, settings.size, num_views=settings.views)
 
 
-def prepare(mesh: PaintedMesh, settings: ViewSettings) -> PaintedMesh:
+def prepare(mesh: PaintedMesh, settings: RenderSettings) -> PaintedMesh:
     """The normalised mesh with its light, and ready for the settings' resolution."""
     lit = settings.light is Light.soft or (settings.light is Light.auto and mesh.is_plain)
     brightness = shade(mesh.normals()).astype(np.float32) if lit else None
@@ -133,7 +133,7 @@ def render_rgba(
         yield np.rint(np.concatenate([straight, opacity], -1).clip(0, 1) * 255).astype(np.uint8)
 
 
-def is_rendered(source: Path, folder: Path, settings: ViewSettings) -> bool:
+def is_rendered(source: Path, folder: Path, settings: RenderSettings) -> bool:
     """Whether `folder` holds the views of just this file with just these settings.
 
     Raises:
@@ -164,7 +164,7 @@ def write_views(
     source: Path,
     folder: Path,
     name: str,
-    settings: ViewSettings,
+    settings: RenderSettings,
     caption: str = "",
     rasterizer: Rasterizer | None = None,
 ) -> list[str]:
@@ -181,7 +181,7 @@ def write_views(
 
 
 def render_files(
-    source: Path, name: str, settings: ViewSettings, caption: str = "", rasterizer: Rasterizer | None = None
+    source: Path, name: str, settings: RenderSettings, caption: str = "", rasterizer: Rasterizer | None = None
 ) -> tuple[Iterator[tuple[str, bytes]], list[str]]:
     """Name and content of 000.png, 001.png, ... and cameras.json, drawn one after the other, of the mesh file `source`.
 

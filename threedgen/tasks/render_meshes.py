@@ -26,7 +26,7 @@ from threedgen.data.mesh_views import (
     SPHERE,
     Layout,
     Light,
-    ViewSettings,
+    RenderSettings,
     is_rendered,
     recaption,
     render_files,
@@ -49,7 +49,7 @@ class _Job:
     source: Path
     caption: str
     target: Path  # the mesh's folder, or its shard
-    settings: ViewSettings
+    settings: RenderSettings
     rasterizer: RasterizerName
 
 
@@ -224,7 +224,7 @@ def _rasterizer(name: str) -> RasterizerName:
     return RasterizerName[name]
 
 
-def _settings(given: argparse.Namespace) -> ViewSettings:
+def _settings(given: argparse.Namespace) -> RenderSettings:
     preset = SPHERE if given.cameras == Layout.sphere.name else ORBIT
     if preset is SPHERE and (given.passes is not None or given.elevation is not None):
         raise ConfigError("render-meshes: --passes and --elevation belong to --cameras orbit")
