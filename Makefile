@@ -15,8 +15,9 @@ setup: $(VENV)/.setup
 demo: setup
 	$(BIN)/python launch.py --config mvdream-mini.yaml prompt="a red cat with a green face"
 
+# two processes of one thread each: torch's threads would wait for each other
 test: $(VENV)/.setup-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.setup-dev
 	$(BIN)/ruff check .
