@@ -11,6 +11,9 @@ named pattern   views that show the stripes, dots or checks of their caption; a 
 azimuth         from where a view looks to be seen against what was asked, at 24 azimuths of a twentieth as many
                 held-out captions (at least one): median of the absolute errors, and the share below 15 degrees
 
+It also prints what the VAE gives back of true views, four of each caption, inside the silhouettes: of the first 12
+held-out captions, and of a third as many random patterned captions as `--sets`.
+
 Sampling is the training recipe's (`train-mini.yaml`): its guidance and steps, elevation 15, four views of a set.
 """
 
@@ -39,6 +42,7 @@ from threedgen.core.errors import ThreedgenError  # noqa: E402
 from threedgen.core.files import write_text_atomically  # noqa: E402
 from threedgen.core.randomness import stable_seed  # noqa: E402
 from threedgen.data.miniworld import Rendering, Spec, build, held_out, patterned_specs, render  # noqa: E402
+from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.metrics import (  # noqa: E402
     AzimuthErrors,
     PatternVerdicts,
@@ -119,8 +123,7 @@ def janus_verdicts(draw: Draw, config: Config, size: int, count: int) -> list[bo
 
 
 def pattern_verdicts(draw: Draw, config: Config, size: int, count: int) -> PatternVerdicts:
-    specs = Random(stable_seed(config.seed, 0, "patterns")).sample(patterned_specs(), count)
-    captions = [spec.caption for spec in specs]
+    captions = [spec.caption for spec in patterned(config, count)]
     views = drawn_in_parts(draw, captions, rings(config, [20.0], size), "patterns")
     return named_patterns(np.concatenate(views), np.repeat(captions, 4).tolist(), rings(config, [20.0] * count, size))
 
@@ -134,6 +137,22 @@ def azimuths_seen(draw: Draw, config: Config, size: int, count: int) -> AzimuthE
         asked += [start] * len(captions)
     named = np.repeat(captions * len(STARTS), 4).tolist()
     return azimuth_errors(np.concatenate(views), named, rings(config, asked, size))
+
+
+@torch.no_grad()
+def round_trip_psnr(prior: MultiViewPrior, config: Config, specs: Sequence[Spec]) -> float:
+    """Mean PSNR in dB of true views through encoder and decoder, inside their silhouettes."""
+    cameras, found = rings(config, [20.0], prior.image_size), []
+    for spec in specs:
+        true = truth(spec, cameras)
+        images = torch.from_numpy(true.rgb).movedim(-1, 1).float().to(prior.device)
+        back = prior.decode(prior.encode_images(images)).movedim(1, -1).cpu().numpy()
+        found.append(psnr_inside(back, true))
+    return float(np.mean(found))
+
+
+def patterned(config: Config, count: int) -> list[Spec]:
+    return Random(stable_seed(config.seed, 0, "patterns")).sample(patterned_specs(), count)
 
 
 def rings(config: Config, starts: Sequence[float], size: int) -> Cameras:
@@ -186,8 +205,12 @@ def main() -> int:
     quality = measure(draw, config, prior.image_size, given.sets)
     seconds = time.monotonic() - started
     print(f"{given.weights}, {seconds:.0f} s\n\n{table(quality)}")
+    asked = {"held_out": held_out()[:12], "patterned": patterned(config, max(1, given.sets // 3))}
+    vae = {f"vae_{name}": round_trip_psnr(prior, config, specs) for name, specs in asked.items()}
+    for name, found in vae.items():
+        print(f"| {name} | {found:.2f} dB | {len(asked[name.removeprefix('vae_')])} captions |")
     if given.out:
-        figures = {"weights": given.weights, "seconds": round(seconds, 1), **asdict(quality)}
+        figures = {"weights": given.weights, "seconds": round(seconds, 1), **asdict(quality), **vae}
         write_text_atomically(given.out, json.dumps(figures, indent=2) + "\n")
     return 0
 
