@@ -241,6 +241,18 @@ def test_from_scratch_the_vae_is_trained_first_and_resumed(config, tmp_path, mon
     assert prior.image_size == 16
 
 
+def test_a_start_may_take_the_vae_of_other_weights(config, tmp_path):
+    other = MultiViewPrior.from_pretrained(config.train.start_from)
+    with torch.no_grad():
+        for parameter in other.vae.parameters():
+            parameter.mul_(0.5)
+    other.save_pretrained(tmp_path / "other", torch.float32)
+    train(config, tmp_path / "run", vae=str(tmp_path / "other"), steps=1, sample_every=100)
+    trained = MultiViewPrior.from_pretrained(tmp_path / "run/prior")
+    for found, expected in zip(trained.vae.parameters(), other.vae.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_an_image_size_that_the_networks_cannot_halve_is_refused(config, tmp_path):
     with pytest.raises(ConfigError, match=r"train.image_size=20: .* multiple of 8"):
         train(config, tmp_path, image_size=20)
