@@ -34,9 +34,9 @@ _READ |= {"use_linear_in_transformer", "use_scale_shift_norm", "disable_self_att
 
 _RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
 _RESNET |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-_ENDS = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
-_ENDS |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
-_ENDS |= {"class_embedding.linear_1": "camera_embed.0", "class_embedding.linear_2": "camera_embed.2"}
+ENDS = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+ENDS |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+ENDS |= {"class_embedding.linear_1": "camera_embed.0", "class_embedding.linear_2": "camera_embed.2"}
 
 
 def words_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
@@ -60,7 +60,7 @@ def words_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     depths = [int(m[1]) for key in shapes if (m := re.search(r"\.transformer_blocks\.(\d+)\.", key))]
     if depths:
         words["transformer_depth"] = max(depths) + 1
-    channels, num_res_blocks, attention = _levels_of_shapes(shapes)
+    channels, num_res_blocks, attention = levels_of_shapes(shapes)
     base = words.get("model_channels")
     if isinstance(base, int) and all(channels):
         words["channel_mult"] = [width // base for width in channels]
@@ -69,13 +69,13 @@ def words_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     return words
 
 
-def _levels_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[int], list[int], list[int]]:
+def levels_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[int], list[int], list[int]]:
     """Per level of the way down: channels and number of residual blocks; and the levels' factors with attention."""
     channels, num_res_blocks, attention = [0], [0], []
     numbers = {int(m[1]) for key in shapes if (m := re.match(r"input_blocks\.(\d+)\.", key))}
     for number in sorted(numbers - {0}):
         own = {key: shape for key, shape in shapes.items() if key.startswith(f"input_blocks.{number}.")}
-        if any(".0.op." in key for key in own):
+        if any(".op." in key for key in own):
             channels.append(0)
             num_res_blocks.append(0)
             continue
@@ -150,45 +150,57 @@ def _sequence(value: object) -> Sequence:
 
 def unet_sources(unet: UNet2DConditionModel) -> dict[str, Source]:
     """The original's key for each name of the network."""
-    prefixes = _block_prefixes(unet)
-    sources = {}
-    for name in unet.state_dict():
-        old_end, new_end = next((pair for pair in _ENDS.items() if name.startswith(pair[0] + ".")), ("", ""))
-        if old_end:
-            sources[name] = Source(new_end + name[len(old_end) :])
-            continue
-        block = next(prefix for prefix in prefixes if name.startswith(prefix + "."))
-        rest = name[len(block) + 1 :]
-        if ".resnets." in block:
-            layer, _, leaf = rest.partition(".")
-            rest = f"{_RESNET[layer]}.{leaf}"
-        sources[name] = Source(f"{prefixes[block]}.{rest}")
-    return sources
+    has_attention = [kind == "CrossAttnUpBlock2D" for kind in unet.config.up_block_types]
+    prefixes = block_prefixes(unet.config.layers_per_block, has_attention) | ENDS
+    return {name: Source(original_key(name, prefixes)) for name in unet.state_dict()}
 
 
-def _block_prefixes(unet: UNet2DConditionModel) -> dict[str, str]:
-    """`down_blocks.1.resnets.0` -> `input_blocks.4.0` and so on: the original counts blocks through all levels."""
-    blocks_per_level = unet.config.layers_per_block
-    prefixes = {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1"}
-    prefixes["mid_block.resnets.1"] = "middle_block.2"
-    number, last = 1, len(blocks_per_level) - 1
+def original_key(name: str, prefixes: Mapping[str, str]) -> str:
+    """The key of a diffusers name under the first of `prefixes` (diffusers' -> the original's) that it begins with."""
+    block = next(prefix for prefix in prefixes if name.startswith(prefix + "."))
+    rest = name[len(block) + 1 :]
+    if ".resnets." in block:
+        layer, _, leaf = rest.partition(".")
+        rest = f"{_RESNET[layer]}.{leaf}"
+    return f"{prefixes[block]}.{rest}"
+
+
+def block_prefixes(
+    blocks_per_level: Sequence[int], has_attention: Sequence[bool], is_video: bool = False
+) -> dict[str, str]:
+    """`down_blocks.1.resnets.0` -> `input_blocks.4.0` and so on: the original counts blocks through all levels.
+
+    has_attention: of the levels on the way up. A video network's blocks hold convolutions over frames inside their
+    first layer and attention over frames as the third.
+    """
+    prefixes: dict[str, str] = {}
+    last = len(blocks_per_level) - 1
+
+    def add(theirs: str, ours: str, i: int) -> None:
+        prefixes[f"{ours}.resnets.{i}"] = f"{theirs}.0"
+        prefixes[f"{ours}.attentions.{i}"] = f"{theirs}.1"
+        if is_video:
+            prefixes[f"{ours}.temp_convs.{i}"] = f"{theirs}.0.temopral_conv"  # spelt so
+            prefixes[f"{ours}.temp_attentions.{i}"] = f"{theirs}.2"
+
+    number = 1
     for level, count in enumerate(blocks_per_level):
         for i in range(count):
-            prefixes[f"down_blocks.{level}.resnets.{i}"] = f"input_blocks.{number}.0"
-            prefixes[f"down_blocks.{level}.attentions.{i}"] = f"input_blocks.{number}.1"
+            add(f"input_blocks.{number}", f"down_blocks.{level}", i)
             number += 1
         if level < last:
-            prefixes[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
+            prefixes[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{number}{'' if is_video else '.0'}.op"
             number += 1
+    add("middle_block", "mid_block", 0)
+    second = 3 if is_video else 2
+    prefixes["mid_block.resnets.1"] = f"middle_block.{second}"
+    prefixes["mid_block.temp_convs.1"] = f"middle_block.{second}.temopral_conv"
     number = 0
     for up, count in enumerate(reversed(blocks_per_level)):
-        has_attention = unet.config.up_block_types[up] == "CrossAttnUpBlock2D"
         for i in range(count + 1):
-            prefixes[f"up_blocks.{up}.resnets.{i}"] = f"output_blocks.{number}.0"
-            prefixes[f"up_blocks.{up}.attentions.{i}"] = f"output_blocks.{number}.1"
+            add(f"output_blocks.{number}", f"up_blocks.{up}", i)
             number += 1
         if up < last:
-            prefixes[f"up_blocks.{up}.upsamplers.0.conv"] = (
-                f"output_blocks.{number - 1}.{2 if has_attention else 1}.conv"
-            )
+            layer = second if has_attention[up] else 1
+            prefixes[f"up_blocks.{up}.upsamplers.0.conv"] = f"output_blocks.{number - 1}.{layer}.conv"
     return prefixes

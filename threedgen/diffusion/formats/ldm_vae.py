@@ -65,7 +65,7 @@ def vae_source(name: str, num_levels: int) -> Source:
     if rest:
         layer, leaf = rest.rsplit(".", 1)
         is_matrix = leaf == "weight" and layer != "group_norm"
-        return Source(f"{part}mid.attn_1.{_ATTENTION[layer]}.{leaf}", is_convolution=is_matrix)
+        return Source(f"{part}mid.attn_1.{_ATTENTION[layer]}.{leaf}", unit_axes=2 if is_matrix else 0)
     name = re.sub(r"\bup_blocks\.(\d+)", lambda m: f"up_blocks.{num_levels - 1 - int(m[1])}", name)
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)

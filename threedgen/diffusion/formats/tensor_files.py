@@ -36,11 +36,11 @@ class Source(NamedTuple):
 
     key: str
     third: int | None = None  # one third of its rows: q, k and v are stacked in the file
-    is_convolution: bool = False  # a linear layer that the file holds as a 1 x 1 convolution
+    unit_axes: int = 0  # a linear layer that the file holds as a convolution of size 1 over so many axes
 
     def stored_shape(self, shape: torch.Size) -> tuple[int, ...]:
         """The shape in the file of a tensor that has `shape` in the module."""
-        rows, *rest = (*shape, 1, 1) if self.is_convolution else shape
+        rows, *rest = (*shape, *(1,) * self.unit_axes)
         return (rows if self.third is None else 3 * rows, *rest)
 
 
