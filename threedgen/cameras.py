@@ -180,6 +180,15 @@ def mvdream_camera_vectors(cameras: Cameras) -> Tensor:
     return pose.reshape(-1, 16)
 
 
+def videomv_camera_vectors(cameras: Cameras) -> Tensor:
+    """[B, 16]: what VideoMV's network is told about each camera.
+
+    The row-major camera-to-world matrix as it is, the distance in it (Zuo et al. 2024, released code). VideoMV's
+    azimuth is ours.
+    """
+    return cameras.camera_to_world.reshape(-1, 16)
+
+
 class CameraSampler:
     """Training cameras as a function of (seed, step).
 

@@ -12,8 +12,8 @@ CAMERA = CameraConfig(fov_y_deg_range=(40.0, 40.0), distance_range=(0.9, 0.9), e
 
 
 def test_captures_are_cached_and_their_cameras_are_those_of_the_pictures(tmp_path):
-    first = multiview_captures(tmp_path, 6, CAMERA, 24, seed=1, workers=1)
-    again = multiview_captures(tmp_path, 6, CAMERA, 24, seed=1, workers=1)
+    first = multiview_captures(tmp_path, 6, CAMERA, 24, seed=1, workers=1, num_random=CAMERA.num_views)
+    again = multiview_captures(tmp_path, 6, CAMERA, 24, seed=1, workers=1, num_random=CAMERA.num_views)
     assert len(list(tmp_path.iterdir())) == 1
     np.testing.assert_array_equal(first.images, again.images)
     assert first.captions == again.captions
@@ -26,7 +26,7 @@ def test_captures_are_cached_and_their_cameras_are_those_of_the_pictures(tmp_pat
     position = mvdream_camera_vectors(first.cameras).reshape(6, 8, 4, 4)[..., :3, 3]
     expected = orbit(first.azimuth_deg.ravel().copy(), 10, 1.0, 40, 1).camera_to_world[:, :3, 3]
     torch.testing.assert_close(position.reshape(-1, 3), expected, atol=1e-5, rtol=0)
-    other = multiview_captures(tmp_path, 6, CAMERA, 24, seed=2, workers=1)
+    other = multiview_captures(tmp_path, 6, CAMERA, 24, seed=2, workers=1, num_random=CAMERA.num_views)
     assert other.captions != first.captions
 
 

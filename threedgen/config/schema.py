@@ -43,6 +43,13 @@ class CameraInput(Enum):
     text = "text"  # one more token for the cross-attention, after those of the text
 
 
+class PriorNetwork(Enum):
+    """What a prior in training is."""
+
+    multiview = "multiview"  # MVDream: the views of an object see each other in every self-attention
+    video = "video"  # VideoMV: they are frames of a video, in their order
+
+
 class BackendName(Enum):
     auto = "auto"  # native, or reference where it cannot be compiled
     native = "native"  # the kernels of cuda_ext
@@ -235,10 +242,11 @@ class TrainConfig:
     """Training of a multi-view prior on views of captioned objects and on single pictures."""
 
     start_from: str = ""  # weights to start from, as `weights`, or 2D Stable Diffusion; "": mini from scratch, VAE too
-    view_attention: ViewAttention = ViewAttention.inflated
+    network: PriorNetwork = PriorNetwork.multiview
+    view_attention: ViewAttention = ViewAttention.inflated  # of a multi-view network, as the next
     camera_input: CameraInput = CameraInput.timestep
     train_text_encoder: bool = True
-    multiview_data: str = "miniworld"  # or a folder or shards, see docs/howto/training-data.md
+    multiview_data: str = "miniworld"  # miniworld-clips, a folder or shards, see docs/howto/training-data.md
     image_data: str = "miniworld"  # single pictures, the same; "": none, every step is multi-view
     image_size: int = setting(0, 0, 8192)  # pixels; 0: those of the weights
     multiview_probability: float = setting(0.7, 0, 1)  # chance of a step with objects from all sides

@@ -21,10 +21,12 @@ from threedgen.cameras import Cameras, orbit
 from threedgen.config.schema import CameraConfig
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import stable_seed
+from threedgen.data.clips import clip_cameras
 from threedgen.data.miniworld import build, draw_training_specs, of_kinds, parse, patterned_specs, render
 
 _FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
 _FRONT_PROBABILITY = 0.8
+CLIPS = "clips"  # the kind of recipe whose cameras move along paths
 _VERSION = 3  # part of the cache's key: raise it when the pictures change
 
 
@@ -42,7 +44,8 @@ class Pictures(Protocol):
 @dataclass(frozen=True)
 class CapturedViews:
     """images [N, V, H, W, 4] uint8 premultiplied RGBA; cameras: N * V; captions: N texts. Of several views the first
-    half are evenly spaced, the others at random azimuths. Single images are V = 1 and have no use for their cameras."""
+    are evenly spaced, as many as `camera.num_views`, the others, if there are any, at random azimuths; those of a clip
+    are its frames. Single images are V = 1 and have no use for their cameras."""
 
     images: Pictures
     cameras: Cameras
@@ -86,15 +89,29 @@ def multiview_captures(
     seed: int,
     workers: int,
     kinds: Sequence[str] = (),
+    *,
+    num_random: int,
 ) -> CapturedViews:
-    """`num_objects` jittered objects of the training captions, each seen by twice `camera.num_views` cameras.
+    """`num_objects` jittered objects of the training captions, each seen by `camera.num_views` evenly spaced cameras
+    and by `num_random` others.
 
     kinds: of these only; none: of all. Raises ConfigError for an unknown one.
     """
-    chosen = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects, kinds)
-    captions = tuple(spec.caption for spec in chosen)
-    views = camera.num_views
-    return _cached(cache, _Recipe("multiview", captions, views, views, camera, size, seed), workers)
+    captions = _training_captions(num_objects, seed, kinds)
+    return _cached(cache, _Recipe("multiview", captions, camera.num_views, num_random, camera, size, seed), workers)
+
+
+def clip_captures(
+    cache: Path, num_objects: int, camera: CameraConfig, size: int, seed: int, workers: int, kinds: Sequence[str] = ()
+) -> CapturedViews:
+    """The same objects, each in a video of `camera.num_views` frames (`clips.clip_cameras`); kinds as above."""
+    captions = _training_captions(num_objects, seed, kinds)
+    return _cached(cache, _Recipe(CLIPS, captions, camera.num_views, 0, camera, size, seed), workers)
+
+
+def _training_captions(num_objects: int, seed: int, kinds: Sequence[str]) -> tuple[str, ...]:
+    specs = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects, kinds)
+    return tuple(spec.caption for spec in specs)
 
 
 def patterned_captures(
@@ -148,6 +165,8 @@ def _draw_cameras(recipe: _Recipe) -> Cameras:
     """One camera a picture: an object has one elevation, field of view and distance."""
     rng = np.random.default_rng(stable_seed(recipe.seed, 0, f"{recipe.kind} cameras"))
     count, views = len(recipe.captions), recipe.num_even + recipe.num_random
+    if recipe.kind == CLIPS:
+        return clip_cameras(recipe.camera, count, views, recipe.size, rng)
 
     def uniform(bounds: tuple[float, float]) -> NDArray[np.floating]:
         return rng.uniform(*bounds, (count, 1)).repeat(views, -1)

@@ -34,7 +34,7 @@ class ViewSet:
     """V views of one object at one elevation."""
 
     images: NDArray[Any]  # uint8 [V, S, S, 4] premultiplied RGBA, or half-precision latents [V, 4, h, w]
-    cameras: Cameras  # V, those of one object
+    cameras: Cameras | None  # V, those of one object; None where nobody is to be told them
     caption: str  # without ", 3d asset"
 
 

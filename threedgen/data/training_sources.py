@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from threedgen.config.schema import Config
+from threedgen.config.schema import Config, PriorNetwork
 from threedgen.data.captioned_images import FolderImages, ShardImages, captioned_pictures
 from threedgen.data.captioned_views import (
     CapturedViews,
+    clip_captures,
     front_probabilities,
     multiview_captures,
     patterned_captures,
@@ -32,20 +33,23 @@ __all__ = [
     "open_view_source",
 ]
 
-MINIWORLD = "miniworld"
+MINIWORLD, CLIPS = "miniworld", "miniworld-clips"
 
 
 def open_view_source(where: str, config: Config, image_size: int) -> ViewSource:
     """Objects in sets of `config.camera.num_views` views, [image_size, image_size] pixels each.
 
-    where: `miniworld`; a folder that `launch.py render-meshes` wrote; shards (`DIR`, `DIR/*.tar`,
-    `DIR/{00000..00012}.tar`).
+    where: `miniworld`; `miniworld-clips`, videos of its objects without cameras; a folder that
+    `launch.py render-meshes` wrote; shards (`DIR`, `DIR/*.tar`, `DIR/{00000..00012}.tar`).
 
     Raises:
         ConfigError: nothing there, or nothing that can be used; one line that says why.
     """
-    if where == MINIWORLD:
-        return MiniworldViews(_miniworld_objects(config, image_size))
+    if where in (MINIWORLD, CLIPS):
+        captured = _miniworld_objects(config, image_size)
+        if where == CLIPS:
+            return MiniworldClips(captured)
+        return MiniworldOrbits(captured) if _is_video(config) else MiniworldViews(captured)
     objects = Shards(shard_paths(where)) if is_shards(where) else rendered_objects(Path(where))
     source = RenderedViews(objects, config.camera.num_views, image_size)
     source.check(where)
@@ -82,16 +86,17 @@ def open_image_source(where: str, config: Config, image_size: int) -> ImageSourc
 
 
 def _miniworld_objects(config: Config, image_size: int) -> CapturedViews:
+    """Those of the sets of views, of which single pictures are taken too."""
     train = config.train
-    return multiview_captures(
-        _cache(config),
-        train.num_objects,
-        config.camera,
-        image_size,
-        config.seed,
-        train.render_workers,
-        train.kinds,
-    )
+    sizes = (train.num_objects, config.camera, image_size, config.seed, train.render_workers, train.kinds)
+    if train.multiview_data == CLIPS:
+        return clip_captures(_cache(config), *sizes)
+    num_random = 0 if _is_video(config) else config.camera.num_views
+    return multiview_captures(_cache(config), *sizes, num_random=num_random)
+
+
+def _is_video(config: Config) -> bool:
+    return config.train.network is PriorNetwork.video
 
 
 def _cache(config: Config) -> Path:
@@ -119,6 +124,33 @@ class MiniworldViews:
 
     def texts(self) -> Sequence[str]:
         return vocabulary()
+
+
+class MiniworldOrbits:
+    """The evenly spaced views of an object in their order, beginning at any of them."""
+
+    def __init__(self, captured: CapturedViews):
+        self.captured = captured
+
+    def __len__(self) -> int:
+        return len(self.captured)
+
+    def draw(self, index: int, rng: np.random.Generator) -> ViewSet:
+        frames = self.captured.images.shape[1]
+        chosen = np.roll(np.arange(frames), rng.integers(frames))
+        cameras = self.captured.cameras.take(torch.from_numpy(index * frames + chosen), frames)
+        return ViewSet(self.captured.images[index][chosen], cameras, self.captured.captions[index])
+
+    def texts(self) -> Sequence[str]:
+        return vocabulary()
+
+
+class MiniworldClips(MiniworldOrbits):
+    """Videos of objects, forwards or backwards; nobody is told how the camera moved."""
+
+    def draw(self, index: int, rng: np.random.Generator) -> ViewSet:
+        frames = np.arange(self.captured.images.shape[1])[:: rng.choice([1, -1])]
+        return ViewSet(self.captured.images[index][frames], None, self.captured.captions[index])
 
 
 class MiniworldPhotographs:

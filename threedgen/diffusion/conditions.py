@@ -26,8 +26,11 @@ class Conditions:
 
     def text_of(self, count: int) -> Tensor:
         """The text of `count` views, [count, L, C]."""
-        views = self.text.repeat_interleave(self.num_views, 0)
-        return views.repeat(count // len(views), 1, 1)
+        return self.text_of_objects(count // self.num_views).repeat_interleave(self.num_views, 0)
+
+    def text_of_objects(self, count: int) -> Tensor:
+        """The text of `count` objects, [count, L, C]."""
+        return self.text.repeat(count // len(self.text), 1, 1)
 
     def against(self, text: Tensor, count: int) -> Conditions:
         """For 2 * count views: the first half told this, the others another text [P, L, C] or [1, L, C]."""

@@ -1,7 +1,7 @@
 """A multi-view diffusion prior as one object: text, images, latents and noise, whatever its size."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from threedgen.cameras import mvdream_camera_vectors
+from threedgen.cameras import Cameras, mvdream_camera_vectors, videomv_camera_vectors
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder
 from threedgen.core.transfer import to_device
@@ -21,6 +21,7 @@ from threedgen.diffusion.checkpoints.locate import adapter_base, locate_weights
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
+from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.schedule import NoiseSchedule
 from threedgen.diffusion.text.clip_tokenizer import load_tokenizer
 
@@ -28,7 +29,7 @@ disable_progress_bar()  # transformers' bars for loading and saving would stand 
 
 
 class MultiViewPrior(nn.Module):
-    """Tokenizer, text encoder, multi-view UNet, VAE and noise schedule.
+    """Tokenizer, text encoder, multi-view or video UNet, VAE and noise schedule.
 
     Images are [B, 3, H, W] in 0..1; latents [B, 4, h, w] are scaled to unit standard deviation; a timestep is an
     integer in 0..999. B counts views, those of one object adjacent. Whatever the weights' dtype, the noise schedule
@@ -43,7 +44,7 @@ class MultiViewPrior(nn.Module):
         self,
         tokenizer: PreTrainedTokenizerFast,
         text_encoder: CLIPTextModel | None,
-        unet: MultiViewUNet,
+        unet: MultiViewUNet | VideoUNet,
         vae: AutoencoderKL,
         scheduler: DDIMScheduler,
     ) -> None:
@@ -58,8 +59,9 @@ class MultiViewPrior(nn.Module):
         if self._ends_in_noise and not self._predicts_velocity:
             raise ThreedgenError("a schedule that ends in pure noise needs velocity prediction: noise alone says no x0")
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
-        unet.to(memory_format=torch.channels_last)  # faster convolutions
-        vae.to(memory_format=torch.channels_last)
+        for layer in (*unet.modules(), *vae.modules()):
+            if isinstance(layer, nn.Conv2d):
+                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
 
     @classmethod
     def from_pretrained(
@@ -170,10 +172,23 @@ class MultiViewPrior(nn.Module):
 
     def _predict(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Tensor:
         """What the network says, [B, 4, h, w] in float32. The one place where it is told anything."""
-        dtype, camera = self.unet.dtype, None
-        if told.cameras is not None:
-            vectors = to_device(mvdream_camera_vectors(told.cameras), noisy.device).to(dtype)
-            camera = vectors.repeat(len(noisy) // len(vectors), 1)
+        count, views, dtype = len(noisy), told.num_views, self.unet.dtype
         latents = noisy.to(dtype, memory_format=torch.channels_last)
-        text = told.text_of(len(noisy)).to(dtype)
-        return self.unet(latents, timestep, text, camera, told.num_views).float()
+        if isinstance(self.unet, MultiViewUNet):
+            camera = self._camera_of(mvdream_camera_vectors, told.cameras, count)
+            return self.unet(latents, timestep, told.text_of(count).to(dtype), camera, views).float()
+        camera = self._camera_of(videomv_camera_vectors, told.cameras, count)
+        frames = self.unet(
+            latents.unflatten(0, (-1, views)).transpose(1, 2),
+            timestep[::views] if timestep.ndim else timestep,
+            told.text_of_objects(count // views).to(dtype),
+            None if camera is None else camera.unflatten(0, (-1, views)),
+        )
+        return frames.transpose(1, 2).flatten(0, 1).float()
+
+    def _camera_of(self, encode: Callable[[Cameras], Tensor], cameras: Cameras | None, count: int) -> Tensor | None:
+        """What the network is told of the cameras of `count` views, [count, 16]."""
+        if cameras is None:
+            return None
+        vectors = to_device(encode(cameras), self.device).to(self.unet.dtype)
+        return vectors.repeat(count // len(vectors), 1)

@@ -63,12 +63,14 @@ def sample_views(
     guidance_scale: float = 7.5,
     rescale: float = 0.0,
     image_size: int | None = None,
+    num_views: int = 1,
 ) -> Tensor:
     """Images [P * V, 3, H, W] in 0..1 of P prompts.
 
-    cameras: `num_views` (V) of one object, for all prompts, or V of each; None: 2D mode, a picture a prompt.
+    cameras: those of one object (V of them), for all prompts, or V of each; None: 2D mode, a picture a prompt, or
+    `num_views` frames (V) of a video.
     """
-    num_views = 1 if cameras is None else cameras.num_views
+    num_views = num_views if cameras is None else cameras.num_views
     edge = prior.unet.config.sample_size * (image_size or prior.image_size) // prior.image_size
     shape = (len(prompts) * num_views, prior.unet.config.in_channels, edge, edge)
     noise = torch.randn(shape, generator=generator).to(prior.device)

@@ -1,25 +1,31 @@
 """Where training starts: a prior with the layers and the words that it is going to need."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import models
 from torch import nn
 
-from threedgen.config.schema import CameraInput, ViewAttention
+from threedgen.config.schema import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_weights
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
+from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.text.words import words_of
 
 # layers that start at zero, so that what is new changes nothing at first
-_LAST_LAYERS = ("class_embedding.linear_2", "view_attn.to_out.0")
+_LAST_LAYERS = re.compile(
+    r"class_embedding\.linear_2|.*view_attn\.to_out\.0"
+    r"|camera_embedding\.2|.*temp_convs\.\d+\.conv4\.3|(.*temp_attentions\.\d+|transformer_in)\.proj_out"
+)
+_HEADS_OF_FRAMES = 4, 8  # number and width, of the mini video network's first attention; Stable Diffusion's: 8 of 64
 # what the UNet's config says of Stable Diffusion 1 and 2; other networks of the class take other inputs
 _STABLE_DIFFUSION = {"in_channels": 4, "out_channels": 4} | dict.fromkeys(
     ("addition_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")
@@ -33,9 +39,10 @@ def start_prior(
     camera_input: CameraInput = CameraInput.timestep,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    network: PriorNetwork = PriorNetwork.multiview,
 ) -> MultiViewPrior:
-    """A prior to train, from `weights`: a multi-view prior ("mini", a folder, an adapter, a hub id), or a 2D Stable
-    Diffusion in diffusers' layout, which becomes a multi-view prior.
+    """A prior to train, from `weights`: a multi-view or video prior ("mini", a folder, an adapter, a hub id), or a 2D
+    Stable Diffusion in diffusers' layout, which becomes one.
 
     All weights are copied; noise schedule and prediction type stay those of the folder. What a 2D network lacks is
     added by `inflate_unet`: at step 0 one view is, bit for bit, what the 2D network gives, with a camera and without
@@ -52,7 +59,12 @@ def start_prior(
     _check_is_stable_diffusion(folder)
     prior = MultiViewPrior.from_pretrained(weights, dtype, device)
     try:
-        prior.unet = inflate_unet(prior.unet, view_attention, camera_input)
+        if network is PriorNetwork.video:
+            prior.unet = video_unet_of(prior.unet)
+        elif isinstance(prior.unet, MultiViewUNet):
+            prior.unet = inflate_unet(prior.unet, view_attention, camera_input)
+        else:
+            raise ValueError("a video network; give train.network=video")
     except ValueError as error:
         raise ConfigError(f"weights {weights}: {error}; give them the settings that they have") from error
     prior.text_encoder.requires_grad_(True)
@@ -93,19 +105,67 @@ def inflate_unet(unet: MultiViewUNet, view_attention: ViewAttention, camera_inpu
             f"trained with view_attention={was.view_attention}, camera_input={was.camera_input}; "
             f"view_attention={view_attention.value}, camera_input={camera_input.value} would drop layers of theirs"
         )
-    new_layers = dict.fromkeys(name.rpartition(".")[0] for name in shapes if name not in tensors)
-    for path in new_layers:
-        layer: Any = inflated.get_submodule(path).to_empty(device="cpu")
+    return _completed(inflated, unet)
+
+
+@torch.no_grad()
+def video_unet_of(unet: MultiViewUNet | VideoUNet) -> VideoUNet:
+    """A video network on the spatial tensors of `unet`, or `unet` if it is one; all parameters require gradients.
+
+    The layers over frames and the cameras' MLP are new and end at zero, so that each frame is at first what the 2D
+    network gives without a camera. What a multi-view network has learned of cameras is left behind: its self-attention
+    saw all views, a video's sees one frame.
+
+    Raises ValueError for layers that a video network has no place for.
+    """
+    if isinstance(unet, VideoUNet):
+        return unet.requires_grad_(True)
+    config, widths = unet.config, list(unet.config.block_out_channels)
+    blocks = {*config.layers_per_block} if not isinstance(config.layers_per_block, int) else {config.layers_per_block}
+    heads = config.attention_head_dim  # of diffusers' 2D networks this is the number of heads
+    heads = [heads] * len(widths) if isinstance(heads, int) else list(heads)
+    if len(blocks) > 1 or not config.use_linear_projection or config.view_attention == ViewAttention.temporal.value:
+        raise ValueError("no Stable Diffusion 2 that a video network could be made of")
+    is_mini = widths[0] < _HEADS_OF_FRAMES[0] * _HEADS_OF_FRAMES[1] * 2
+    entry_heads, entry_width = _HEADS_OF_FRAMES if is_mini else (8, 64)
+    with torch.device("meta"):
+        video = VideoUNet(
+            sample_size=config.sample_size,
+            in_channels=config.in_channels,
+            out_channels=config.out_channels,
+            down_block_types=[kind.replace("2D", "3D") for kind in config.down_block_types],
+            up_block_types=[kind.replace("2D", "3D") for kind in config.up_block_types],
+            block_out_channels=widths,
+            layers_per_block=blocks.pop(),
+            norm_num_groups=config.norm_num_groups,
+            cross_attention_dim=config.cross_attention_dim,
+            attention_head_dim=[width // count for width, count in zip(widths, heads, strict=True)],
+            entry_heads=entry_heads,
+            entry_head_dim=entry_width,
+        )
+    return _completed(video, unet)
+
+
+Network = TypeVar("Network", MultiViewUNet, VideoUNet)
+
+
+def _completed(network: Network, old: MultiViewUNet) -> Network:
+    """`network`, which is on the meta device, with the tensors of `old` where it has them; what is new begins as
+    layers begin, the last of them at zero."""
+    names = network.state_dict()
+    tensors = {name: tensor for name, tensor in old.state_dict().items() if name in names}
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in names if name not in tensors):
+        layer: Any = network.get_submodule(path).to_empty(device="cpu")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(0, 0, path))
             layer.reset_parameters()
-        if path.endswith(_LAST_LAYERS):
+        if _LAST_LAYERS.fullmatch(path):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        layer.to(unet.device, unet.dtype)
+        layer.to(old.device, old.dtype)
         tensors |= {f"{path}.{name}": value for name, value in layer.state_dict().items()}
-    inflated.load_state_dict(tensors, assign=True)
-    return inflated.eval()
+    network.load_state_dict(tensors, assign=True)
+    return network.requires_grad_(True).eval()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
 from threedgen.diffusion.formats.text_towers import match_clip_text
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet, match_ldm_unet
+from threedgen.diffusion.networks.video_unet import VideoUNet
 
 UNET_AND_VAE_FILE = "diffusion_pytorch_model.safetensors"
 TEXT_ENCODER_FILE = "model.safetensors"
@@ -21,8 +22,8 @@ TEXT_ENCODER_FILE = "model.safetensors"
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
-def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> MultiViewUNet:
-    """The UNet in `folder`: `MultiViewUNet`'s own files, or the original's config words and keys.
+def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> MultiViewUNet | VideoUNet:
+    """The UNet in `folder`: `MultiViewUNet`'s or `VideoUNet`'s own files, or the original's config words and keys.
 
     This and the other two raise ThreedgenError for missing, unknown or misshaped keys.
     """
@@ -32,7 +33,8 @@ def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> M
     else:
         try:
             with torch.device("meta"):
-                module = MultiViewUNet.from_config(config)
+                kind = VideoUNet if config.get("_class_name") == VideoUNet.__name__ else MultiViewUNet
+                module = kind.from_config(config)
         except ValueError as error:
             raise ThreedgenError(
                 f"{folder}: config.json is not of a network that this package builds: {error}"

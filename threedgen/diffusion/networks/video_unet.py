@@ -23,7 +23,6 @@ from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTenso
 from threedgen.diffusion.formats.video_unet import video_unet_config, video_unet_sources
 from threedgen.diffusion.networks.view_attention import MultiViewAttnProcessor
 
-_DROPOUT = 0.1  # of the convolutions over frames, in training
 _EPS = 1e-5
 _GLOBAL_TOKENS = 4  # that the picture's embedding is made into
 
@@ -145,7 +144,8 @@ class VideoUNet(ModelMixin, ConfigMixin):
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], eps=_EPS)
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
-            convolutions = [(layer.in_dim, layer.out_dim, _DROPOUT, norm_num_groups) for layer in block.temp_convs]
+            # without the original's dropout: a step is a function of its number, and draws nothing from a global state
+            convolutions = [(layer.in_dim, layer.out_dim, 0.0, norm_num_groups) for layer in block.temp_convs]
             block.temp_convs = nn.ModuleList(FrameConvolutions(*sizes) for sizes in convolutions)
         for module in self.modules():
             if isinstance(module, Attention):

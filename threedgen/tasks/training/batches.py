@@ -19,7 +19,14 @@ from threedgen.config.schema import Config, TrainBackground
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import stable_seed
 from threedgen.data.captioned_views import composite_on
-from threedgen.data.training_sources import MINIWORLD, ImageSource, ViewSource, open_image_source, open_view_source
+from threedgen.data.training_sources import (
+    CLIPS,
+    MINIWORLD,
+    ImageSource,
+    ViewSource,
+    open_image_source,
+    open_view_source,
+)
 from threedgen.diffusion.text.prompts import ASSET_SUFFIX
 
 NUM_TIMESTEPS = 1000
@@ -45,7 +52,7 @@ def open_sources(config: Config, image_size: int) -> TrainingSources:
     train = config.train
     if not train.multiview_data:
         raise ConfigError("train.multiview_data is empty: give what render-meshes wrote, see docs/howto/train.md")
-    if train.kinds and MINIWORLD not in (train.multiview_data, train.image_data):
+    if train.kinds and not {MINIWORLD, CLIPS} & {train.multiview_data, train.image_data}:
         raise ConfigError("train.kinds chooses among miniworld's things, and neither source of data is miniworld")
     views = open_view_source(train.multiview_data, config, image_size)
     images = open_image_source(train.image_data, config, image_size) if train.image_data else None
@@ -81,11 +88,11 @@ def parts_of_process(batch_objects: int, rank: int, processes: int, accumulate: 
 
 @dataclass(frozen=True)
 class Batch:
-    """N captions with V views each (V = 1 and no cameras in 2D mode), the views of an object adjacent."""
+    """N captions with V views each (V = 1 in 2D mode), the views of an object adjacent."""
 
     images: Tensor  # [N * V, 3, S, S] in 0..1, or latents [N * V, 4, h, w] in half precision
     captions: list[str]
-    cameras: Cameras | None  # N * V
+    cameras: Cameras | None  # N * V; None in 2D mode, and of videos whose cameras nobody is told
     timestep: Tensor  # [N * V], one value for the views of an object
     noise: Tensor  # [N * V, *latent_shape]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from threedgen.config.schema import TrainBackground
 from threedgen.core.randomness import stable_seed
 from threedgen.data.captioned_views import CapturedViews, Pictures, composite_on
-from threedgen.data.training_sources import MiniworldPhotographs, MiniworldViews
+from threedgen.data.training_sources import MiniworldOrbits, MiniworldPhotographs, MiniworldViews
 from threedgen.tasks.training.batches import TrainingSources, draw_background, to_chw
 
 Encode = Callable[[Tensor], Tensor]  # pictures [B, 3, H, W] in 0..1 -> latents [B, 4, h, w]
@@ -59,8 +59,8 @@ def encoded(sources: TrainingSources, encode: Encode, kind: TrainBackground, see
         return made[captured.captions]
 
     views, images = sources.views, sources.images
-    if isinstance(views, MiniworldViews):
-        views = MiniworldViews(of(views.captured))
+    if isinstance(views, (MiniworldViews, MiniworldOrbits)):
+        views = type(views)(of(views.captured))
     if isinstance(images, MiniworldPhotographs):
         images = MiniworldPhotographs(of(images.captured), of(images.patterned))
     return TrainingSources(views, images)

@@ -54,7 +54,8 @@ def _beside_the_data(prior: MultiViewPrior, config: Config, views: ViewSource, p
     captions = [
         with_asset_suffix(drawn.caption) if config.train.asset_suffix_probability else drawn.caption for drawn in sets
     ]
-    samples = sampled_sets(prior, config, captions, Cameras.joined([drawn.cameras for drawn in sets]))
+    cameras = [drawn.cameras for drawn in sets if drawn.cameras is not None]
+    samples = sampled_sets(prior, config, captions, Cameras.joined(cameras) if cameras else None)
     rows = [
         (drawn.caption, np.concatenate([sampled, composite_on(drawn.images, _MID_GREY)]))
         for drawn, sampled in zip(sets, samples, strict=True)
@@ -75,7 +76,12 @@ def psnr_inside(views: NDArray[np.floating], truth: Rendering) -> float:
 
 
 def sampled_sets(
-    prior: MultiViewPrior, config: Config, captions: Sequence[str], cameras: Cameras, stream: str = SHEET, step: int = 0
+    prior: MultiViewPrior,
+    config: Config,
+    captions: Sequence[str],
+    cameras: Cameras | None,
+    stream: str = SHEET,
+    step: int = 0,
 ) -> NDArray[np.float32]:
     """[captions, views, H, W, 3] from the noise of (seed, step, stream); cameras as `sample_views` takes them."""
     images = sample_views(
@@ -85,5 +91,6 @@ def sampled_sets(
         generator(config.seed, step, stream),
         num_inference_steps=config.views.num_inference_steps,
         guidance_scale=config.views.guidance_scale,
+        num_views=config.camera.num_views,
     )
-    return images.unflatten(0, (len(captions), cameras.num_views)).movedim(2, -1).cpu().numpy()
+    return images.unflatten(0, (len(captions), -1)).movedim(2, -1).cpu().numpy()

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from threedgen.config.schema import Config, Precision
+from threedgen.config.schema import Config, Precision, PriorNetwork
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
 from threedgen.diffusion.checkpoints.folders import load_vae
@@ -52,6 +52,10 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     Raises ConfigError for a batch that does not divide, for data that is missing and for weights that do not fit.
     """
     train, device = config.train, select_device(config.runtime)
+    if train.network is PriorNetwork.video and not train.start_from:
+        raise ConfigError("train.network=video needs train.start_from: its spatial layers are an image network's")
+    if train.network is PriorNetwork.video and train.gradient_checkpointing:
+        raise ConfigError("train.gradient_checkpointing=true: the video network has none; use train.accumulate")
     parts_of_process(train.batch_objects, rank(), world_size(), train.accumulate)  # before anything is loaded
     prior, sources = _start(config, run, device)
     average = _train(config, run, prior, sources)
@@ -66,7 +70,9 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
     """The prior as it is before the first step, and the data."""
     train = config.train
     if train.start_from:
-        prior = start_prior(train.start_from, train.view_attention, train.camera_input, device=device)
+        prior = start_prior(
+            train.start_from, train.view_attention, train.camera_input, device=device, network=train.network
+        )
         if train.vae:
             prior.vae = _vae_of(train.vae, device)
         _set_image_size(prior, train.image_size)
