@@ -43,10 +43,10 @@ def clip_cameras(config: CameraConfig, count: int, frames: int, size: int, rng: 
     elevation = uniform(lowest, highest) + is_orbit * uniform(-_RISE_DEG, _RISE_DEG) * (progress - 0.5)
     zoom = 1 + is_zoom * (uniform(*_ZOOM) - 1) * progress
     distance = reach * zoom / np.tan(np.radians(fov_y) / 2)
-    angles = (
+    azimuths, elevations, distances, fovs = (
         np.repeat(x, frames // x.shape[1], 1).ravel() for x in (azimuth, elevation.clip(-89, 89), distance, fov_y)
     )
-    still = orbit(*angles, size, num_views=frames)
+    still = orbit(azimuths, elevations, distances, fovs, size, num_views=frames)
     direction = uniform(0, 2 * np.pi)
     way = is_slide * reach * _WAY * (2 * progress - 1)  # [N, F] world units
     offset = torch.from_numpy(np.stack([np.cos(direction) * way, np.sin(direction) * way], -1)).float().flatten(0, 1)

@@ -62,20 +62,25 @@ class Guided:
         return self.told.num_views
 
     def __call__(self, noisy: Tensor, timestep: Tensor) -> Denoised:
-        told = self.told.against(self.negative_text, len(noisy))
-        noise, x0 = self.model.denoise(torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), told)
+        noise, x0 = self.both(noisy, timestep)
         alpha, sigma = self.schedule.level(timestep)
         conditional_x0 = x0.chunk(2)[0]
-        guided = self._away(noise)
+        guided = self.away(noise)
         # Where all is noise x0 does not follow from it; elsewhere it does, with less rounding.
-        guided_x0 = self._away(x0) if self.schedule.ends_in_noise else (noisy - sigma * guided) / alpha
+        guided_x0 = self.away(x0) if self.schedule.ends_in_noise else (noisy - sigma * guided) / alpha
         if self.rescale == 0:
             return Denoised(guided, guided_x0)
         wanted, found = (_std_per_object(x, self.num_views) + 1e-8 for x in (conditional_x0, guided_x0))
         rescaled = guided_x0 * (self.rescale * (wanted / found) + 1 - self.rescale)
         return Denoised((noisy - alpha * rescaled) / sigma, rescaled)
 
-    def _away(self, both: Tensor) -> Tensor:
+    def both(self, noisy: Tensor, timestep: Tensor) -> Denoised:
+        """What the model answers before it is guided: 2 * B, told what is wanted, then what is not."""
+        told = self.told.against(self.negative_text, len(noisy))
+        return self.model.denoise(torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), told)
+
+    def away(self, both: Tensor) -> Tensor:
+        """[2 * B, ...] of the two -> [B, ...], guided."""
         conditional, unconditional = both.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
 

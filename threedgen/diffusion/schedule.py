@@ -34,3 +34,17 @@ def stable_diffusion_schedule(prediction_type: str = "epsilon") -> DDIMScheduler
         steps_offset=1,
         prediction_type=prediction_type,
     )
+
+
+def cosine_schedule() -> DDIMScheduler:
+    """The cosine schedule (Nichol & Dhariwal 2021), rescaled so that it ends in pure noise (Lin et al. 2023), with
+    velocity prediction: that of VideoMV's image-to-video network. Its first and last step as above."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        rescale_betas_zero_snr=True,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
