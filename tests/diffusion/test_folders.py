@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from threedgen.core.errors import ThreedgenError
+from threedgen.core.errors import ThreedgenError, WeightsMissingError
 from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
 from threedgen.diffusion.checkpoints.locate import BUNDLED_FOLDER
 from threedgen.diffusion.networks.multiview_unet import multiview_unet_from_ldm
@@ -122,3 +122,36 @@ def test_the_whole_text_encoder_goes_to_the_device():
     tensors = [*encoder.named_parameters(), *encoder.named_buffers()]
     assert {name for name, tensor in tensors if not tensor.is_meta} == set()
     assert dict(encoder.named_buffers())
+
+
+def test_weights_in_several_files_and_a_vae_that_lies_with_the_base(tmp_path):
+    prior = MultiViewPrior.from_pretrained("mini")
+    folder = tmp_path / "several"
+    prior.save_pretrained(folder, torch.float16, base="mini", file_size="3MB")
+    assert not (folder / "vae").exists() and not (folder / "unet" / UNET_FILE).exists()
+    files = list((folder / "unet").glob("*.safetensors"))
+    assert len(files) == 3 and max(file.stat().st_size for file in files) <= 3.1e6
+    again = MultiViewPrior.from_pretrained(folder)
+    for part in ("unet", "vae", "text_encoder"):
+        expected = _state(getattr(prior, part))
+        assert all(torch.equal(value, expected[name]) for name, value in _state(getattr(again, part)).items())
+
+    files[0].unlink()
+    with pytest.raises(ThreedgenError, match=f"{files[0].name} is missing"):
+        load_unet(folder / "unet", torch.float32, "cpu")
+    index = folder / "unet" / f"{UNET_FILE}.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../other.safetensors"}}))
+    with pytest.raises(ThreedgenError, match="no index of files beside it"):
+        load_unet(folder / "unet", torch.float32, "cpu")
+    (folder / "base.json").write_text("{}")
+    with pytest.raises(WeightsMissingError, match=r"base\.json does not name"):
+        MultiViewPrior.from_pretrained(folder)
+
+
+def test_a_base_with_another_vae_is_refused(tmp_path):
+    prior = MultiViewPrior.from_pretrained("mini")
+    with torch.no_grad():
+        prior.vae.decoder.conv_out.bias += 1
+    with pytest.raises(ValueError, match="the VAE of mini is another"):
+        prior.save_pretrained(tmp_path / "other", base="mini")
+    assert not list(tmp_path.iterdir())

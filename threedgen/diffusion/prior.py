@@ -1,6 +1,7 @@
 """A multi-view diffusion prior as one object: text, images, latents and noise, whatever its size."""
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,7 @@ from threedgen.core.files import atomic_folder
 from threedgen.core.transfer import to_device
 from threedgen.diffusion.checkpoints.adapters import merge_adapter
 from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
-from threedgen.diffusion.checkpoints.locate import adapter_base, locate_weights
+from threedgen.diffusion.checkpoints.locate import BASE_FILE, adapter_base, locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
@@ -79,11 +80,11 @@ class MultiViewPrior(nn.Module):
             merge_adapter(prior, folder)
             return prior
         prior = cls(
-            load_tokenizer(folder / "tokenizer"),
-            load_text_encoder(folder / "text_encoder", dtype, device),
-            load_unet(folder / "unet", dtype, device),
-            load_vae(folder / "vae", dtype, device),
-            DDIMScheduler.from_pretrained(folder / "scheduler"),
+            load_tokenizer(locate_part(folder, "tokenizer")),
+            load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
+            load_unet(locate_part(folder, "unet"), dtype, device),
+            load_vae(locate_part(folder, "vae"), dtype, device),
+            DDIMScheduler.from_pretrained(locate_part(folder, "scheduler")),
         )
         prior.alphas_cumprod = prior.alphas_cumprod.to(device)
         return prior.eval().requires_grad_(False)
@@ -94,15 +95,31 @@ class MultiViewPrior(nn.Module):
         prior = type(self)(*parts).to(self.device)
         return prior.train(self.training)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write a folder in diffusers' layout, atomically, the weights in `dtype`; the model itself is unchanged."""
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype = torch.float16, *, base: str = "", file_size: str = "10GB"
+    ) -> None:
+        """Write a folder in diffusers' layout, atomically, the weights in `dtype`; the model itself is unchanged.
+
+        base: weights whose VAE is this one's, bit for bit in `dtype`; it is then left out, and the folder names them.
+        file_size: of a part's weights at most; larger ones are written as several files.
+        Raises ValueError if the base's VAE is another.
+        """
+        parts = {name: copy.deepcopy(getattr(self, name)) for name in ("text_encoder", "unet", "vae")}
+        for part in parts.values():
+            nn.Module.to(part, dtype)  # diffusers' own `to` warns of layers that should stay in float32: none here
+        if base:
+            theirs = load_vae(locate_part(locate_weights(base), "vae"), dtype, "cpu").state_dict()
+            if any(
+                not torch.equal(tensor.cpu(), theirs[name]) for name, tensor in parts.pop("vae").state_dict().items()
+            ):
+                raise ValueError(f"the VAE of {base} is another")
         with atomic_folder(Path(folder)) as temporary:
             self.tokenizer.save_pretrained(temporary / "tokenizer")
             self.scheduler.save_pretrained(temporary / "scheduler")
-            for name in ("text_encoder", "unet", "vae"):
-                part = copy.deepcopy(getattr(self, name))
-                nn.Module.to(part, dtype)  # diffusers' own `to` warns of layers that should stay in float32: none here
-                part.save_pretrained(temporary / name)
+            for name, part in parts.items():
+                part.save_pretrained(temporary / name, max_shard_size=file_size)
+            if base:
+                (temporary / BASE_FILE).write_text(json.dumps({"base": base}) + "\n", "utf-8")
 
     @property
     def image_size(self) -> int:

@@ -14,7 +14,7 @@ from threedgen.config.schema import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config
-from threedgen.diffusion.checkpoints.locate import adapter_base, locate_weights
+from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.prior import MultiViewPrior
@@ -72,7 +72,7 @@ def start_prior(
 
 
 def _check_is_stable_diffusion(folder: Path) -> None:
-    unet, text_encoder = read_config(folder / "unet"), read_config(folder / "text_encoder")
+    unet, text_encoder = (read_config(locate_part(folder, part)) for part in ("unet", "text_encoder"))
     odd = {f"unet: {key}": unet[key] for key, value in _STABLE_DIFFUSION.items() if unet.get(key, value) != value}
     if unet.get("class_embed_type") and unet.get("projection_class_embeddings_input_dim") != CAMERA_DIM:
         odd["unet: class_embed_type"] = unet["class_embed_type"]

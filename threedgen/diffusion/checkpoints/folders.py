@@ -72,8 +72,8 @@ def _old_name(name: str) -> str:
     return match[1] + _OLD_ATTENTION.get(match[2], match[2]) + match[3] if match else name
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    path = folder / name
     try:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -84,10 +84,26 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path, name: str) -> dict[str, StoredTensor]:
-    """The tensors of a part: full or half precision, in safetensors or torch's format, the first that is there."""
+    """The tensors of a part: full or half precision, in safetensors or torch's format, the first that is there; or in
+    several files, with an index that says which holds what."""
     stem = name.removesuffix(".safetensors")
     torch_stem = "pytorch_model" if name == TEXT_ENCODER_FILE else stem
     for file in (name, f"{stem}.fp16.safetensors", f"{torch_stem}.bin", f"{torch_stem}.fp16.bin"):
         if (folder / file).is_file():
             return open_tensors(folder / file)
+    if (folder / f"{name}.index.json").is_file():
+        return _indexed(folder, f"{name}.index.json")
     raise ThreedgenError(f"{folder / name} is missing")
+
+
+def _indexed(folder: Path, name: str) -> dict[str, StoredTensor]:
+    """The tensors of the files that an index names: {"weight_map": {tensor: file}}."""
+    index = read_config(folder, name).get("weight_map")
+    if not isinstance(index, dict) or not all(Path(str(file)).name == file for file in index.values()):
+        raise ThreedgenError(f"{folder / name} is no index of files beside it")
+    tensors: dict[str, StoredTensor] = {}
+    for file in sorted(set(index.values())):
+        if not (folder / file).is_file():
+            raise ThreedgenError(f"{folder / file} is missing")
+        tensors |= open_tensors(folder / file)
+    return tensors

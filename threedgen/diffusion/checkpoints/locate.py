@@ -17,9 +17,11 @@ from pathlib import Path
 from threedgen.core.errors import WeightsMissingError
 
 BUNDLED = "mini"
-BUNDLED_FOLDER = Path(__file__).parent.parent / "weights" / "mini"
+BUNDLED_NAMES = (BUNDLED, "mini-video")
+BUNDLED_FOLDER = Path(__file__).parent.parent / "weights" / BUNDLED
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 ADAPTER_FILE = "adapter.json"  # see adapters.py
+BASE_FILE = "base.json"  # of a folder that lacks parts: {"base": the weights that have them}
 ORIGINAL_REPOSITORY = "MVDream/MVDream"
 ORIGINAL_FILES = {"2.1": "sd-v2.1-base-4view.pt", "1.5": "sd-v1.5-4view.pt"}
 _LOCAL_FOLDERS = ("weights", "outputs")  # first words of paths that are never a hub id's owner
@@ -31,12 +33,12 @@ _HUB_IGNORED = ["*.msgpack", "*.onnx*", "*.ckpt"]
 def locate_weights(weights: str) -> Path:
     """The folder in diffusers' layout that `weights` stands for.
 
-    weights: "mini", a folder, the folder of a run that made a prior, or a hub id ("owner/name"), which is taken from
-    the hub's cache or fetched into it. An adapter's folder is given back as it is, its base being there.
+    weights: "mini" or "mini-video", a folder, the folder of a run that made a prior, or a hub id ("owner/name"), which
+    is taken from the hub's cache or fetched into it. An adapter's folder is given back as it is, its base being there.
     Raises WeightsMissingError, with the command to run, if they are not there; without a network within two seconds.
     """
-    if weights == BUNDLED:
-        return BUNDLED_FOLDER
+    if weights in BUNDLED_NAMES:
+        return BUNDLED_FOLDER.parent / weights
     path = Path(weights)
     if path.is_dir():
         if (path / "prior").is_dir():
@@ -63,17 +65,29 @@ def locate_weights(weights: str) -> Path:
 
 def adapter_base(folder: Path) -> str | None:
     """The weights that the adapter in `folder` was made for; None if there is no adapter."""
-    file = folder / ADAPTER_FILE
+    return _base_in(folder / ADAPTER_FILE)
+
+
+def locate_part(folder: Path, part: str) -> Path:
+    """The folder of a part ("unet", "vae", ...) of the weights in `folder`, which may lie with their base.
+
+    Raises WeightsMissingError if the base is not there.
+    """
+    base = None if (folder / part).is_dir() else _base_in(folder / BASE_FILE)
+    return folder / part if base is None else locate_part(locate_weights(base), part)
+
+
+def _base_in(file: Path) -> str | None:
     if not file.is_file():
         return None
     try:
         return str(json.loads(file.read_text("utf-8"))["base"])
     except (ValueError, KeyError, TypeError) as error:
-        raise WeightsMissingError(f"{file} does not name the weights that the adapter was made for") from error
+        raise WeightsMissingError(f"{file} does not name the weights that these belong to") from error
 
 
 def _check_parts(folder: Path, advice: str) -> None:
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    missing = [part for part in PARTS if not locate_part(folder, part).is_dir()]
     if missing:
         raise WeightsMissingError(f"no weights at {folder}: {', '.join(missing)}/ not found; {advice}")
 

@@ -18,7 +18,7 @@ from threedgen.config.schema import Config, Precision, PriorNetwork
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
 from threedgen.diffusion.checkpoints.folders import load_vae
-from threedgen.diffusion.checkpoints.locate import locate_weights
+from threedgen.diffusion.checkpoints.locate import locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior
 from threedgen.diffusion.prior import MultiViewPrior
@@ -97,7 +97,7 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
 
 def _vae_of(weights: str, device: torch.device) -> AutoencoderKL:
     """The frozen VAE of other weights."""
-    vae = load_vae(locate_weights(weights) / "vae", torch.float32, device)
+    vae = load_vae(locate_part(locate_weights(weights), "vae"), torch.float32, device)
     return vae.eval().requires_grad_(False)
 
 
