@@ -43,6 +43,13 @@ class CameraInput(Enum):
     text = "text"  # one more token for the cross-attention, after those of the text
 
 
+class QuaternionNorm(Enum):
+    """How a network's quaternions become rotations."""
+
+    each = "each"  # each is scaled to unit length
+    all = "all"  # w, x, y and z of all Gaussians of an object each have unit length, and so they are used
+
+
 class BackendName(Enum):
     auto = "auto"  # native, or reference where it cannot be compiled
     native = "native"  # the kernels of cuda_ext
