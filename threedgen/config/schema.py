@@ -56,6 +56,7 @@ class BackendName(Enum):
     reference = "reference"  # plain torch
     nerfacc = "nerfacc"  # marching and compositing by nerfacc (CUDA)
     tinycudann = "tinycudann"  # the network by tiny-cuda-nn (CUDA)
+    gsplat = "gsplat"  # Gaussians by gsplat (CUDA)
 
 
 class DeviceName(Enum):
