@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from tests.scene.gaussians.in_double import in_double
 from threedgen.cameras import orbit, rays_of
 from threedgen.config.schema import BackendName, OptimizerConfig, SceneConfig
 from threedgen.core.errors import ConfigError
@@ -16,10 +17,6 @@ from threedgen.scene.protocol import Scene, Shown
 
 RED = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
 CONFIG = SceneConfig(backend=BackendName.reference, background_random_probability=0.5)
-
-
-def in_double(cameras):
-    return replace(cameras, camera_to_world=cameras.camera_to_world.double(), fov_y=cameras.fov_y.double())
 
 
 CAMERAS = in_double(orbit([10, 130], [20, -35], 2.5, 45, height=12, width=16))
