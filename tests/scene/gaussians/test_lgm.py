@@ -126,6 +126,7 @@ def test_gradients_reach_the_channels():
 def test_videomvs_rotations_are_its_rasterisers():
     """The covariance is that of the matrix as the rasteriser makes it, without normalising the quaternion."""
     channels, cameras = channels_of(1), orbit(0, 0, 1.0, 40, 8)
+    channels[0, 0, 4:11, 0, 0] = torch.tensor([1.0, 2, 3, 0, 0, 0, 0])  # many quaternions are next to nothing
     cameras = replace(cameras, camera_to_world=torch.eye(4)[None].double(), distance=torch.ones(1).double())
     cameras.camera_to_world[:, 2, 3] = 1  # LGM's frame is the world
     (scene,) = gaussians_of_channels(channels, replace(cameras, num_views=1), norm=QuaternionNorm.all)

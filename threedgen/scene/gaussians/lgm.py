@@ -54,9 +54,7 @@ def lgm_inputs(images: Tensor, cameras: Cameras, distance: float | None = None) 
             f"not {list(images.shape)}"
         )
     frame = lgm_frame(cameras, distance).repeat_interleave(cameras.num_views, 0)
-    pose = frame @ cameras.camera_to_world
-    pose[:, :3, :3] = normalize(pose[:, :3, :3], dim=1)  # the frame may be smaller than the world; a camera may not
-    rays = rays_of(replace(cameras, camera_to_world=pose))
+    rays = rays_of(replace(cameras, camera_to_world=frame @ cameras.camera_to_world))
     pluecker = torch.cat([torch.linalg.cross(rays.origins, rays.directions), rays.directions], -1)
     pluecker = pluecker.view(len(cameras), cameras.height, cameras.width, 6).movedim(-1, 1).to(images)
     mean, deviation = (images.new_tensor(x)[:, None, None] for x in (_MEAN, _DEVIATION))
