@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from threedgen.config.schema import GridConfig
-from threedgen.ops import reference
-from threedgen.ops.backends import Backend
+from threedgen.config.schema import BackendName, GridConfig
+from threedgen.ops.backends import select_backend
 from threedgen.ops.grid import HashGrid
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
@@ -43,7 +42,7 @@ def test_floors_of_the_papers_grid_on_an_h200(benchmark, num_samples, total):
 
 
 def test_the_step_learns_from_32_samples_a_ray(benchmark):
-    ops = Backend.of("reference", reference)
+    ops = select_backend(BackendName.reference)
     step = benchmark.Step(GridConfig(2, 2, 10, 4, 16), 16, 4, ops, "cpu")
     assert step.num_samples == pytest.approx(32 * 64, rel=0.05)
     before = [param.detach().clone() for param in step.params]

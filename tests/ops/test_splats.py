@@ -9,8 +9,10 @@ from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
 
 from threedgen.cameras import orbit, rays_of
+from threedgen.config.schema import BackendName
 from threedgen.core.errors import ConfigError
-from threedgen.ops import gsplat_backend, native
+from threedgen.ops import gsplat_backend, native, nerfacc_backend, reference, tinycudann_backend
+from threedgen.ops.backends import select_backend
 from threedgen.ops.native.splats import splat as native_splat
 from threedgen.ops.reference.splats import splat as reference_splat
 
@@ -393,3 +395,31 @@ def test_gsplat_missing_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", None)
     with pytest.raises(ConfigError, match=r"gsplat cannot be imported .*pip install gsplat, or use the native ops"):
         render(gsplat_backend.splat, gaussians(3, dtype=torch.float32), orbit(0, 0, 2.0, 45, height=4))
+
+
+@KERNELS
+def test_every_back_end_of_a_scene_has_splats(monkeypatch):
+    """Those without any of their own take the kernels'; on a GPU, where the kernels have none, gsplat's or plain
+    torch."""
+    assert select_backend(BackendName.reference).splat is reference_splat
+    assert select_backend(BackendName.native).splat is native_splat
+    assert nerfacc_backend.splat is tinycudann_backend.splat is native_splat
+
+    monkeypatch.setattr(native, "available", lambda device: True)
+    for installed, expected in ((True, gsplat_backend.splat), (False, reference_splat)):
+        monkeypatch.setattr(gsplat_backend, "is_installed", lambda installed=installed: installed)
+        for name in (BackendName.auto, BackendName.native):
+            chosen = select_backend(name, "cuda")
+            assert chosen.splat is expected and chosen.march_within is native.march_within
+
+    monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=rasterization))
+    chosen = select_backend(BackendName.gsplat, "cuda")
+    assert (chosen.name, chosen.splat, chosen.march) == ("gsplat", gsplat_backend.splat, native.march)
+    monkeypatch.setattr(native, "available", lambda device: False)
+    chosen = select_backend(BackendName.gsplat, "cuda")
+    assert (chosen.splat, chosen.march, chosen.march_within) == (gsplat_backend.splat, reference.march, None)
+    with pytest.raises(ConfigError, match=r"scene\.backend=gsplat needs a CUDA device"):
+        select_backend(BackendName.gsplat, "cpu")
+    monkeypatch.setitem(sys.modules, "gsplat", None)
+    with pytest.raises(ConfigError, match="gsplat cannot be imported"):
+        select_backend(BackendName.gsplat, "cuda")

@@ -50,12 +50,20 @@ class PriorNetwork(Enum):
     video = "video"  # VideoMV: they are frames of a video, in their order
 
 
+class QuaternionNorm(Enum):
+    """How a network's quaternions become rotations."""
+
+    each = "each"  # each is scaled to unit length
+    all = "all"  # w, x, y and z of all Gaussians of an object each have unit length, and so they are used
+
+
 class BackendName(Enum):
     auto = "auto"  # native, or reference where it cannot be compiled
     native = "native"  # the kernels of cuda_ext
     reference = "reference"  # plain torch
     nerfacc = "nerfacc"  # marching and compositing by nerfacc (CUDA)
     tinycudann = "tinycudann"  # the network by tiny-cuda-nn (CUDA)
+    gsplat = "gsplat"  # Gaussians by gsplat (CUDA)
 
 
 class DeviceName(Enum):
@@ -230,6 +238,7 @@ class TrainBackground(Enum):
 
     random_grey = "random_grey"  # MVDream: any level
     grey_or_color = "grey_or_color"  # half mid grey, half any one colour
+    mid_grey = "mid_grey"  # VideoMV
 
 
 class Precision(Enum):

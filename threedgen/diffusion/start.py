@@ -112,14 +112,18 @@ def inflate_unet(unet: MultiViewUNet, view_attention: ViewAttention, camera_inpu
 def video_unet_of(unet: MultiViewUNet | VideoUNet) -> VideoUNet:
     """A video network on the spatial tensors of `unet`, or `unet` if it is one; all parameters require gradients.
 
-    The layers over frames and the cameras' MLP are new and end at zero, so that each frame is at first what the 2D
-    network gives without a camera. What a multi-view network has learned of cameras is left behind: its self-attention
-    saw all views, a video's sees one frame.
+    What it lacks is new: the cameras' MLP, and of an image network the layers over frames. They end at zero, so that
+    each frame is at first what the network gave without a camera. What a multi-view network has learned of cameras is
+    left behind: its self-attention saw all views, a video's sees one frame.
 
     Raises ValueError for layers that a video network has no place for.
     """
     if isinstance(unet, VideoUNet):
-        return unet.requires_grad_(True)
+        if unet.camera_embedding is not None:
+            return unet.requires_grad_(True)
+        with torch.device("meta"):
+            told = VideoUNet.from_config(unet.config, camera_dim=CAMERA_DIM)
+        return _completed(told, unet)
     config, widths = unet.config, list(unet.config.block_out_channels)
     blocks = {*config.layers_per_block} if not isinstance(config.layers_per_block, int) else {config.layers_per_block}
     heads = config.attention_head_dim  # of diffusers' 2D networks this is the number of heads
@@ -149,7 +153,7 @@ def video_unet_of(unet: MultiViewUNet | VideoUNet) -> VideoUNet:
 Network = TypeVar("Network", MultiViewUNet, VideoUNet)
 
 
-def _completed(network: Network, old: MultiViewUNet) -> Network:
+def _completed(network: Network, old: MultiViewUNet | VideoUNet) -> Network:
     """`network`, which is on the meta device, with the tensors of `old` where it has them; what is new begins as
     layers begin, the last of them at zero."""
     names = network.state_dict()

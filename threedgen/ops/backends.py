@@ -3,21 +3,113 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from threedgen.config.schema import BackendName
 from threedgen.core.errors import ConfigError
 from threedgen.ops import native, reference
+from threedgen.ops.sample_room import MarchWithin
+from threedgen.ops.splats import SplatImages
+from threedgen.ops.types import Composite, FieldLayout, RaySamples
+
+
+class Ops(Protocol):
+    """The ops that a scene is optimised and rendered with; see `ops.reference` for each. A module of them is one."""
+
+    def march(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        occupancy: Tensor,
+        radius: float,
+        step_size: float,
+        jitter: Tensor | None = None,
+    ) -> RaySamples: ...
+
+    def ray_jitter(self, seed: int, num_rays: int, device: torch.device | str = "cpu") -> Tensor: ...
+
+    def composite(
+        self, density: Tensor, rgb: Tensor, t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor, offsets: Tensor
+    ) -> Composite: ...
+
+    def evaluate_field(
+        self, table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, positions: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def render_field(
+        self,
+        table: Tensor,
+        weights: Sequence[Tensor],
+        layout: FieldLayout,
+        origins: Tensor,
+        directions: Tensor,
+        samples: RaySamples,
+        min_transmittance: float = 0.0,
+    ) -> Composite: ...
+
+    def field_with_normals(
+        self, table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def refresh_occupancy(
+        self,
+        table: Tensor,
+        weights: Sequence[Tensor],
+        layout: FieldLayout,
+        opacity: Tensor,
+        occupied: Tensor,
+        seed: int,
+        decay: float,
+        all_cells: bool,
+    ) -> Tensor: ...
+
+    def adamw_step(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        step: int,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+    ) -> None: ...
+
+    def splat(
+        self,
+        means: Tensor,
+        quaternions: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
+        camera_to_world: Tensor,
+        fov_y: Tensor,
+        height: int,
+        width: int,
+    ) -> SplatImages: ...
+
+
+class Backend(Ops, Protocol):
+    """The ops that were chosen for a device."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def march_within(self) -> MarchWithin | None:
+        """Where marching need not wait for a GPU, see `ops.sample_room`."""
 
 
 @dataclass(frozen=True)
-class Backend:
-    """The ops that a scene is optimised and rendered with; see `ops.reference` for each."""
+class _Chosen:
+    """A back end whose ops come from several places. `Ops` states their types, and `_chosen` is given one."""
 
     name: str
     march: Callable[..., Any]
@@ -27,13 +119,14 @@ class Backend:
     render_field: Callable[..., Any]
     field_with_normals: Callable[..., Any]
     refresh_occupancy: Callable[..., Any]
-    adamw_step: Callable[..., None]
-    march_within: Callable[..., Any] | None  # where marching need not wait for a GPU, see `ops.sample_room`
+    adamw_step: Callable[..., Any]
+    splat: Callable[..., Any]
+    march_within: MarchWithin | None = None
 
-    @staticmethod
-    def of(name: str, module: ModuleType, march_within: Callable[..., Any] | None = None) -> Backend:
-        names = [f.name for f in fields(Backend) if f.name not in ("name", "march_within")]
-        return Backend(name, march_within=march_within, **{op: getattr(module, op) for op in names})
+
+def _chosen(name: str, ops: Ops) -> _Chosen:
+    names = {field.name for field in fields(_Chosen)} - {"name", "march_within"}
+    return _Chosen(name, **{op: getattr(ops, op) for op in names})
 
 
 def select_backend(name: BackendName, device: torch.device | str = "cpu") -> Backend:
@@ -45,21 +138,40 @@ def select_backend(name: BackendName, device: torch.device | str = "cpu") -> Bac
     device = torch.device(device)
     match name:
         case BackendName.reference:
-            return Backend.of("reference", reference)
+            return _chosen("reference", reference)
         case BackendName.auto | BackendName.native:
             if native.available(device):
-                return Backend.of("native", native, native.march_within if device.type == "cuda" else None)
+                return _native(device)
             if name is BackendName.native:
                 raise ConfigError(f"scene.backend=native is not available: {native.why_not(device)}")
             print(f"note: rendering in plain torch, several times slower: {native.why_not(device)}", file=sys.stderr)
-            return Backend.of("reference", reference)
+            return _chosen("reference", reference)
         case BackendName.nerfacc:
             from threedgen.ops import nerfacc_backend
 
             nerfacc_backend.require()
-            return Backend.of("nerfacc", nerfacc_backend)
+            return _chosen("nerfacc", nerfacc_backend)
         case BackendName.tinycudann:
             from threedgen.ops import tinycudann_backend
 
             tinycudann_backend.require()
-            return Backend.of("tinycudann", tinycudann_backend)
+            return _chosen("tinycudann", tinycudann_backend)
+        case BackendName.gsplat:
+            from threedgen.ops import gsplat_backend
+
+            gsplat_backend.require()
+            if device.type != "cuda":
+                raise ConfigError("scene.backend=gsplat needs a CUDA device; use scene.backend=native")
+            others = _native(device) if native.available(device) else _chosen("reference", reference)
+            return replace(others, name="gsplat", splat=gsplat_backend.splat)
+
+
+def _native(device: torch.device) -> _Chosen:
+    """Splats have no CUDA kernels of our own: there they are gsplat's, or in plain torch where it is missing."""
+    chosen = _chosen("native", native)
+    if device.type != "cuda":
+        return chosen
+    from threedgen.ops import gsplat_backend
+
+    splat = gsplat_backend.splat if gsplat_backend.is_installed() else reference.splat
+    return replace(chosen, splat=splat, march_within=native.march_within)

@@ -1,4 +1,4 @@
-"""Gaussian splatting by gsplat's CUDA kernels (Ye et al. 2025), where that package is installed.
+"""The back end `gsplat`: Gaussian splatting by gsplat's CUDA kernels (Ye et al. 2025), where that package is installed.
 
 Written against gsplat 1.5.3. Its rules are those of `ops.splats` but for one: it cuts alpha off at 0.999 instead of
 0.99, so colours differ by up to 0.009 behind a splat that is more opaque than that.
@@ -6,6 +6,7 @@ Written against gsplat 1.5.3. Its rules are those of `ops.splats` but for one: i
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -22,6 +23,11 @@ def require() -> ModuleType:
     except ImportError as error:
         raise ConfigError(f"gsplat cannot be imported ({error}): pip install gsplat, or use the native ops") from error
     return gsplat
+
+
+def is_installed() -> bool:
+    """Whether there is a package of that name, without the seconds that importing it takes."""
+    return find_spec("gsplat") is not None
 
 
 def splat(

@@ -21,6 +21,7 @@ from threedgen.ops.native.field import field_with_normals
 from threedgen.ops.native.hash_grid import hash_grid_encode
 from threedgen.ops.native.marching import ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
+from threedgen.ops.native.splats import splat
 from threedgen.ops.reference.marching import ray_box
 from threedgen.ops.types import Composite, RaySamples
 
@@ -86,4 +87,5 @@ __all__ = [
     "refresh_occupancy",
     "render_field",
     "require",
+    "splat",
 ]

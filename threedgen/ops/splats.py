@@ -25,6 +25,7 @@ FRUSTUM_MARGIN = 1.3
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.99
 MIN_TRANSMITTANCE = 1e-4
+NUM_COEFFICIENTS = (1, 4, 9, 16)  # of spherical harmonics, by their degree
 
 
 class SplatImages(NamedTuple):
@@ -53,7 +54,7 @@ def check_arguments(
     for name, shape in expected.items():
         if given[name].shape != shape:
             raise ValueError(f"splat: {name} must be {list(shape)}, not {list(given[name].shape)}")
-    if colors.shape != (n, 3) and colors.shape not in [(n, k, 3) for k in (1, 4, 9, 16)]:
+    if colors.shape != (n, 3) and colors.shape not in [(n, k, 3) for k in NUM_COEFFICIENTS]:
         raise ValueError(f"splat: colors must be [{n}, 3] or [{n}, 1, 4, 9 or 16, 3], not {list(colors.shape)}")
     if camera_to_world.shape != (b, 4, 4) or fov_y.shape != (b,) or b == 0:
         shapes = f"{list(camera_to_world.shape)} and {list(fov_y.shape)}"
@@ -75,4 +76,4 @@ def focal_length(fov_y: Tensor, height: int) -> Tensor:
 
 def degree_of(colors: Tensor) -> int | None:
     """Of the spherical harmonics [N, K, 3]; None for colours [N, 3]."""
-    return None if colors.ndim == 2 else {1: 0, 4: 1, 9: 2, 16: 3}[colors.shape[1]]
+    return None if colors.ndim == 2 else NUM_COEFFICIENTS.index(colors.shape[1])

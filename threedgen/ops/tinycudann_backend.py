@@ -26,6 +26,7 @@ from threedgen.ops.native.field import field_with_normals
 from threedgen.ops.native.hash_grid import hash_grid_encode
 from threedgen.ops.native.marching import march, ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
+from threedgen.ops.native.splats import splat
 
 _PADDING = 16  # rows and columns of every matrix are a multiple of this
 _FUSED_WIDTHS = (32, 64, 128)  # hidden widths of FullyFusedMLP; CutlassMLP takes any
@@ -101,4 +102,5 @@ __all__ = [
     "refresh_occupancy",
     "render_field",
     "require",
+    "splat",
 ]

@@ -45,6 +45,12 @@ class BackgroundNetwork(nn.Module):
         return torch.sigmoid(self.network(spherical_harmonics(directions)))
 
 
+def drawn_color(generator: torch.Generator, probability: float) -> Tensor | None:
+    """A random colour [3] in 0..1 for what stands behind a training image, or with 1 - probability none."""
+    draw = torch.rand(4, generator=generator)
+    return draw[:3] if draw[3] < probability else None
+
+
 def bias_free_mlp(widths: list[int], generator: torch.Generator) -> nn.Sequential:
     """Linear layers without biases and ReLU between them; weights uniform in +-1/sqrt(inputs) as torch's default."""
     layers: list[nn.Module] = []

@@ -19,7 +19,7 @@ from threedgen.ops import Composite, FieldLayout, HashGrid, RaySamples
 from threedgen.ops.backends import select_backend
 from threedgen.ops.composed import activate
 from threedgen.ops.sample_room import SampleRoom
-from threedgen.scene.background import BackgroundNetwork, bias_free_mlp
+from threedgen.scene.background import BackgroundNetwork, bias_free_mlp, drawn_color
 from threedgen.scene.occupancy import OccupancyGrid
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.shading import Shading
@@ -106,9 +106,7 @@ class NeRF(nn.Module):
         if generator is not None:
             jitter_seed = int(torch.randint(2**32, (), generator=generator))
             if background is None:
-                draw = torch.rand(4, generator=generator)
-                if draw[3] < self.config.background_random_probability:
-                    background = draw[:3]
+                background = drawn_color(generator, self.config.background_random_probability)
             jitter = self.ops.ray_jitter(jitter_seed, num_rays, self.device)
         if background is not None:
             background = to_device(background, self.device)

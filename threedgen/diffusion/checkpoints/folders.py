@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
 from threedgen.diffusion.formats.text_towers import match_clip_text
+from threedgen.diffusion.formats.video_unet import is_video_unet, own_words
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet, match_ldm_unet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 
@@ -23,7 +24,8 @@ _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "
 
 
 def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> MultiViewUNet | VideoUNet:
-    """The UNet in `folder`: `MultiViewUNet`'s or `VideoUNet`'s own files, or the original's config words and keys.
+    """The UNet in `folder`: `MultiViewUNet`'s or `VideoUNet`'s own files, diffusers' of a video network, or MVDream's
+    config words and keys.
 
     This and the other two raise ThreedgenError for missing, unknown or misshaped keys.
     """
@@ -31,11 +33,14 @@ def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> M
     if "model_channels" in config:
         unet = match_ldm_unet(config, tensors, str(folder))
     else:
+        module: MultiViewUNet | VideoUNet
         try:
             with torch.device("meta"):
-                kind = VideoUNet if config.get("_class_name") == VideoUNet.__name__ else MultiViewUNet
-                module = kind.from_config(config)
-        except ValueError as error:
+                if is_video_unet(config):
+                    module = VideoUNet(**own_words(config, str(folder)))
+                else:
+                    module = MultiViewUNet.from_config(config)
+        except (ValueError, TypeError) as error:
             raise ThreedgenError(
                 f"{folder}: config.json is not of a network that this package builds: {error}"
             ) from error

@@ -10,6 +10,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,12 +77,13 @@ class OriginalCheckpoint:
             part.save(folder / name / TEXT_ENCODER_FILE, dtype, PREFIX)
 
 
-def open_original(path: Path) -> OriginalCheckpoint:
+def open_original(path: Path, tensors: Mapping[str, StoredTensor] | None = None) -> OriginalCheckpoint:
     """Open an original checkpoint (.pt, .ckpt or .safetensors) and check every one of its keys.
 
+    tensors: the file's, if it has been opened.
     Raises ThreedgenError if the file cannot be read, or if keys are missing, unknown or misshaped.
     """
-    tensors = open_tensors(path)
+    tensors = open_tensors(path) if tensors is None else tensors
     parts: dict[str, dict[str, StoredTensor]] = {prefix: {} for prefix in (_UNET, _VAE, _OPEN_CLIP, _CLIP, "")}
     for key, tensor in tensors.items():
         prefix = next(prefix for prefix in parts if key.startswith(prefix))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin
 
 HEAD_DIM = 64  # of all released networks; no tensor's shape shows it
+_ENTRY = "input_blocks.0.1"  # attention over frames right after the first layer
 _IMAGE_LAYERS = {
     "image_latents_proj_in": "local_image_concat",
     "image_latents_context_embedding": "local_image_embedding",
@@ -40,7 +41,7 @@ def video_unet_config(
     """
     if unknown := [word for word in words if word not in _READ]:
         raise ThreedgenError(f"{where}: {', '.join(unknown)} is not known of a network that this package builds")
-    first, entry, context = "input_blocks.0.0.weight", "input_blocks.0.1.proj_in.weight", "attn2.to_k.weight"
+    first, entry = "input_blocks.0.0.weight", f"{_ENTRY}.proj_in.weight"
     if missing := [key for key in (first, entry, "out.2.weight") if key not in shapes]:
         raise ThreedgenError(f"{where}: not a video network of VideoMV's, keys missing ({', '.join(missing)})")
     is_pictured = "local_image_concat.0.weight" in shapes
@@ -51,9 +52,7 @@ def video_unet_config(
         "num_res_blocks": num_res_blocks[0],
         "attn_scales": [1 / factor for factor in attention],
         "head_dim": HEAD_DIM,
-        "context_dim": max(
-            (s[1] for key, s in shapes.items() if key.endswith(f"1.transformer_blocks.0.{context}")), default=0
-        ),
+        "context_dim": _context_width(shapes),
         "camera_dim": shapes.get("camera_embedding.0.weight", (0, 0))[1],
         "in_dim": shapes[first][1] // (2 if is_pictured else 1),
         "out_dim": shapes["out.2.weight"][0],
@@ -79,12 +78,45 @@ def video_unet_config(
     }
 
 
+def _context_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Of the text's embeddings: what the spatial attentions, second in their blocks, take keys from."""
+    end = ".1.transformer_blocks.0.attn2.to_k.weight"
+    return next((s[1] for key, s in shapes.items() if key.endswith(end) and not key.startswith(_ENTRY)), 0)
+
+
+# the classes of diffusers' whose folders are read, with what a network of theirs is here
+_DIFFUSERS = {
+    "UNet3DConditionModel": {"camera_dim": 0},  # ModelScope's text to video
+    "I2VGenXLUNet": {"camera_dim": 0, "image_conditioning": True},
+}
+_DIFFUSERS_FIXED = {"downsample_padding": 1, "mid_block_scale_factor": 1, "act_fn": "silu", "norm_eps": 1e-5}
+_DIFFUSERS_FIXED |= {"num_attention_heads": None, "time_cond_proj_dim": None}
+
+
+def is_video_unet(config: Mapping[str, object]) -> bool:
+    """Whether a folder's config.json is of a video network, ours or diffusers'."""
+    return config.get("_class_name") in ("VideoUNet", *_DIFFUSERS)
+
+
+def own_words(config: Mapping[str, object], where: str) -> dict[str, object]:
+    """The words of `VideoUNet` for what is in a folder's config.json.
+
+    Raises ThreedgenError for a word that would make another network.
+    """
+    words = {word: value for word, value in config.items() if not word.startswith("_")}
+    words |= _DIFFUSERS.get(str(config.get("_class_name")), {})
+    for word, value in _DIFFUSERS_FIXED.items():
+        if words.pop(word, value) != value:
+            raise ThreedgenError(f"{where}: {word}={config[word]!r} is not a network that this package builds")
+    return words
+
+
 def video_unet_sources(unet: ModelMixin) -> dict[str, Source]:
     """The released key for each name of the network (`VideoUNet`)."""
     config = unet.config
     has_attention = [kind == "CrossAttnUpBlock3D" for kind in config.up_block_types]
     blocks: Sequence[int] = [config.layers_per_block] * len(config.block_out_channels)
-    prefixes = {**block_prefixes(blocks, has_attention, is_video=True), **ENDS, "transformer_in": "input_blocks.0.1"}
+    prefixes = {**block_prefixes(blocks, has_attention, is_video=True), **ENDS, "transformer_in": _ENTRY}
     prefixes |= {**_IMAGE_LAYERS, **{name: name for name in _SAME_NAMES}}
     sources = {}
     for name in unet.state_dict():

@@ -32,9 +32,13 @@ class MultiViewAttnProcessor:
         return self._attend(attn, inflated, None, attention_mask).reshape(b, length, channels)
 
     def _attend(self, attn: Attention, tokens: Tensor, text: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        # in bfloat16 on a CPU the fused kernel's backward pass takes four times as long as that of plain products
-        is_slow = tokens.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
-        return (self._plain if is_slow else self._fused)(attn, tokens, text, attention_mask)
+        processor = self._plain if fused_attention_is_slow(tokens) else self._fused
+        return processor(attn, tokens, text, attention_mask)
+
+
+def fused_attention_is_slow(tokens: Tensor) -> bool:
+    """In bfloat16 on a CPU the fused kernel's backward pass takes four times as long as that of plain products."""
+    return tokens.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
 
 
 class TemporalTransformerBlock(nn.Module):

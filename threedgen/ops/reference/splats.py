@@ -72,7 +72,12 @@ def splat(
 
 def rotation_matrices(quaternions: Tensor) -> Tensor:
     """[N, 4] w, x, y, z of any length -> [N, 3, 3]."""
-    w, x, y, z = normalize(quaternions, dim=-1).unbind(-1)
+    return matrices_as_of_unit(normalize(quaternions, dim=-1))
+
+
+def matrices_as_of_unit(quaternions: Tensor) -> Tensor:
+    """[N, 4] w, x, y, z -> [N, 3, 3] by the formula for quaternions of unit length; of others it is no rotation."""
+    w, x, y, z = quaternions.unbind(-1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],

@@ -197,7 +197,7 @@ def draw_background(kind: TrainBackground, rng: np.random.Generator) -> NDArray[
     is_mid_grey, color, level = rng.random() < 0.5, rng.random(3), rng.random()
     if kind is TrainBackground.random_grey:
         return np.full(3, level)
-    return np.full(3, 0.5) if is_mid_grey else color
+    return np.full(3, 0.5) if is_mid_grey or kind is TrainBackground.mid_grey else color
 
 
 def with_asset_suffix(caption: str) -> str:
