@@ -177,6 +177,14 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
             from threedgen.tasks.training import dreambooth
 
             return dreambooth.run
+        case Task.dense_views:
+            from threedgen.tasks import dense_views
+
+            return dense_views.run
+        case Task.train_gaussians:
+            from threedgen.tasks.training import train_gaussians
+
+            return train_gaussians.run
 
 
 def _show(results: dict[str, Path]) -> None:

@@ -21,6 +21,8 @@ class Task(Enum):
     ablation = "ablation"
     reconstruct = "reconstruct"
     dreambooth = "dreambooth"
+    dense_views = "dense_views"
+    train_gaussians = "train_gaussians"
 
 
 class GuidanceLoss(Enum):
@@ -233,6 +235,45 @@ class ViewsConfig(ViewSettings):
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
 
 
+class AwareGuidance(Enum):
+    """Where guidance stands in a 3D-aware step."""
+
+    before = "before"  # it leads to one x0, which is reconstructed
+    latents = "latents"  # VideoMV's released code: from the reconstruction without the prompt to the one with it
+
+
+@dataclass
+class AwareConfig:
+    """3D-aware denoising (VideoMV, section 3.3): at some steps of sampling x0 becomes what feed-forward Gaussians of
+    some of its views show to all of its cameras."""
+
+    steps: tuple[int, ...] = setting((), 0, 1000)  # of the sampler's loop, counted from 0, such as [20, 30, 40] of 50
+    every: int = setting(0, 0, 1000)  # or every so many steps; 0: none
+    max_timestep: int = setting(700, 0, 999)  # none earlier, where x0 is a guess
+    blend: float = setting(1.0, 0, 1)  # 0: x0 stays, 1: it is replaced
+    guidance: AwareGuidance = AwareGuidance.before
+
+
+class AssetFrom(Enum):
+    """What the mesh of dense views is made of."""
+
+    gaussians = "gaussians"  # the feed-forward ones: seconds
+    views = "views"  # a scene that is fitted to them, as task reconstruct does it
+
+
+@dataclass
+class GaussiansConfig:
+    """Gaussians from some of a dense prior's views in one pass (LGM, Tang et al. 2024), and their training."""
+
+    weights: str = ""  # a folder with LGM's network; "": the prior's own
+    input_views: int = setting(4, 1, 64)  # evenly spaced ones of all
+    preset: str = "mini"  # what training begins with: big, small, tiny or mini of networks/lgm_unet.py
+    max_timestep: int = setting(700, 0, 999)  # of the noise that training's x0 is freed from
+    supervised_views: int = setting(8, 1, 64)  # of all, by chance, that training compares
+    opacity_weight: float = setting(1.0, 0)  # of the squared error of opacity; the colours' is 1
+    asset: AssetFrom = AssetFrom.gaussians
+
+
 class TrainBackground(Enum):
     """What stands behind objects in training; the views of a set share it."""
 
@@ -378,6 +419,8 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
+    aware: AwareConfig = field(default_factory=AwareConfig)
+    gaussians: GaussiansConfig = field(default_factory=GaussiansConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)

@@ -10,7 +10,9 @@ the same inputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from threedgen.config.schema import CameraConfig
 from threedgen.config.views import ViewInputs, ViewSettings, drawn_size
 from threedgen.core.randomness import generator, random_seed
 from threedgen.data.miniworld.reading import Reading
+from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.text.prompts import as_asset, read_prompt
@@ -42,8 +45,18 @@ class Views:
     azimuth_angles: list[float]  # N, degrees as MVDream counts them: 90 looks at the front
     seed: int  # the one given, or the one drawn
     prompt: str  # as the model read it, ", 3d asset" included
-    drawn_size: int  # pixels at which the model drew; the images were resized if they are of another size
+    drawn: Tensor  # [N, 3, S, S] in 0..1, as the model drew them; the images were resized if they are of another size
     notes: tuple[str, ...] = ()  # what was changed in the prompts for the model to read them, a line each
+
+    @property
+    def drawn_size(self) -> int:
+        """Pixels at which the model drew."""
+        return self.drawn.shape[-1]
+
+    @property
+    def drawn_cameras(self) -> Cameras:
+        """The cameras at that size."""
+        return replace(self.cameras, height=self.drawn_size, width=self.drawn_size)
 
     @property
     def remark(self) -> str:
@@ -57,12 +70,21 @@ class MultiViewPipeline:
 
     Args:
         prior: the model.
-        camera: whose middle field of view and distance `Views.cameras` state; the pictures do not depend on it.
+        camera: whose middle field of view and distance `Views.cameras` state; a multi-view prior's pictures do not
+            depend on it, a video prior is told the distance.
+        around: given the guided prior, the sampler's timesteps and the cameras at the size that is drawn, what is
+            sampled from in its place, for instance `feed_forward.aware`.
     """
 
-    def __init__(self, prior: MultiViewPrior, camera: CameraConfig | None = None) -> None:
+    def __init__(
+        self,
+        prior: MultiViewPrior,
+        camera: CameraConfig | None = None,
+        around: Callable[[Guided, list[int], Cameras], Denoiser] | None = None,
+    ) -> None:
         self.prior = prior
         self.camera = camera or CameraConfig()
+        self.around = around
 
     @classmethod
     def from_pretrained(
@@ -144,9 +166,14 @@ class MultiViewPipeline:
             guidance_scale=asked.guidance_scale,
             rescale=rescale,
             image_size=size,
+            around=self.around and partial(self._around, replace(cameras, height=size, width=size)),
         )
         images = [Image.fromarray(picture) for picture in to_uint8(drawn.movedim(1, -1))]
         if size != asked.image_size:
             images = [image.resize((asked.image_size,) * 2, Image.Resampling.BICUBIC) for image in images]
         matrices, notes = mvdream_camera_vectors(cameras).reshape(-1, 4, 4), (*reading.notes, *negative.notes)
-        return Views(images, cameras, matrices, azimuth_angles, seed, text, size, notes)
+        return Views(images, cameras, matrices, azimuth_angles, seed, text, drawn, notes)
+
+    def _around(self, cameras: Cameras, guided: Guided, timesteps: list[int]) -> Denoiser:
+        assert self.around is not None
+        return self.around(guided, timesteps, cameras)

@@ -1,6 +1,6 @@
 """DDIM sampling (Song et al. 2021) of the views of objects."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -64,16 +64,20 @@ def sample_views(
     rescale: float = 0.0,
     image_size: int | None = None,
     num_views: int = 1,
+    around: Callable[[Guided, list[int]], Denoiser] | None = None,
 ) -> Tensor:
     """Images [P * V, 3, H, W] in 0..1 of P prompts.
 
     cameras: those of one object (V of them), for all prompts, or V of each; None: 2D mode, a picture a prompt, or
     `num_views` frames (V) of a video.
+    around: given the guided prior and the sampler's timesteps, what is sampled from in its place.
     """
     num_views = num_views if cameras is None else cameras.num_views
     edge = prior.unet.config.sample_size * (image_size or prior.image_size) // prior.image_size
     shape = (len(prompts) * num_views, prior.unet.config.in_channels, edge, edge)
     noise = torch.randn(shape, generator=generator).to(prior.device)
     told = Conditions(prior.encode_text(prompts), cameras, num_views)
-    denoiser = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
-    return prior.decode(ddim(denoiser, noise, ddim_timesteps(num_inference_steps, len(prior.schedule))))
+    guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
+    timesteps = ddim_timesteps(num_inference_steps, len(prior.schedule))
+    denoiser = guided if around is None else around(guided, timesteps)
+    return prior.decode(ddim(denoiser, noise, timesteps))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from threedgen.config.schema import Config
+from threedgen.config.schema import Config, Task
 from threedgen.core.files import write_text_atomically
 from threedgen.diffusion.pipeline import MultiViewPipeline, Views
 from threedgen.diffusion.text.prompts import as_asset
@@ -21,7 +21,11 @@ _VIEWS_A_ROW = 8  # of the contact sheet
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Write one PNG a view, a contact sheet, and cameras.json with the matrices, the angles and the seed."""
-    pipeline = MultiViewPipeline(load_prior(config), config.camera)
+    return write_views(draw_views(MultiViewPipeline(load_prior(config), config.camera), config), config, run)
+
+
+def draw_views(pipeline: MultiViewPipeline, config: Config) -> Views:
+    """The config's views; how the prompt was read and how long they took is printed."""
     started = time.monotonic()
     views = pipeline(
         config.prompt,
@@ -31,13 +35,18 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         allow_unknown_words=config.allow_unknown_words,
     )
     show_reading(as_asset(config.prompt), views.prompt, views.notes)
-    print(f"{time.monotonic() - started:.1f} s for {len(views.images)} views{views.remark}")
+    print(f"{time.monotonic() - started:.1f} s for {len(views.images)} views{views.remark}", flush=True)
+    return views
+
+
+def write_views(views: Views, config: Config, run: RunDirectory) -> dict[str, Path]:
+    """The files of `run`."""
     results = {}
     for i, image in enumerate(views.images):
         results[f"view {i}"] = run.path(f"view-{i}.png")
         save_png(image, results[f"view {i}"])
-    results["sheet"] = run.path("contact_sheet.png")
-    save_png(contact_sheet(_rows(views), config.prompt), results["sheet"])
+    results["views"] = run.path("views.png" if config.task is Task.dense_views else "contact_sheet.png")
+    save_png(contact_sheet(_rows(views), config.prompt), results["views"])
     results["cameras"] = run.path("cameras.json")
     write_text_atomically(results["cameras"], json.dumps(describe(views), indent=2) + "\n")
     return results

@@ -14,6 +14,7 @@ from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
 from threedgen.diffusion.formats.text_towers import match_clip_text
 from threedgen.diffusion.formats.video_unet import is_video_unet, own_words
+from threedgen.diffusion.networks.lgm_unet import LGMUNet, match_lgm_unet
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet, match_ldm_unet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 
@@ -112,3 +113,11 @@ def _indexed(folder: Path, name: str) -> dict[str, StoredTensor]:
             raise ThreedgenError(f"{folder / file} is missing")
         tensors |= open_tensors(folder / file)
     return tensors
+
+
+def load_gaussians_network(folder: Path, dtype: torch.dtype, device: torch.device | str) -> LGMUNet:
+    """LGM's network in `folder`, frozen: our own folder, or one with a released file and its config words beside it."""
+    words = {word: value for word, value in read_config(folder).items() if not word.startswith("_")}
+    lgm = match_lgm_unet(words, _weights(folder, UNET_AND_VAE_FILE), str(folder))
+    lgm.fill(dtype, device)
+    return lgm.module.eval().requires_grad_(False)

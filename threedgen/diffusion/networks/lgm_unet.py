@@ -19,11 +19,11 @@ from threedgen.diffusion.networks.view_attention import fused_attention_is_slow
 
 IN_CHANNELS, OUT_CHANNELS = 9, 14  # a colour and a ray; a Gaussian, see `scene.gaussians.lgm`
 _RESNETS_DOWN, _RESNETS_UP = 2, 3  # per level
-_GROUPS, _HEADS = 32, 16
+_HEADS = 16
 _RESIDUAL_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two
 
-# The released sizes, and `mini` for views of 32 pixels. Pictures of 256 pixels give Gaussians at 128 x 128 (big) or
-# 64 x 64 (small, tiny) pixels of each view.
+# The released sizes, and `mini` for views of 64 pixels. Pictures of 256 pixels give Gaussians at 128 x 128 (big) or
+# 64 x 64 (small, tiny) pixels of each view, those of 64 pixels at 32 x 32.
 PRESETS: dict[str, dict[str, object]] = {
     "big": {
         "down_channels": [64, 128, 256, 512, 1024, 1024],
@@ -44,10 +44,11 @@ PRESETS: dict[str, dict[str, object]] = {
         "up_attention": [True, False, False],
     },
     "mini": {
-        "down_channels": [32, 64, 96, 128],
-        "down_attention": [False, False, True, True],
-        "up_channels": [128, 96, 64],
-        "up_attention": [True, True, False],
+        "down_channels": [32, 48, 64, 80],
+        "down_attention": [False, False, False, True],
+        "up_channels": [80, 64, 48],
+        "up_attention": [True, False, False],
+        "norm_groups": 8,
     },
 }
 
@@ -70,9 +71,10 @@ class LGMUNet(ModelMixin, ConfigMixin):
         up_attention: Sequence[bool],
         mid_attention: bool = True,
         quaternion_norm: str = QuaternionNorm.each.value,
+        norm_groups: int = 32,
     ) -> None:
         super().__init__()
-        self.unet = _UNet(down_channels, down_attention, up_channels, up_attention, mid_attention)
+        self.unet = _UNet(down_channels, down_attention, up_channels, up_attention, mid_attention, norm_groups)
         self.conv = nn.Conv2d(OUT_CHANNELS, OUT_CHANNELS, 1)
 
     def forward(self, views: Tensor) -> Tensor:
@@ -96,6 +98,7 @@ class _UNet(nn.Module):
         up_channels: Sequence[int],
         up_attention: Sequence[bool],
         mid_attention: bool,
+        groups: int,
     ) -> None:
         super().__init__()
         self.conv_in = _conv(IN_CHANNELS, down_channels[0])
@@ -103,16 +106,16 @@ class _UNet(nn.Module):
         self.down_blocks = nn.ModuleList()
         for level, (width, attention) in enumerate(zip(down_channels, down_attention, strict=True)):
             is_last = level == len(down_channels) - 1
-            self.down_blocks.append(_Down(inputs, width, attention, is_last))
+            self.down_blocks.append(_Down(inputs, width, attention, is_last, groups))
             skipped += [width] * (_RESNETS_DOWN if is_last else _RESNETS_DOWN + 1)
             inputs = width
-        self.mid_block = _Middle(inputs, mid_attention)
+        self.mid_block = _Middle(inputs, mid_attention, groups)
         self.up_blocks = nn.ModuleList()
         for level, (width, attention) in enumerate(zip(up_channels, up_attention, strict=True)):
             joined = [skipped.pop() for _ in range(_RESNETS_UP)]
-            self.up_blocks.append(_Up(inputs, joined, width, attention, level == len(up_channels) - 1))
+            self.up_blocks.append(_Up(inputs, joined, width, attention, level == len(up_channels) - 1, groups))
             inputs = width
-        self.norm_out = _norm(inputs)
+        self.norm_out = nn.GroupNorm(groups, inputs)
         self.conv_out = _conv(inputs, OUT_CHANNELS)
 
     def forward(self, x: Tensor, num_views: int) -> Tensor:
@@ -129,10 +132,10 @@ class _UNet(nn.Module):
 class _Down(nn.Module):
     """Two residual blocks, each with attention or without; then half the size but for the last level."""
 
-    def __init__(self, inputs: int, width: int, attention: bool, is_last: bool) -> None:
+    def __init__(self, inputs: int, width: int, attention: bool, is_last: bool, groups: int) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(_ResNet(inputs if i == 0 else width, width) for i in range(_RESNETS_DOWN))
-        self.attns = nn.ModuleList(_ViewAttention(width) for _ in range(_RESNETS_DOWN if attention else 0))
+        self.nets = nn.ModuleList(_ResNet(inputs if i == 0 else width, width, groups) for i in range(_RESNETS_DOWN))
+        self.attns = nn.ModuleList(_ViewAttention(width, groups) for _ in range(_RESNETS_DOWN if attention else 0))
         self.downsample = None if is_last else _conv(width, width, stride=2)
 
     def forward(self, x: Tensor, num_views: int, skipped: list[Tensor]) -> Tensor:
@@ -149,10 +152,10 @@ class _Down(nn.Module):
 
 
 class _Middle(nn.Module):
-    def __init__(self, width: int, attention: bool) -> None:
+    def __init__(self, width: int, attention: bool, groups: int) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(_ResNet(width, width) for _ in range(2))
-        self.attns = nn.ModuleList(_ViewAttention(width) for _ in range(attention))
+        self.nets = nn.ModuleList(_ResNet(width, width, groups) for _ in range(2))
+        self.attns = nn.ModuleList(_ViewAttention(width, groups) for _ in range(attention))
 
     def forward(self, x: Tensor, num_views: int) -> Tensor:
         x = self.nets[0](x)
@@ -164,11 +167,13 @@ class _Middle(nn.Module):
 class _Up(nn.Module):
     """Three residual blocks, each of which takes one of the tensors of the way down; then twice the size."""
 
-    def __init__(self, inputs: int, joined: Sequence[int], width: int, attention: bool, is_last: bool) -> None:
+    def __init__(
+        self, inputs: int, joined: Sequence[int], width: int, attention: bool, is_last: bool, groups: int
+    ) -> None:
         super().__init__()
         entering = [inputs, *[width] * (len(joined) - 1)]
-        self.nets = nn.ModuleList(_ResNet(a + b, width) for a, b in zip(entering, joined, strict=True))
-        self.attns = nn.ModuleList(_ViewAttention(width) for _ in range(len(joined) if attention else 0))
+        self.nets = nn.ModuleList(_ResNet(a + b, width, groups) for a, b in zip(entering, joined, strict=True))
+        self.attns = nn.ModuleList(_ViewAttention(width, groups) for _ in range(len(joined) if attention else 0))
         self.upsample = None if is_last else _conv(width, width)
 
     def forward(self, x: Tensor, num_views: int, skipped: list[Tensor]) -> Tensor:
@@ -181,10 +186,10 @@ class _Up(nn.Module):
 
 
 class _ResNet(nn.Module):
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, groups: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(inputs), _conv(inputs, width)
-        self.norm2, self.conv2 = _norm(width), _conv(width, width)
+        self.norm1, self.conv1 = nn.GroupNorm(groups, inputs), _conv(inputs, width)
+        self.norm2, self.conv2 = nn.GroupNorm(groups, width), _conv(width, width)
         self.shortcut = nn.Identity() if inputs == width else nn.Conv2d(inputs, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,9 +199,9 @@ class _ResNet(nn.Module):
 
 
 class _ViewAttention(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.norm, self.attn = _norm(width), _Attention(width)
+        self.norm, self.attn = nn.GroupNorm(groups, width), _Attention(width)
 
     def forward(self, x: Tensor, num_views: int) -> Tensor:
         """[N * V, C, h, w] -> the same, every pixel of an object's views having seen all others."""
@@ -220,10 +225,6 @@ class _Attention(nn.Module):
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(_GROUPS, channels)
-
-
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1)
 
@@ -231,10 +232,10 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 def lgm_unet_from_released(config: Mapping[str, object], state_dict: Mapping[str, Tensor]) -> LGMUNet:
     """The network of a released state_dict, of any size.
 
-    config: down_channels, down_attention, mid_attention, up_channels, up_attention and quaternion_norm; the first five
-    show in the tensors' shapes and are read off there where they are left out. quaternion_norm: "each" unless stated,
-    "all" for what VideoMV released. state_dict: `unet.*` and `conv.*`; its tensors become the parameters without a
-    copy, in their dtype.
+    config: down_channels, down_attention, mid_attention, up_channels, up_attention, norm_groups, quaternion_norm; the
+    first five show in the tensors' shapes and are read off there where they are left out. norm_groups: 32 unless
+    stated; quaternion_norm: "each" unless stated, "all" for what VideoMV released. state_dict: `unet.*` and `conv.*`;
+    its tensors become the parameters without a copy, in their dtype.
 
     Raises ThreedgenError for words that are not known or have no meaning, and for missing, unknown or misshaped keys.
     """
@@ -270,18 +271,22 @@ def _words_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]
 
 def _check_words(words: Mapping[str, object], where: str) -> None:
     """Raises ThreedgenError for words of which no network can be made."""
-    known = {"down_channels", "down_attention", "mid_attention", "up_channels", "up_attention", "quaternion_norm"}
+    known = {"down_channels", "down_attention", "mid_attention", "up_channels", "up_attention"}
+    known |= {"quaternion_norm", "norm_groups"}
     if unknown := sorted(set(words) - known):
         raise ThreedgenError(f"{where}: {', '.join(unknown)}: not a word of LGM's network ({', '.join(sorted(known))})")
     norm = words.get("quaternion_norm", QuaternionNorm.each.value)
     if norm not in [choice.value for choice in QuaternionNorm]:
         raise ThreedgenError(f"{where}: quaternion_norm={norm!r} must be 'each' or 'all'")
+    groups = words.get("norm_groups", 32)
+    if not isinstance(groups, int) or groups < 1:
+        raise ThreedgenError(f"{where}: norm_groups={groups!r} must be a whole number of at least 1")
     levels = {}
     for way in ("down", "up"):
         channels, attention = words[f"{way}_channels"], words[f"{way}_attention"]
-        if not isinstance(channels, Sequence) or not channels or any(width % _GROUPS for width in channels):
+        if not isinstance(channels, Sequence) or not channels or any(width % groups for width in channels):
             raise ThreedgenError(
-                f"{where}: {way}_channels={channels!r}: one multiple of {_GROUPS} for each level is needed; they are "
+                f"{where}: {way}_channels={channels!r}: one multiple of {groups} for each level is needed; they are "
                 "neither stated nor to be read off the tensors' shapes"
             )
         if not isinstance(attention, Sequence) or len(attention) != len(channels):

@@ -1,0 +1,67 @@
+"""Text to 24 views and, in one pass, to Gaussians and a mesh (VideoMV): no optimisation, seconds."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from threedgen.cameras import Cameras
+from threedgen.config.schema import AssetFrom, Config
+from threedgen.data.posed_images import PosedImages
+from threedgen.diffusion.denoising import Denoiser, Guided
+from threedgen.diffusion.pipeline import MultiViewPipeline, Views
+from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import ddim_timesteps
+from threedgen.imaging import to_uint8
+from threedgen.mesh import make_rasterizer
+from threedgen.mesh.render import GREY
+from threedgen.runs.directory import RunDirectory
+from threedgen.scene.gaussians import save_gaussians
+from threedgen.scene.protocol import Solid
+from threedgen.tasks.export import export_scene
+from threedgen.tasks.feed_forward import FeedForward, aware, aware_timesteps
+from threedgen.tasks.prompting import load_prior
+from threedgen.tasks.reconstruct import optimize
+from threedgen.tasks.sample_views import draw_views, write_views
+
+
+def run(config: Config, run: RunDirectory) -> dict[str, Path]:
+    """Write the views, the Gaussians as a .ply file and everything that export makes of them.
+
+    Raises ConfigError, before anything is drawn, for 3D-aware steps that the sampler has not, and for a number of views
+    that the Gaussians cannot use.
+    """
+    started = time.monotonic()
+    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
+    aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps))
+    prior = load_prior(config)
+    forward = FeedForward.of(config, prior.device)
+    forward.inputs_of(config.views.num_frames)
+    views = draw_views(dense_pipeline(prior, forward, config), config)
+    results = write_views(views, config, run)
+    gaussians = forward.of_views(views.drawn, views.drawn_cameras)[0]
+    results["gaussians"] = run.path("gaussians.ply")
+    save_gaussians(results["gaussians"], gaussians)
+    print(f"{len(gaussians)} Gaussians, {time.monotonic() - started:.1f} s so far", flush=True)
+    solid: Solid = gaussians if config.gaussians.asset is AssetFrom.gaussians else _fitted(views, config, run)
+    results |= export_scene(solid, config, run, config.steps)
+    print(f"{time.monotonic() - started:.1f} s")
+    return results
+
+
+def dense_pipeline(prior: MultiViewPrior, forward: FeedForward, config: Config) -> MultiViewPipeline:
+    """The pipeline whose sampling listens to the Gaussians at the config's steps."""
+
+    def around(guided: Guided, timesteps: list[int], cameras: Cameras) -> Denoiser:
+        shows = forward.shows(prior, cameras, torch.tensor(GREY, device=prior.device))
+        return aware(guided, config.aware, timesteps, shows)
+
+    return MultiViewPipeline(prior, config.camera, around)
+
+
+def _fitted(views: Views, config: Config, run: RunDirectory) -> Solid:
+    """A scene that was fitted to the views as to any pictures without alpha."""
+    pictures = torch.from_numpy(np.stack([to_uint8(view) for view in views.drawn.movedim(1, -1).cpu()]))
+    posed = PosedImages(pictures, views.drawn_cameras, tuple(f"view-{i}" for i in range(len(pictures))))
+    return optimize(config, run, posed, posed.select([]))
