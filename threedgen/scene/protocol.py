@@ -24,6 +24,10 @@ class Shown(Protocol):
     def render(self, cameras: Cameras, *, background: Tensor | None = None) -> RenderOutput: ...
 
 
+class Solid(Shown, RadianceField, Protocol):
+    """What can be looked at and has a field: what export makes a mesh of."""
+
+
 class Scene(Protocol):
     """What can be optimised by its pictures; made by `scene.make.make_scene`."""
 

@@ -40,7 +40,7 @@ from threedgen.mesh.render import GREY
 from threedgen.metrics.image import psnr
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.events import read_events
-from threedgen.scene.protocol import RayScene, Shown
+from threedgen.scene.protocol import Shown, Solid
 from threedgen.viewer.preview import write_preview
 
 SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
@@ -55,7 +55,7 @@ _NAMES = (
 )
 
 
-def export_scene(scene: RayScene, config: Config, run: RunDirectory, step: int) -> dict[str, Path]:
+def export_scene(scene: Solid, config: Config, run: RunDirectory, step: int) -> dict[str, Path]:
     """Write everything that the user gets of the scene after `step` steps into the run's folder; name -> path.
 
     Raises EmptyMeshError, before any file is written, if there is no surface.
@@ -63,7 +63,7 @@ def export_scene(scene: RayScene, config: Config, run: RunDirectory, step: int) 
     return write_assets(scene, config, run.folder, run.folder, step)
 
 
-def write_assets(scene: RayScene, config: Config, run_folder: Path, folder: Path, step: int) -> dict[str, Path]:
+def write_assets(scene: Solid, config: Config, run_folder: Path, folder: Path, step: int) -> dict[str, Path]:
     """As `export_scene`, for the scene after `step` steps of the run in `run_folder`, into `folder`.
 
     All files are made aside and then moved: an export that fails leaves those of an earlier one as they were.
@@ -81,7 +81,7 @@ def write_assets(scene: RayScene, config: Config, run_folder: Path, folder: Path
 
 
 def _write_all(
-    scene: RayScene, config: Config, rasterizer: Rasterizer, run_folder: Path, folder: Path, step: int
+    scene: Solid, config: Config, rasterizer: Rasterizer, run_folder: Path, folder: Path, step: int
 ) -> dict[str, Path]:
     started = time.monotonic()
     surface = extract_surface(scene, config.export)
