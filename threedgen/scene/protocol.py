@@ -25,7 +25,7 @@ class Shown(Protocol):
 
 
 class Solid(Shown, RadianceField, Protocol):
-    """What can be looked at and has a field, of which a mesh can be made."""
+    """What can be looked at and has a field: what export makes a mesh of."""
 
 
 class Scene(Protocol):

@@ -16,6 +16,7 @@ from threedgen.core.transfer import to_device
 from threedgen.ops.backends import Backend, select_backend
 from threedgen.ops.reference.splats import spherical_harmonics
 from threedgen.ops.splats import degree_of, focal_length
+from threedgen.scene.gaussians.field import GaussianField
 from threedgen.scene.output import RenderOutput
 
 _SAME = 1e-4  # relative: how far a matrix may be from a rotation times a number
@@ -55,6 +56,21 @@ class Gaussians:
         rgb = seen.rgb + (1.0 - opacity) * to_device(behind, self.device)
         depth = seen.depth * _length_per_depth(cameras).to(seen.depth)
         return RenderOutput(rgb, opacity, depth[..., None])
+
+    @cached_property
+    def _field(self) -> GaussianField:
+        rgb = self.colors if self.colors.ndim == 2 else 0.5 + spherical_harmonics(self.positions, 0) * self.colors[:, 0]
+        tensors = self.positions, self.quaternions, self.scales, self.opacities, rgb.clamp(0.0, 1.0)
+        return GaussianField(*(tensor.detach() for tensor in tensors))
+
+    @property
+    def radius(self) -> float:
+        """Half the edge of the cube around the origin that holds all of them, world units."""
+        return self._field.radius
+
+    def field(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """World positions [M, 3] -> density [M] per world unit, rgb [M, 3] in 0..1, without gradients."""
+        return self._field(positions)
 
     def transformed(self, matrix: Tensor) -> Gaussians:
         """The Gaussians after a rotation, a uniform scaling and a move: [4, 4], new position = matrix @ position.
