@@ -48,7 +48,7 @@ from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.diffusion.start import start_prior
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.runs.directory import open_run
-from threedgen.tasks import weights as weights_verb
+from threedgen.tasks.tools import weights as weights_verb
 from threedgen.tasks.training import dreambooth
 
 GIB = 2**30

@@ -27,12 +27,12 @@ from threedgen.runs.distributed import process_group, rank, world_size
 DEFAULT_RECIPE = "mvdream-mini.yaml"
 # words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
 VERBS: dict[str, str] = {
-    "doctor": "threedgen.tasks.doctor",
+    "doctor": "threedgen.tasks.tools.doctor",
     "export": "threedgen.tasks.export_run",
     "refine": "threedgen.tasks.refine_run",
-    "render-meshes": "threedgen.tasks.render_meshes",
-    "vocabulary": "threedgen.tasks.vocabulary",
-    "weights": "threedgen.tasks.weights",
+    "render-meshes": "threedgen.tasks.tools.render_meshes",
+    "vocabulary": "threedgen.tasks.tools.vocabulary",
+    "weights": "threedgen.tasks.tools.weights",
 }
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 

@@ -14,7 +14,7 @@ from threedgen.diffusion.networks.lgm_unet import LGMUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet, video_unet_from_videomv
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import video_unet_of
-from threedgen.tasks.weights import import_weights
+from threedgen.tasks.tools.weights import import_weights
 
 _LEVELS = {
     "block_out_channels": (64, 128),

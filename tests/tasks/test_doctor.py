@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from threedgen.core.errors import ConfigError
-from threedgen.tasks import doctor
+from threedgen.tasks.tools import doctor
 
 
 def lines_of(capsys):

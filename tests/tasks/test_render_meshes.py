@@ -12,7 +12,7 @@ from PIL import Image
 from threedgen import cli
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.shards import Shards
-from threedgen.tasks import render_meshes
+from threedgen.tasks.tools import render_meshes
 
 SMALL = ["--views", "4", "--passes", "1", "--size", "16", "--supersample", "2"]
 

@@ -4,7 +4,7 @@ import re
 
 from threedgen.cli import main
 from threedgen.data.miniworld import parse, vocabulary
-from threedgen.tasks.vocabulary import _EXAMPLES
+from threedgen.tasks.tools.vocabulary import _EXAMPLES
 
 
 def test_every_word_of_the_grammar_is_printed(capsys):
