@@ -196,7 +196,7 @@ def main() -> int:
         prior = load_prior(config)
     except ThreedgenError as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        return error.exit_code
+        return error.exit_status
 
     def draw(captions: Sequence[str], cameras: Cameras, stream: str, step: int) -> np.ndarray:
         return sampled_sets(prior, config, captions, cameras, stream, step)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from threedgen.cameras import CameraSampler, mvdream_camera_vectors, orbit, rays_of
+from threedgen.cameras import CameraSampler, mvdream_camera_vectors, orbit, project, rays_of
 from threedgen.config.schema import CameraConfig
 
 
@@ -119,3 +119,17 @@ def test_resolution_grows_after_the_coarse_part():
     assert [sampler.sample(step, 10).height for step in (0, 4, 5, 9)] == [64, 64, 256, 256]
     fewer = CameraConfig(sets_per_step=1, coarse_sets_per_step=2, coarse_fraction=0.5)
     assert [len(CameraSampler(fewer, seed=0).sample(step, 10)) for step in (0, 4, 5, 9)] == [8, 8, 4, 4]
+
+
+def test_project_is_the_inverse_of_rays():
+    cameras = orbit([10, 140, 260], [-20, 5, 40], [2, 3, 4], [30, 40, 60], height=5, width=7)
+    rays = rays_of(cameras)
+    distance = 0.5 + torch.rand(3, 35, generator=torch.Generator().manual_seed(0))
+    points = (rays.origins + distance.reshape(-1, 1) * rays.directions).view(3, 35, 3)
+    pixels, away = project(cameras, points)
+    row, column = torch.meshgrid(torch.arange(5), torch.arange(7), indexing="ij")
+    expected = torch.stack([column, row], -1).view(1, 35, 2) + 0.5
+    torch.testing.assert_close(pixels, expected.expand(3, -1, -1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(away, distance)
+    behind, _ = project(cameras, 3 * cameras.camera_to_world[:, None, :3, 3])
+    assert behind.isnan().all()

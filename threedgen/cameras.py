@@ -151,7 +151,7 @@ def rays_of(cameras: Cameras) -> Rays:
         tensor([[-1.,  0.,  0.]])
     """
     pose, height, width = cameras.camera_to_world, cameras.height, cameras.width
-    focal = 0.5 * height / (0.5 * cameras.fov_y).tan()  # pixels, [B]
+    focal = _focal_length(cameras)
     x = torch.arange(width, device=pose.device) + 0.5 - 0.5 * width
     y = 0.5 * height - 0.5 - torch.arange(height, device=pose.device)
     shape = (len(cameras), height, width)
@@ -167,6 +167,28 @@ def rays_of(cameras: Cameras) -> Rays:
     directions = torch.nn.functional.normalize(directions, dim=-1).reshape(-1, 3)
     origins = pose[:, None, :3, 3].expand(-1, height * width, -1).reshape(-1, 3)
     return Rays(origins, directions)
+
+
+def project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each camera sees its own points: the inverse of `rays_of`.
+
+    points: [B, N, 3] world -> pixels [B, N, 2], (column, row) of which a pixel's centre has half numbers, and the
+    distances from the camera [B, N], world units. What lies behind the camera is at (nan, nan).
+
+    Example:
+        >>> project(orbit(0, 0, 2.0, 40, height=8), torch.zeros(1, 1, 3))
+        (tensor([[[4., 4.]]]), tensor([[2.]]))
+    """
+    pose = cameras.camera_to_world
+    x, y, back = torch.einsum("bij,bni->bnj", pose[:, :3, :3], points - pose[:, None, :3, 3]).unbind(-1)
+    per_depth = _focal_length(cameras)[:, None] / torch.where(back < 0, -back, torch.nan)
+    pixels = torch.stack([0.5 * cameras.width + x * per_depth, 0.5 * cameras.height - y * per_depth], -1)
+    return pixels, (points - pose[:, None, :3, 3]).norm(dim=-1)
+
+
+def _focal_length(cameras: Cameras) -> Tensor:
+    """[B] pixels, the same in x and y."""
+    return 0.5 * cameras.height / (0.5 * cameras.fov_y).tan()
 
 
 def mvdream_camera_vectors(cameras: Cameras) -> Tensor:

@@ -1,23 +1,34 @@
-"""How good is it: images against images, surfaces against surfaces, and faces where none should be."""
+"""How good is it: images against images, surfaces against surfaces, views against each other, and faces where none
+should be."""
 
 from threedgen.metrics.azimuth import AzimuthErrors, azimuth_errors, tells_azimuth
 from threedgen.metrics.bootstrap import Interval, mean_interval, paired_difference
+from threedgen.metrics.consistency import unexplained
+from threedgen.metrics.flow import Flow, WarpedError, flow_around, warped_error
 from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface, sample_surface_with_normals
 from threedgen.metrics.image import border_color, contrast, drawn_silhouette, psnr, saturation, silhouette_iou, ssim
 from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
+from threedgen.metrics.novel_view import NovelViews, NovelViewScore
 from threedgen.metrics.pattern import PatternVerdicts, named_patterns
+from threedgen.metrics.perceptual import feature_distance
 
 __all__ = [
     "AzimuthErrors",
+    "Flow",
     "Interval",
     "JanusScore",
+    "NovelViewScore",
+    "NovelViews",
     "PatternVerdicts",
+    "WarpedError",
     "azimuth_errors",
     "border_color",
     "chamfer_distance",
     "colour_fraction",
     "contrast",
     "drawn_silhouette",
+    "feature_distance",
+    "flow_around",
     "janus_score",
     "mean_interval",
     "named_patterns",
@@ -30,4 +41,6 @@ __all__ = [
     "silhouette_iou",
     "ssim",
     "tells_azimuth",
+    "unexplained",
+    "warped_error",
 ]
