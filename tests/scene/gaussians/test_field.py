@@ -81,7 +81,7 @@ def sphere(count, size, opacity, radius=0.6, solid=False):
 
 @pytest.mark.parametrize("solid", [False, True])
 def test_a_sphere_becomes_a_closed_mesh_of_its_size_and_colour(solid):
-    scene = sphere(2000, 0.04 if solid else 0.03, 0.7, solid=solid)
+    scene = sphere(3000, 0.03, 0.4, solid=True) if solid else sphere(2000, 0.03, 0.7)
     config = ExportConfig(resolution=32, colors=MeshColors.vertex, faces=0)
     surface = extract_surface(scene, config)
     rasterizer = make_rasterizer(config.rasterizer)
