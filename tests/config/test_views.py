@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from threedgen.config.load import load_config, to_yaml
-from threedgen.config.schema import Config, ViewsConfig
+from threedgen.config.schema import Config, Sampler, ViewsConfig
 from threedgen.config.views import INPUTS, MINI_SIZE, ViewInputs, drawn_size, openapi_schema
 from threedgen.core.errors import ConfigError
 
@@ -38,7 +38,7 @@ def test_the_specification_is_the_public_api():
 
 def test_the_recipes_have_them():
     in_recipes = {entry.name: entry.default for entry in fields(ViewsConfig)}
-    assert in_recipes.pop("rescale") == 0
+    assert in_recipes.pop("rescale") == 0 and in_recipes.pop("sampler") is Sampler.ddim
     assert in_recipes == {name: default for name, _, default, _, _ in API if name not in ("prompt", "seed")}
     assert {"prompt", "seed"} <= {entry.name for entry in fields(Config)}
 
@@ -52,7 +52,8 @@ def test_the_pipeline_has_them():
     annotations = {"str": str, "int": int, "float": float, "int | None": int}
     assert [annotations[a.annotation] for a in arguments[: len(API)]] == [row[1] for row in API]
     ours = {a.name: a.default for a in arguments[len(API) :]}
-    assert ours == {"negative_prompt": "", "rescale": 0.0, "allow_unknown_words": False}
+    expected = {"negative_prompt": "", "rescale": 0.0, "sampler": Sampler.ddim, "allow_unknown_words": False}
+    assert ours == expected
 
 
 def test_the_service_has_them_as_literals():

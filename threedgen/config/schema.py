@@ -228,10 +228,19 @@ class ExportConfig:
     image_size: int = setting(256, 8, 8192)  # pixels of the turntable and of the contact sheet's tiles
 
 
+class Sampler(Enum):
+    """How noise becomes views. The last two look back on earlier steps, and need half as many for the same views."""
+
+    ddim = "ddim"  # Song et al. 2021, as MVDream and VideoMV use it
+    dpm = "dpm"  # DPM-Solver++ of second order (Lu et al. 2022)
+    unipc = "unipc"  # UniPC of second order (Zhao et al. 2023)
+
+
 @dataclass
 class ViewsConfig(ViewSettings):
-    """Multi-view images from text: the public API's inputs (`views.py` has them) and one of ours."""
+    """Multi-view images from text: the public API's inputs (`views.py` has them) and two of ours."""
 
+    sampler: Sampler = Sampler.ddim
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
 
 

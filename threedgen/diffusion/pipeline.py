@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
-from threedgen.config.schema import CameraConfig
+from threedgen.config.schema import CameraConfig, Sampler
 from threedgen.config.views import ViewInputs, ViewSettings, drawn_size
 from threedgen.core.randomness import generator, random_seed
 from threedgen.data.miniworld.reading import Reading
@@ -111,6 +111,7 @@ class MultiViewPipeline:
         seed: int | None = None,
         negative_prompt: str = "",
         rescale: float = 0.0,
+        sampler: Sampler = Sampler.ddim,
         allow_unknown_words: bool = False,
     ) -> Views:
         """Draw the views.
@@ -123,6 +124,7 @@ class MultiViewPipeline:
         Args:
             negative_prompt: what guidance leads away from.
             rescale: 0 .. 1, how far x0's standard deviation follows the unguided one's (`denoising.Guided`).
+            sampler: how noise becomes views.
             allow_unknown_words: the prompts go to the model as they are, whether it knows their words or not.
 
         Raises:
@@ -166,6 +168,7 @@ class MultiViewPipeline:
             guidance_scale=asked.guidance_scale,
             rescale=rescale,
             image_size=size,
+            sampler=sampler,
             around=self.around and partial(self._around, replace(cameras, height=size, width=size)),
         )
         images = [Image.fromarray(picture) for picture in to_uint8(drawn.movedim(1, -1))]

@@ -1,11 +1,13 @@
-"""DDIM sampling (Song et al. 2021) of the views of objects."""
+"""Sampling of the views of objects: DDIM (Song et al. 2021), and diffusers' solvers of higher order."""
 
 from collections.abc import Callable, Sequence
 
 import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from threedgen.cameras import Cameras
+from threedgen.config.schema import Sampler
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.prior import MultiViewPrior
@@ -52,6 +54,32 @@ def ddim(
 
 
 @torch.no_grad()
+def solve(denoiser: Denoiser, noisy: Tensor, num_inference_steps: int, sampler: Sampler) -> Tensor:
+    """As `ddim`, from pure noise on by one of diffusers' solvers, which look back on the x0 of earlier steps.
+
+    They are therefore wrong where x0 is not the denoiser's own answer, as in `Reconstructed`.
+    """
+    # Steps even in sigma^(1/7) (Karras et al. 2022) leave the last ones short, where noise becomes detail. A schedule
+    # that ends in noise alone has no sigma = noise / signal there; its steps are even in time.
+    ends_in_noise = denoiser.schedule.ends_in_noise
+    levels = denoiser.schedule.alphas_cumprod.double().cpu().clamp_min(2**-24)
+    betas = 1 - levels / torch.cat([levels.new_ones(1), levels[:-1]])
+    kind = {Sampler.dpm: DPMSolverMultistepScheduler, Sampler.unipc: UniPCMultistepScheduler}[sampler]
+    solver = kind(
+        trained_betas=betas.numpy(),
+        prediction_type="sample",
+        timestep_spacing="trailing",
+        use_karras_sigmas=not ends_in_noise,
+    )
+    solver.set_timesteps(num_inference_steps)
+    latents = noisy
+    for t in solver.timesteps:
+        x0 = denoiser(latents, torch.full((len(latents),), int(t), device=latents.device)).x0
+        latents = solver.step(x0, t, latents).prev_sample
+    return latents
+
+
+@torch.no_grad()
 def sample_views(
     prior: MultiViewPrior,
     prompts: Sequence[str],
@@ -64,13 +92,15 @@ def sample_views(
     rescale: float = 0.0,
     image_size: int | None = None,
     num_views: int = 1,
+    sampler: Sampler = Sampler.ddim,
     around: Callable[[Guided, list[int]], Denoiser] | None = None,
 ) -> Tensor:
     """Images [P * V, 3, H, W] in 0..1 of P prompts.
 
     cameras: those of one object (V of them), for all prompts, or V of each; None: 2D mode, a picture a prompt, or
     `num_views` frames (V) of a video.
-    around: given the guided prior and the sampler's timesteps, what is sampled from in its place.
+    around: given the guided prior and DDIM's timesteps, what is sampled from in its place. Raises ValueError for one
+    with another sampler.
     """
     num_views = num_views if cameras is None else cameras.num_views
     edge = prior.unet.config.sample_size * (image_size or prior.image_size) // prior.image_size
@@ -78,6 +108,10 @@ def sample_views(
     noise = torch.randn(shape, generator=generator).to(prior.device)
     told = Conditions(prior.encode_text(prompts), cameras, num_views)
     guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
+    if sampler is not Sampler.ddim:
+        if around is not None:
+            raise ValueError("solvers that look back need the prior's own x0 in every step")
+        return prior.decode(solve(guided, noise, num_inference_steps, sampler))
     timesteps = ddim_timesteps(num_inference_steps, len(prior.schedule))
     denoiser = guided if around is None else around(guided, timesteps)
     return prior.decode(ddim(denoiser, noise, timesteps))

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import AssetFrom, Config
+from threedgen.config.schema import AssetFrom, Config, Sampler
+from threedgen.core.errors import ConfigError
 from threedgen.data.posed_images import PosedImages
 from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.pipeline import MultiViewPipeline, Views
@@ -34,7 +35,11 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """
     started = time.monotonic()
     make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
-    aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps))
+    if aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps)) and not _is_ddim(config):
+        raise ConfigError(
+            f"views.sampler={config.views.sampler.name} looks back on x0, which 3D-aware steps replace: take ddim, or "
+            "aware.every=0 and no aware.steps"
+        )
     prior = load_prior(config)
     forward = FeedForward.of(config, prior.device)
     forward.inputs_of(config.views.num_frames)
@@ -57,7 +62,11 @@ def dense_pipeline(prior: MultiViewPrior, forward: FeedForward, config: Config) 
         shows = forward.shows(prior, cameras, torch.tensor(GREY, device=prior.device))
         return aware(guided, config.aware, timesteps, shows)
 
-    return MultiViewPipeline(prior, config.camera, around)
+    return MultiViewPipeline(prior, config.camera, around if _is_ddim(config) else None)
+
+
+def _is_ddim(config: Config) -> bool:
+    return config.views.sampler is Sampler.ddim
 
 
 def _fitted(views: Views, config: Config, run: RunDirectory) -> Solid:
