@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from threedgen.cameras import CameraSampler, mvdream_camera_vectors, orbit, project, rays_of
+from threedgen.cameras import CameraSampler, mvdream_camera_vectors, orbit, project, rays_of, videomv_camera_vectors
 from threedgen.config.schema import CameraConfig
 
 
@@ -133,3 +133,18 @@ def test_project_is_the_inverse_of_rays():
     torch.testing.assert_close(away, distance)
     behind, _ = project(cameras, 3 * cameras.camera_to_world[:, None, :3, 3])
     assert behind.isnan().all()
+
+
+def test_neighbours_of_a_dense_prior_stand_as_far_apart_as_asked():
+    sampler = CameraSampler(CameraConfig(num_views=8, spacing_deg=15, sets_per_step=2), seed=0)
+    azimuth = sampler.sample(3, 10).azimuth.rad2deg().reshape(2, 8)
+    steps = (azimuth[:, 1:] - azimuth[:, :-1]) % 360
+    torch.testing.assert_close(steps, torch.full_like(steps, 15.0), atol=1e-3, rtol=0)
+
+
+def test_videomv_is_told_the_whole_matrix():
+    """A camera on +x at distance 2, level: right is +y, up +z, back +x (reference: frame 0 at azimuth 0)."""
+    expected = [0, 0, 1, 2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+    torch.testing.assert_close(
+        videomv_camera_vectors(orbit(0, 0, 2.0, 40, 8))[0], torch.tensor(expected, dtype=torch.float32)
+    )

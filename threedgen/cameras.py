@@ -214,9 +214,9 @@ def videomv_camera_vectors(cameras: Cameras) -> Tensor:
 class CameraSampler:
     """Training cameras as a function of (seed, step).
 
-    Each object draws one starting azimuth, one elevation, one field of view and one distance; its views stand
-    exactly 360 / num_views degrees apart. The distance is relative: times 1 / tan(fov_y / 2), so that half the
-    view's height at the origin is `distance_range` whatever the field of view.
+    Each object draws one starting azimuth, one elevation, one field of view and one distance; its views stand exactly
+    360 / num_views, or `spacing_deg`, degrees apart. The distance is relative: times 1 / tan(fov_y / 2), so that half
+    the view's height at the origin is `distance_range` whatever the field of view.
     """
 
     def __init__(self, config: CameraConfig, seed: int):
@@ -232,7 +232,7 @@ class CameraSampler:
         config, coarse = self.config, self.coarse(step, num_steps)
         num_objects = (coarse and config.coarse_sets_per_step) or config.sets_per_step
         uniform = torch.rand(4, num_objects, 1, dtype=torch.float64, generator=generator(self.seed, step, "camera"))
-        spacing = 360.0 / config.num_views
+        spacing = config.spacing_deg or 360.0 / config.num_views
         azimuth = uniform[0] * 360.0 + spacing * torch.arange(config.num_views)
         elevation = _within(config.elevation_deg_range, uniform[1])
         fov_y = _within(config.fov_y_deg_range, uniform[2])

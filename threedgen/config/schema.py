@@ -112,6 +112,7 @@ class CameraConfig:
     """Training cameras: `num_views` views 90 degrees apart (360 / num_views) around one object."""
 
     num_views: int = setting(4, 1, 64)
+    spacing_deg: float = setting(0.0, 0, 360)  # between neighbours, for a few of a dense prior's; 0: 360 / num_views
     sets_per_step: int = setting(1, 1, 64)  # sets of views a step, each with angles and distance of its own
     coarse_sets_per_step: int = setting(0, 0, 64)  # the same while the resolution is coarse; 0: as sets_per_step
     resolution: int = setting(64, 1, 8192)  # pixels, square
@@ -278,6 +279,7 @@ class GaussiansConfig:
     input_views: int = setting(4, 1, 64)  # evenly spaced ones of all
     preset: str = "mini"  # what training begins with: big, small, tiny or mini of networks/lgm_unet.py
     max_timestep: int = setting(700, 0, 999)  # of the noise that training's x0 is freed from
+    billboard_steps: int = setting(0, 0)  # at first: Gaussians on each picture's plane, compared one by one, unrendered
     supervised_views: int = setting(8, 1, 64)  # of all, by chance, that training compares
     opacity_weight: float = setting(1.0, 0)  # of the squared error of opacity; the colours' is 1
     asset: AssetFrom = AssetFrom.gaussians

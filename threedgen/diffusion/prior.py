@@ -127,6 +127,11 @@ class MultiViewPrior(nn.Module):
         return int(self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
+    def is_video(self) -> bool:
+        """Whether the views of an object are frames to it, which it expects to be neighbours."""
+        return isinstance(self.unet, VideoUNet)
+
+    @property
     def device(self) -> torch.device:
         return self.alphas_cumprod.device
 

@@ -17,6 +17,8 @@ from threedgen.diffusion.text.prompts import read_prompt
 from threedgen.runs.device import select_device
 from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION
 
+_FRAMES_BETWEEN = 6  # that a video prior draws from one of the sheet's views to the next, 15 degrees apart
+
 
 def load_prior(config: Config) -> MultiViewPrior:
     """The config's prior on its device, in half precision on a GPU."""
@@ -55,7 +57,9 @@ def show_reading(prompt: str, as_read: str, notes: Iterable[str]) -> None:
 @torch.no_grad()
 def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
     """The contact sheet's views of the prompt as the prior alone draws them, [4, H, W, 3] in 0..1."""
-    cameras = viewing_cameras(config.camera, SHEET_AZIMUTHS, SHEET_ELEVATION, prior.image_size)
+    between = _FRAMES_BETWEEN if prior.is_video else 1
+    azimuths = [azimuth + 90 / between * k for azimuth in SHEET_AZIMUTHS for k in range(between)]
+    cameras = viewing_cameras(config.camera, azimuths, SHEET_ELEVATION, prior.image_size)
     views = sample_views(
         prior,
         [config.prompt],
@@ -66,4 +70,4 @@ def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
         guidance_scale=config.views.guidance_scale,
         rescale=config.views.rescale,
     )
-    return views.movedim(1, -1).cpu().numpy()
+    return views[::between].movedim(1, -1).cpu().numpy()

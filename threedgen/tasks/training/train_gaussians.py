@@ -2,18 +2,22 @@
 
 A step takes views around an object, adds noise, lets the frozen prior say x0 once, shows some of its views to the
 network and compares what its Gaussians show with the true views, on random backgrounds.
+
+A network that knows nothing finds no way from there for long: all its Gaussians make one grey cloud. So the first steps
+of a training from scratch ask for less, billboards: every Gaussian on its own pixel's ray, where it passes the origin.
 """
 
-from collections.abc import Generator
-from dataclasses import dataclass
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
-from threedgen.cameras import Cameras
+from threedgen.cameras import Cameras, rays_of
 from threedgen.config.schema import Config, Precision
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
@@ -26,6 +30,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.imaging import contact_sheet, save_png
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
+from threedgen.scene.gaussians import Gaussians
 from threedgen.tasks.feed_forward import FeedForward
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training.batches import draw_background, to_chw
@@ -35,6 +40,7 @@ from threedgen.training.log import StepLog
 from threedgen.training.loop import Losses, Pace, Training, states
 from threedgen.training.loop import train as train_network
 
+_BILLBOARD_SIZE, _EMPTY_WEIGHT = 0.6, 0.05  # standard deviation in pixels; of what is asked where nothing is
 _SHOWN_OBJECTS = 6
 _SHOWN_TIMESTEPS = (1, 300, 600)  # rows of the sheet
 
@@ -57,7 +63,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     objective = _Objective(prior, FeedForward(network, gaussians.input_views), config)
     objective.forward_pass.inputs_of(config.camera.num_views)  # refused before training, not in it
     job = Training(
-        objective,
+        objective.losses,
         lambda start: _batches(config, source, prior, start),
         list(network.parameters()),
         torch.optim.AdamW(network.parameters(), betas=train.betas, weight_decay=train.weight_decay, fused=True),
@@ -86,6 +92,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
 class _Batch:
     """N objects with V views each."""
 
+    step: int
     pictures: Tensor  # [N * V, 4, S, S] premultiplied RGBA in 0..1
     captions: list[str]
     cameras: Cameras  # N * V
@@ -117,6 +124,7 @@ def _batch(
     order = np.stack([rng.permutation(views)[: config.gaussians.supervised_views] for _ in range(count)])
     pictures = np.concatenate([each.images for each in drawn]).astype(np.float32) / 255
     return _Batch(
+        step,
         to_chw(pictures),
         [each.caption for each in drawn],
         Cameras.joined(cameras),
@@ -134,12 +142,31 @@ class _Objective:
     def __init__(self, prior: MultiViewPrior, forward_pass: FeedForward, config: Config) -> None:
         self.prior, self.forward_pass, self.config = prior, forward_pass, config
 
+    def losses(self, batch: _Batch) -> Losses:
+        """Of a step of training."""
+        return self._of_billboards(batch) if batch.step < self.config.gaussians.billboard_steps else self._seen(batch)
+
+    def _of_billboards(self, batch: _Batch) -> Losses:
+        forward, views = self.forward_pass, self.config.camera.num_views
+        starts = torch.arange(0, len(batch.pictures), views)[:, None]
+        chosen = (starts + forward.inputs_of(views, batch.first)).flatten()
+        pictures, cameras = (
+            batch.pictures[chosen].to(self.prior.device),
+            batch.cameras.take(chosen, forward.input_views),
+        )
+        scenes = forward(self._on_background(pictures), cameras)
+        with torch.autocast(pictures.device.type, enabled=False):
+            return billboard_losses(scenes, pictures, cameras)
+
+    def _on_background(self, pictures: Tensor) -> Tensor:
+        behind = torch.from_numpy(draw_background(self.config.train.background, np.random.default_rng(0))).to(pictures)
+        return pictures[:, :3] + (1 - pictures[:, 3:]) * behind[:, None, None]
+
     @torch.no_grad()
     def denoised(self, batch: _Batch) -> tuple[Tensor, Cameras]:
         """The input views of each object as the prior sees them through the noise, [N * V', 3, S, S], and theirs."""
         prior, views = self.prior, self.config.camera.num_views
-        behind = torch.from_numpy(draw_background(self.config.train.background, np.random.default_rng(0))).float()
-        latents = encode_images(prior, batch.pictures[:, :3] + (1 - batch.pictures[:, 3:]) * behind[:, None, None])
+        latents = encode_images(prior, self._on_background(batch.pictures))
         timestep, noise = batch.timestep.to(prior.device), batch.noise.to(prior.device)
         alpha, sigma = prior.schedule.level(timestep)
         told = Conditions(prior.encode_text(batch.captions), batch.cameras, views)
@@ -148,7 +175,7 @@ class _Objective:
         chosen = (starts + self.forward_pass.inputs_of(views, batch.first)).flatten()
         return prior.decode(x0[chosen.to(x0.device)]), batch.cameras.take(chosen, self.forward_pass.input_views)
 
-    def __call__(self, batch: _Batch) -> Losses:
+    def _seen(self, batch: _Batch) -> Losses:
         images, cameras = self.denoised(batch)
         views, device = self.config.camera.num_views, images.device
         scenes = self.forward_pass(images, cameras)
@@ -165,6 +192,30 @@ class _Objective:
         return Losses(total, {"psnr": -10 * mean.log10(), "opacity": mean_opacity})
 
 
+def billboard_losses(scenes: Sequence[Gaussians], pictures: Tensor, cameras: Cameras) -> Losses:
+    """How far Gaussians are from lying on their pixels' rays, where these pass the origin, with their pixels' colour.
+
+    scenes: of N objects, V * h * w Gaussians each, view after view and row by row; pictures: [N * V, 4, H, W]
+    premultiplied RGBA that they were made of; cameras: theirs.
+    """
+    views = cameras.num_views
+    edge = math.isqrt(len(scenes[0]) // views)
+    rgba = adaptive_avg_pool2d(pictures, edge).movedim(1, -1).unflatten(0, (-1, views)).flatten(1, 3)  # [N, V h w, 4]
+    alpha, color = rgba[..., 3], rgba[..., :3] / rgba[..., 3:].clamp_min(1e-3)
+    rays = rays_of(replace(cameras, height=edge, width=edge))
+    origins, directions = (x.to(rgba).reshape(*alpha.shape, 3) for x in (rays.origins, rays.directions))
+    nearest = origins - (origins * directions).sum(-1, keepdim=True) * directions
+    pixel = (2 * cameras.distance * (0.5 * cameras.fov_y).tan() / edge).to(rgba).reshape(-1, views)
+    size = (_BILLBOARD_SIZE * pixel).repeat_interleave(edge * edge, 1)
+    found = [torch.stack([getattr(scene, name) for scene in scenes]) for name in ("positions", "opacities", "colors")]
+    scales = torch.stack([scene.scales for scene in scenes])
+    place = ((alpha + _EMPTY_WEIGHT) * (found[0] - nearest).square().sum(-1)).mean()
+    opacity = (found[1] - alpha).square().mean()
+    paint = (alpha * (found[2] - color).square().sum(-1)).mean()
+    shape = ((alpha + _EMPTY_WEIGHT) * (scales / size[..., None]).log().square().mean(-1)).mean()
+    return Losses(place + opacity + paint + 0.1 * shape, {"place": place, "opacity": opacity, "paint": paint})
+
+
 @torch.no_grad()
 def _save_sheet(prior: MultiViewPrior, shown: FeedForward, config: Config, source: ViewSource, path: Path) -> None:
     """True views of the data's first objects, and what the Gaussians show of them through more and more noise."""
@@ -174,7 +225,7 @@ def _save_sheet(prior: MultiViewPrior, shown: FeedForward, config: Config, sourc
     numbers = torch.arange(0, views, max(1, views // 8)) + 1 % views  # none of them an input view
     rows: dict[int, list[np.ndarray]] = {i: [] for i in range(count)}
     for timestep in _SHOWN_TIMESTEPS:
-        noisy = _Batch(**{**vars(batch), "timestep": torch.full_like(batch.timestep, timestep)})
+        noisy = replace(batch, timestep=torch.full_like(batch.timestep, timestep))
         images, cameras = objective.denoised(noisy)
         for i, scene in enumerate(shown(images, cameras)):
             seen = scene.render(batch.cameras.take(i * views + numbers % views, len(numbers)), background=torch.ones(3))
