@@ -1,0 +1,101 @@
+"""Training of feed-forward Gaussians: what billboards are, that a run goes on bit for bit, what is refused."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from threedgen.cameras import orbit
+from threedgen.cli import main
+from threedgen.config.schema import PriorNetwork
+from threedgen.diffusion.start import start_prior
+from threedgen.scene.gaussians import Gaussians
+from threedgen.tasks.training.train_gaussians import billboard_losses
+
+
+def test_billboards_are_where_each_ray_passes_the_origin():
+    """Two views of 4 x 4 pixels in pictures of 8 x 8, each place found by a search along its ray."""
+    cameras = orbit([30, 120], 20, 2.0, 40, 8, num_views=2)
+    rng = torch.Generator().manual_seed(0)
+    colors = torch.rand(2, 3, 4, 4, generator=rng)
+    opaque = torch.ones(2, 1, 4, 4)
+    opaque[:, :, 0] = 0
+    pictures = torch.cat([colors * opaque, opaque], 1).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    places = []
+    for pose in cameras.camera_to_world:
+        for row in range(4):
+            for column in range(4):
+                half = math.tan(math.radians(20))
+                local = torch.tensor([(column - 1.5) / 2 * half, (1.5 - row) / 2 * half, -1.0])
+                points = pose[:3, 3] + torch.linspace(0, 4, 40001)[:, None] * (pose[:3, :3] @ (local / local.norm()))
+                places.append(points[points.norm(dim=-1).argmin()])
+    count = 2 * 4 * 4
+    scene = Gaussians(
+        torch.stack(places),
+        torch.tensor([[1.0, 0, 0, 0]]).repeat(count, 1),
+        torch.full((count, 3), 0.6 * 2 * 2.0 * math.tan(math.radians(20)) / 4),
+        opaque.flatten(),
+        colors.movedim(1, -1).reshape(count, 3),
+    )
+    assert billboard_losses([scene], pictures, cameras).total < 1e-6
+    moved = Gaussians(scene.positions + 0.1, scene.quaternions, scene.scales, scene.opacities, scene.colors)
+    found = billboard_losses([moved], pictures, cameras)
+    assert found.others["place"].item() == pytest.approx(0.03 * (0.75 + 0.05), rel=1e-2)  # 3/4 of them are opaque
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("video") / "prior"
+    start_prior("mini", network=PriorNetwork.video).save_pretrained(folder, base="mini")
+    return folder
+
+
+def _words(video, root, *more):
+    return [
+        "--config", "train-gaussians-mini.yaml", f"weights={video}", "num_threads=1", f"output_root={root}",
+        "camera.num_views=8", "train.num_objects=3", "train.render_workers=1", "train.batch_objects=1",
+        "gaussians.billboard_steps=2", "gaussians.supervised_views=2", "train.checkpoint_every=2", *more,
+    ]  # fmt: skip
+
+
+def _weights(root):
+    (folder,) = root.glob("train-gaussians-mini/*/gaussians")
+    return load_file(folder / "diffusion_pytorch_model.safetensors"), json.loads((folder / "config.json").read_text())
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(video, tmp_path, monkeypatch):
+    from threedgen.training import loop
+
+    assert main(_words(video, tmp_path / "whole", "train.steps=4")) == 0
+    step = loop.apply_gradients
+    calls = []
+
+    def stopped(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "apply_gradients", stopped)
+    assert main(_words(video, tmp_path / "parts", "train.steps=4")) == 130
+    monkeypatch.setattr(loop, "apply_gradients", step)
+    assert main(_words(video, tmp_path / "parts", "train.steps=4")) == 0
+    (whole, config), (parts, _) = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items()) and config["norm_groups"] == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["gaussians.preset=huge"], "gaussians.preset=huge: there are big, small, tiny, mini"),
+        (["gaussians.supervised_views=9"], "there are camera.num_views=8 views"),
+        (["gaussians.input_views=3"], "gaussians.input_views=3 are not evenly spaced ones of 8 views"),
+        (["train.multiview_data=miniworld-clips"], "has no cameras"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_line(video, tmp_path, capsys, words, told):
+    assert main(_words(video, tmp_path, "train.steps=1", *words)) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
