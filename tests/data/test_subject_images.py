@@ -93,3 +93,51 @@ def test_backgrounds_are_removed_only_where_there_is_no_alpha(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "rembg", None)
     with pytest.raises(ConfigError, match="pip install"):
         read_subject_images(tmp_path, 32, remove_background=True)
+
+
+def _object(tmp_path, mode="RGBA", box=(10, 20, 40, 30), size=(100, 80)):
+    picture = Image.new("RGBA", size, (0, 0, 0, 0))
+    picture.paste((200, 30, 60, 255), box)
+    path = tmp_path / "object.png"
+    picture.convert(mode).save(path)
+    return path
+
+
+def test_an_objects_picture_is_moved_to_the_middle_with_a_border(tmp_path):
+    """30 x 10 pixels in a corner: at a border of 0.25 they fill 3/4 of the width, in the middle."""
+    rgba = read_object_picture(_object(tmp_path), 64, 0.25, remove_background=False)
+    rows, columns = np.nonzero(rgba[..., 3] > 127)
+    assert (columns.min(), columns.max()) == (8, 55) and (rows.min(), rows.max()) == (24, 39)
+    assert (rgba[32, 32] == (200, 30, 60, 255)).all() and not rgba[0].any()
+
+
+def test_an_object_at_the_pictures_border_has_nothing_beyond_it(tmp_path):
+    rgba = read_object_picture(_object(tmp_path, box=(0, 0, 100, 80)[:2] + (60, 80)), 32, 0.5, remove_background=False)
+    assert rgba[16, 16, 3] == 255 and not rgba[:7].any() and not rgba[:, :7].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: Image.new("RGB", (9, 9)).save(path), "no transparent pixels"),
+        (lambda path: Image.new("RGBA", (1, 1), (1, 2, 3, 255)).save(path), "no transparent pixels"),
+        (lambda path: Image.new("RGBA", (9, 9), (1, 2, 3, 0)).save(path), "no object in it"),
+        (lambda path: Image.new("I;16", (9, 9)).save(path), "more than eight bits"),
+        (lambda path: Image.new("CMYK", (9, 9)).save(path, "TIFF"), "no transparent pixels"),
+        (
+            lambda path: Image.new("RGBA", (9, 9)).save(
+                path, save_all=True, append_images=[Image.new("RGBA", (9, 9), (1, 2, 3, 255))]
+            ),
+            "it has 2 frames",
+        ),
+        (lambda path: path.write_bytes(b"no picture"), "no picture that can be read"),
+        (lambda path: None, "there is no such file"),
+    ],
+    ids=["opaque", "one pixel", "empty", "16 bit", "cmyk", "animated", "text", "absent"],
+)
+def test_pictures_without_an_object_are_refused_in_a_line(tmp_path, make, told):
+    path = tmp_path / "picture.png"
+    make(path)
+    with pytest.raises(ConfigError) as raised:
+        read_object_picture(path, 32, 0.2, remove_background=False)
+    assert told in str(raised.value) and "\n" not in str(raised.value)

@@ -304,6 +304,7 @@ class TrainConfig:
 
     start_from: str = ""  # weights to start from, as `weights`, or 2D Stable Diffusion; "": mini from scratch, VAE too
     network: PriorNetwork = PriorNetwork.multiview
+    image_conditioning: bool = False  # a video network is shown a picture too, the first of its views
     view_attention: ViewAttention = ViewAttention.inflated  # of a multi-view network, as the next
     camera_input: CameraInput = CameraInput.timestep
     train_text_encoder: bool = True
@@ -411,6 +412,10 @@ class Config:
     prompt: str = ""
     negative_prompt: str = ""
     prompts: str = ""  # a file with one prompt a line; `prompt` is then not used
+    image: str = ""  # task dense_views: a picture of the object, for a prior that is shown one
+    image_border: float = setting(0.2, 0, 0.9)  # of it around the object, which is moved to the middle
+    image_background: float = setting(0.5, 0, 1)  # grey level behind it, as in the prior's training
+    remove_background: bool = False  # of a picture without alpha, by rembg
     data: str = ""  # task reconstruct: pictures with cameras.json or transforms.json; dreambooth: pictures
     weights: str = "mini"  # `mini` (bundled), a folder in diffusers' layout, or a hub id (owner/name)
     allow_unknown_words: bool = False

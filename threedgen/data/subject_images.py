@@ -38,6 +38,54 @@ def read_subject_images(folder: Path, size: int, remove_background: bool = False
     return np.stack([_square(picture, size) for picture in pictures])
 
 
+def read_object_picture(path: Path, size: int, border: float, remove_background: bool) -> NDArray[np.uint8]:
+    """A picture of one object, in the middle of premultiplied RGBA [size, size, 4], `border` of it around the object.
+
+    What the object is follows from the picture's alpha, or rembg cuts it out of one that has none.
+
+    Raises ConfigError, one line, for a picture without alpha or without an object, for one that is animated or has more
+    than eight bits a channel, and for what is no picture.
+    """
+    if not path.is_file():
+        raise ConfigError(f"image={path}: there is no such file")
+    _check_kind(path)
+    try:
+        picture = open_picture(path.read_bytes(), str(path))
+    except ThreedgenError as error:
+        raise ConfigError(f"image={error}") from error
+    if not _has_alpha(picture):
+        if not remove_background:
+            raise ConfigError(
+                f"image={path}: it has no transparent pixels that say where the object is; cut it out, or set "
+                "remove_background=true"
+            )
+        picture = _cut_out(picture)
+    opaque = np.argwhere(np.asarray(picture.getchannel("A")) > _SOLID)
+    if not len(opaque):
+        raise ConfigError(f"image={path}: there is no object in it, it is transparent everywhere")
+    (top, left), (bottom, right) = opaque.min(0), opaque.max(0) + 1
+    edge = round(max(bottom - top, right - left) / (1 - border))
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    corner = round(middle_x - edge / 2), round(middle_y - edge / 2)
+    square = picture.crop((*corner, corner[0] + edge, corner[1] + edge))
+    return middle_square(square, edge, size)
+
+
+_SOLID = 127  # alpha above which a pixel is the object's
+
+
+def _check_kind(path: Path) -> None:
+    try:
+        with Image.open(path) as opened:
+            frames, mode = getattr(opened, "n_frames", 1), opened.mode
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"image={path}: is no picture that can be read ({type(error).__name__})") from error
+    if frames > 1:
+        raise ConfigError(f"image={path}: it has {frames} frames; save the one that is meant as a picture of its own")
+    if mode.startswith(("I", "F")):
+        raise ConfigError(f"image={path}: it has more than eight bits a channel; save it with eight")
+
+
 def _has_alpha(picture: Image.Image) -> bool:
     return bool(np.asarray(picture.getchannel("A")).min() < 255)
 
@@ -46,7 +94,7 @@ def _cut_out(picture: Image.Image) -> Image.Image:
     try:
         from rembg import remove
     except ImportError as error:
-        raise ConfigError("dreambooth.remove_background needs rembg: pip install 'rembg[cpu]'") from error
+        raise ConfigError("remove_background needs rembg: pip install 'rembg[cpu]'") from error
     return remove(picture.convert("RGB")).convert("RGBA")
 
 

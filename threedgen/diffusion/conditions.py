@@ -11,6 +11,19 @@ from threedgen.cameras import Cameras
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture of each of P objects, as an image-to-video network is shown it; made by the prior."""
+
+    embedding: Tensor  # [P, C] of the whole; zeros: what guidance leads away from
+    latent: Tensor  # [P, 4, h, w]
+
+    def of_objects(self, count: int) -> Picture:
+        """For `count` objects: those again and again."""
+        times = count // len(self.latent)
+        return Picture(self.embedding.repeat(times, 1), self.latent.repeat(times, 1, 1, 1))
+
+
+@dataclass(frozen=True)
 class Conditions:
     """Of P objects with V views each, the views of an object adjacent.
 
@@ -23,6 +36,7 @@ class Conditions:
     text: Tensor  # [P, L, C], or [1, L, C]
     cameras: Cameras | None = None  # P * V of them, or V
     num_views: int = 1
+    picture: Picture | None = None  # P of them, or one
 
     def text_of(self, count: int) -> Tensor:
         """The text of `count` views, [count, L, C]."""
@@ -33,7 +47,17 @@ class Conditions:
         return self.text.repeat(count // len(self.text), 1, 1)
 
     def against(self, text: Tensor, count: int) -> Conditions:
-        """For 2 * count views: the first half told this, the others another text [P, L, C] or [1, L, C]."""
+        """For 2 * count views: the first half told this, the others another text [P, L, C] or [1, L, C].
+
+        Of a picture the others are told what it looks like, but not what it shows (I2VGen-XL's zero embedding).
+        """
         objects = count // self.num_views
         both = [t.expand(objects, -1, -1) for t in (self.text, text)]
-        return replace(self, text=torch.cat(both))
+        picture = self.picture
+        if picture is not None:
+            embedding, latent = picture.embedding, picture.latent
+            one = Picture(embedding.expand(objects, -1), latent.expand(objects, -1, -1, -1))
+            picture = Picture(
+                torch.cat([one.embedding, torch.zeros_like(one.embedding)]), one.latent.repeat(2, 1, 1, 1)
+            )
+        return replace(self, text=torch.cat(both), picture=picture)

@@ -9,7 +9,7 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
@@ -137,3 +137,22 @@ def new_mini_prior(
     # error is divided by sqrt(alpha_bar) = 0.07 at the last timestep, and each view gets colours of its own.
     scheduler = stable_diffusion_schedule("v_prediction")
     return MultiViewPrior(tokenizer, text_encoder, unet, vae, scheduler)
+
+
+def new_image_encoder(latent_channels: int, latent_size: int, width: int) -> CLIPVisionModelWithProjection:
+    """CLIP's vision tower at mini size, which looks at a picture's latent; its embedding has the text's width.
+
+    Weights are drawn from torch's global random state.
+    """
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            num_channels=latent_channels,
+            image_size=latent_size,
+            patch_size=4,
+            hidden_size=_TEXT_WIDTH,
+            intermediate_size=2 * _TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            projection_dim=width,
+        )
+    )

@@ -18,12 +18,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
 from threedgen.config.schema import CameraConfig, Sampler
 from threedgen.config.views import ViewInputs, ViewSettings, drawn_size
+from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, random_seed
 from threedgen.data.miniworld.reading import Reading
+from threedgen.diffusion.conditions import Picture
 from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
@@ -33,6 +36,7 @@ from threedgen.imaging import to_uint8
 FRONT_AZIMUTH = 90.0  # degrees: MVDream's azimuth of the camera on +x, which is 0 in `Cameras`
 _HIGHEST_ELEVATION = 90 - 1e-4  # degrees: straight above, "up" in the image has no meaning
 _DEFAULT = ViewSettings()
+_UNSAID = "(a picture)"  # stands for a prompt that is left out, until the inputs are checked
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class MultiViewPipeline:
         rescale: float = 0.0,
         sampler: Sampler = Sampler.ddim,
         allow_unknown_words: bool = False,
+        image: Tensor | None = None,
     ) -> Views:
         """Draw the views.
 
@@ -126,12 +131,15 @@ class MultiViewPipeline:
             rescale: 0 .. 1, how far x0's standard deviation follows the unguided one's (`denoising.Guided`).
             sampler: how noise becomes views.
             allow_unknown_words: the prompts go to the model as they are, whether it knows their words or not.
+            image: [3, H, W] in 0..1, what the first view shows, for a prior that is shown a picture, and then needed;
+                the prompt may be blank.
 
         Raises:
-            ConfigError: a value that is not allowed, or a prompt that the model cannot read.
+            ConfigError: a value that is not allowed, an image for a prior that is shown none or none for one that is,
+                or a prompt that the model cannot read.
         """
         asked = ViewInputs(
-            prompt=prompt,
+            prompt=prompt if prompt.strip() or image is None else _UNSAID,
             image_size=image_size,
             num_frames=num_frames,
             num_inference_steps=num_inference_steps,
@@ -141,11 +149,15 @@ class MultiViewPipeline:
             camera_azimuth_span=camera_azimuth_span,
             seed=seed,
         ).checked(self.prior.image_size)
+        if self.prior.is_shown_a_picture != (image is not None):
+            needs = "needs a picture" if image is None else "is shown no picture"
+            raise ConfigError(f"image: the prior {needs}; it draws {'from pictures' if image is None else 'from text'}")
         reading, negative = Reading(asked.prompt), Reading(negative_prompt)
         if not allow_unknown_words:
-            reading = read_prompt(self.prior.tokenizer, as_asset(asked.prompt))
             negative = read_prompt(self.prior.tokenizer, negative_prompt, negative=True)
-        text = as_asset(reading.text)
+            if asked.prompt != _UNSAID:
+                reading = read_prompt(self.prior.tokenizer, as_asset(asked.prompt))
+        text = "" if asked.prompt == _UNSAID else as_asset(reading.text)
         seed = random_seed() if asked.seed is None else asked.seed
 
         azimuth_angles = [
@@ -168,6 +180,7 @@ class MultiViewPipeline:
             guidance_scale=asked.guidance_scale,
             rescale=rescale,
             image_size=size,
+            picture=None if image is None else self._shown(image, size),
             sampler=sampler,
             around=self.around and partial(self._around, replace(cameras, height=size, width=size)),
         )
@@ -176,6 +189,11 @@ class MultiViewPipeline:
             images = [image.resize((asked.image_size,) * 2, Image.Resampling.BICUBIC) for image in images]
         matrices, notes = mvdream_camera_vectors(cameras).reshape(-1, 4, 4), (*reading.notes, *negative.notes)
         return Views(images, cameras, matrices, azimuth_angles, seed, text, drawn, notes)
+
+    def _shown(self, image: Tensor, size: int) -> Picture:
+        resized = interpolate(image[None], (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        with torch.no_grad():
+            return self.prior.show(resized.to(self.prior.device))
 
     def _around(self, cameras: Cameras, guided: Guided, timesteps: list[int]) -> Denoiser:
         assert self.around is not None

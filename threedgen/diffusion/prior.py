@@ -9,7 +9,9 @@ from typing import Any, Self
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
-from transformers import CLIPTextModel, PreTrainedTokenizerFast
+from torch.nn.functional import interpolate
+from transformers import CLIPTextModel, CLIPVisionModelWithProjection, PreTrainedTokenizerFast
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils.logging import disable_progress_bar
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, videomv_camera_vectors
@@ -17,15 +19,16 @@ from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder
 from threedgen.core.transfer import to_device
 from threedgen.diffusion.checkpoints.adapters import merge_adapter
-from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
-from threedgen.diffusion.checkpoints.locate import BASE_FILE, adapter_base, locate_part, locate_weights
-from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.checkpoints.folders import load_image_encoder, load_text_encoder, load_unet, load_vae
+from threedgen.diffusion.checkpoints.locate import BASE_FILE, IMAGE_ENCODER, adapter_base, locate_part, locate_weights
+from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.schedule import NoiseSchedule
 from threedgen.diffusion.text.clip_tokenizer import load_tokenizer
 
+_FPS = 8  # frames a second that VideoMV tells its image-to-video network
 disable_progress_bar()  # transformers' bars for loading and saving would stand between the run's own lines
 
 
@@ -48,6 +51,7 @@ class MultiViewPrior(nn.Module):
         unet: MultiViewUNet | VideoUNet,
         vae: AutoencoderKL,
         scheduler: DDIMScheduler,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -55,6 +59,7 @@ class MultiViewPrior(nn.Module):
         self.unet = unet
         self.vae = vae
         self.scheduler = scheduler
+        self.image_encoder: Any = image_encoder
         self._predicts_velocity = scheduler.config.prediction_type == "v_prediction"
         self._ends_in_noise = float(scheduler.alphas_cumprod[-1]) == 0
         if self._ends_in_noise and not self._predicts_velocity:
@@ -86,12 +91,14 @@ class MultiViewPrior(nn.Module):
             load_vae(locate_part(folder, "vae"), dtype, device),
             DDIMScheduler.from_pretrained(locate_part(folder, "scheduler")),
         )
+        if prior.is_shown_a_picture:
+            prior.image_encoder = load_image_encoder(locate_part(folder, IMAGE_ENCODER), dtype, device)
         prior.alphas_cumprod = prior.alphas_cumprod.to(device)
         return prior.eval().requires_grad_(False)
 
     def without_text_encoder(self) -> Self:
         """The same prior, which can no longer read: its text encoder is freed when this one is gone too."""
-        parts = (self.tokenizer, None, self.unet, self.vae, self.scheduler)
+        parts = (self.tokenizer, None, self.unet, self.vae, self.scheduler, self.image_encoder)
         prior = type(self)(*parts).to(self.device)
         return prior.train(self.training)
 
@@ -104,7 +111,8 @@ class MultiViewPrior(nn.Module):
         file_size: of a part's weights at most; larger ones are written as several files.
         Raises ValueError if the base's VAE is another.
         """
-        parts = {name: copy.deepcopy(getattr(self, name)) for name in ("text_encoder", "unet", "vae")}
+        names = ("text_encoder", "unet", "vae", *[IMAGE_ENCODER] * self.is_shown_a_picture)
+        parts = {name: copy.deepcopy(getattr(self, name)) for name in names}
         for part in parts.values():
             nn.Module.to(part, dtype)  # diffusers' own `to` warns of layers that should stay in float32: none here
         if base:
@@ -132,6 +140,15 @@ class MultiViewPrior(nn.Module):
         return isinstance(self.unet, VideoUNet)
 
     @property
+    def is_shown_a_picture(self) -> bool:
+        return self.is_video and self.unet.config.image_conditioning
+
+    @property
+    def looks_at_pixels(self) -> bool:
+        """Whether its image encoder does, as CLIP; otherwise it looks at latents."""
+        return self.image_encoder is not None and self.image_encoder.config.num_channels == 3
+
+    @property
     def device(self) -> torch.device:
         return self.alphas_cumprod.device
 
@@ -155,6 +172,28 @@ class MultiViewPrior(nn.Module):
         """Scaled posterior means: [B, 3, H, W] in 0..1 -> [B, 4, H/f, W/f]. Differentiable."""
         images = (images * 2 - 1).to(self.vae.dtype, memory_format=torch.channels_last)
         return self.vae.encode(images).latent_dist.mean.float() * self.vae.config.scaling_factor
+
+    def show(self, images: Tensor) -> Picture:
+        """Pictures [P, 3, H, W] in 0..1, of the prior's image size, as the network is shown them.
+
+        The image encoder looks at the pixels as CLIP does, or at the latents where it was built for these (the mini
+        one). Raises ValueError for a prior that is shown no pictures.
+        """
+        if self.image_encoder is None:
+            raise ValueError("this prior is shown no pictures")
+        latents = self.encode_images(images)
+        return Picture(self.look(latents, images), latents)
+
+    def look(self, latents: Tensor, images: Tensor | None = None) -> Tensor:
+        """The image encoder's embedding [P, C] of latents [P, 4, h, w], or of images [P, 3, H, W] if it takes these."""
+        seen = latents
+        if self.looks_at_pixels:
+            assert images is not None
+            size = self.image_encoder.config.image_size
+            resized = interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True)
+            mean, deviation = (resized.new_tensor(x)[:, None, None] for x in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+            seen = (resized.clamp(0, 1) - mean) / deviation
+        return self.image_encoder(seen.to(self.image_encoder.dtype)).image_embeds.float()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [B, 4, h, w] -> images [B, 3, H, W] in 0..1."""
@@ -205,8 +244,19 @@ class MultiViewPrior(nn.Module):
             timestep[::views] if timestep.ndim else timestep,
             told.text_of_objects(count // views).to(dtype),
             None if camera is None else camera.unflatten(0, (-1, views)),
+            **self._shown(told.picture, count // views),
         )
         return frames.transpose(1, 2).flatten(0, 1).float()
+
+    def _shown(self, picture: Picture | None, objects: int) -> dict[str, Tensor]:
+        if picture is None:
+            return {}
+        dtype, shown = self.unet.dtype, picture.of_objects(objects)
+        return {
+            "image_embedding": shown.embedding.to(dtype),
+            "local_image": shown.latent.to(dtype).unsqueeze(2),
+            "fps": torch.full((objects,), _FPS, device=self.device),
+        }
 
     def _camera_of(self, encode: Callable[[Cameras], Tensor], cameras: Cameras | None, count: int) -> Tensor | None:
         """What the network is told of the cameras of `count` views, [count, 16]."""

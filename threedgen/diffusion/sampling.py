@@ -8,7 +8,7 @@ from torch import Tensor
 
 from threedgen.cameras import Cameras
 from threedgen.config.schema import Sampler
-from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.prior import MultiViewPrior
 
@@ -92,6 +92,7 @@ def sample_views(
     rescale: float = 0.0,
     image_size: int | None = None,
     num_views: int = 1,
+    picture: Picture | None = None,
     sampler: Sampler = Sampler.ddim,
     around: Callable[[Guided, list[int]], Denoiser] | None = None,
 ) -> Tensor:
@@ -99,6 +100,7 @@ def sample_views(
 
     cameras: those of one object (V of them), for all prompts, or V of each; None: 2D mode, a picture a prompt, or
     `num_views` frames (V) of a video.
+    picture: what a prior that is shown one sees, see `MultiViewPrior.show`.
     around: given the guided prior and DDIM's timesteps, what is sampled from in its place. Raises ValueError for one
     with another sampler.
     """
@@ -106,7 +108,7 @@ def sample_views(
     edge = prior.unet.config.sample_size * (image_size or prior.image_size) // prior.image_size
     shape = (len(prompts) * num_views, prior.unet.config.in_channels, edge, edge)
     noise = torch.randn(shape, generator=generator).to(prior.device)
-    told = Conditions(prior.encode_text(prompts), cameras, num_views)
+    told = Conditions(prior.encode_text(prompts), cameras, num_views, picture)
     guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
     if sampler is not Sampler.ddim:
         if around is not None:

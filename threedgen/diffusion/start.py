@@ -12,9 +12,10 @@ from torch import nn
 
 from threedgen.config.schema import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
-from threedgen.core.randomness import generator, stable_seed
+from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
+from threedgen.diffusion.mini import new_image_encoder
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.prior import MultiViewPrior
@@ -40,6 +41,7 @@ def start_prior(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     network: PriorNetwork = PriorNetwork.multiview,
+    image_conditioning: bool = False,
 ) -> MultiViewPrior:
     """A prior to train, from `weights`: a multi-view or video prior ("mini", a folder, an adapter, a hub id), or a 2D
     Stable Diffusion in diffusers' layout, which becomes one.
@@ -60,7 +62,12 @@ def start_prior(
     prior = MultiViewPrior.from_pretrained(weights, dtype, device)
     try:
         if network is PriorNetwork.video:
-            prior.unet = video_unet_of(prior.unet)
+            prior.unet = video_unet_of(prior.unet, image_conditioning)
+            if image_conditioning and prior.image_encoder is None:
+                config = prior.unet.config
+                with seeded(0):
+                    encoder = new_image_encoder(config.in_channels, config.sample_size, config.cross_attention_dim)
+                prior.image_encoder = encoder.to(device, dtype)
         elif isinstance(prior.unet, MultiViewUNet):
             prior.unet = inflate_unet(prior.unet, view_attention, camera_input)
         else:
@@ -68,6 +75,8 @@ def start_prior(
     except ValueError as error:
         raise ConfigError(f"weights {weights}: {error}; give them the settings that they have") from error
     prior.text_encoder.requires_grad_(True)
+    if prior.image_encoder is not None:
+        prior.image_encoder.requires_grad_(not prior.looks_at_pixels)
     return prior
 
 
@@ -109,7 +118,7 @@ def inflate_unet(unet: MultiViewUNet, view_attention: ViewAttention, camera_inpu
 
 
 @torch.no_grad()
-def video_unet_of(unet: MultiViewUNet | VideoUNet) -> VideoUNet:
+def video_unet_of(unet: MultiViewUNet | VideoUNet, image_conditioning: bool = False) -> VideoUNet:
     """A video network on the spatial tensors of `unet`, or `unet` if it is one; all parameters require gradients.
 
     What it lacks is new: the cameras' MLP, and of an image network the layers over frames. They end at zero, so that
@@ -119,11 +128,16 @@ def video_unet_of(unet: MultiViewUNet | VideoUNet) -> VideoUNet:
     Raises ValueError for layers that a video network has no place for.
     """
     if isinstance(unet, VideoUNet):
-        if unet.camera_embedding is not None:
+        changed: dict[str, Any] = {"camera_dim": CAMERA_DIM}
+        if image_conditioning and not unet.config.image_conditioning:
+            changed |= {"image_conditioning": True, "image_context_size": unet.config.sample_size}
+        if not changed.items() - unet.config.items():
             return unet.requires_grad_(True)
         with torch.device("meta"):
-            told = VideoUNet.from_config(unet.config, camera_dim=CAMERA_DIM)
+            told = VideoUNet.from_config(unet.config, **changed)
         return _completed(told, unet)
+    if image_conditioning:
+        raise ValueError("no video network; image conditioning is added to one")
     config, widths = unet.config, list(unet.config.block_out_channels)
     blocks = {*config.layers_per_block} if not isinstance(config.layers_per_block, int) else {config.layers_per_block}
     heads = config.attention_head_dim  # of diffusers' 2D networks this is the number of heads
@@ -158,6 +172,10 @@ def _completed(network: Network, old: MultiViewUNet | VideoUNet) -> Network:
     layers begin, the last of them at zero."""
     names = network.state_dict()
     tensors = {name: tensor for name, tensor in old.state_dict().items() if name in names}
+    wider = names["conv_in.weight"].shape[1] - tensors["conv_in.weight"].shape[1]
+    if wider:  # the picture's channels, which say nothing at first
+        zeros = torch.zeros_like(tensors["conv_in.weight"])[:, :wider]
+        tensors["conv_in.weight"] = torch.cat([tensors["conv_in.weight"], zeros], 1)
     for path in dict.fromkeys(name.rpartition(".")[0] for name in names if name not in tensors):
         layer: Any = network.get_submodule(path).to_empty(device="cpu")
         with torch.random.fork_rng(devices=[]):

@@ -5,18 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from threedgen.cameras import Cameras
 from threedgen.config.schema import AssetFrom, Config, Sampler
 from threedgen.core.errors import ConfigError
+from threedgen.data.captioned_views import composite_on
 from threedgen.data.posed_images import PosedImages
+from threedgen.data.subject_images import read_object_picture
 from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.pipeline import MultiViewPipeline, Views
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim_timesteps
 from threedgen.imaging import to_uint8
 from threedgen.mesh import make_rasterizer
-from threedgen.mesh.render import GREY
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene.gaussians import save_gaussians
 from threedgen.scene.protocol import Solid
@@ -43,7 +45,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     prior = load_prior(config)
     forward = FeedForward.of(config, prior.device)
     forward.inputs_of(config.views.num_frames)
-    views = draw_views(dense_pipeline(prior, forward, config), config)
+    views = draw_views(dense_pipeline(prior, forward, config), config, _picture(config, prior))
     results = write_views(views, config, run)
     gaussians = forward.of_views(views.drawn, views.drawn_cameras)[0]
     results["gaussians"] = run.path("gaussians.ply")
@@ -55,11 +57,21 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     return results
 
 
+def _picture(config: Config, prior: MultiViewPrior) -> Tensor | None:
+    """The config's picture on its background, [3, S, S] in 0..1."""
+    if not config.image:
+        return None
+    size = config.image_border, config.remove_background
+    rgba = read_object_picture(Path(config.image), prior.image_size, *size)
+    return torch.from_numpy(composite_on(rgba, np.full(3, config.image_background))).movedim(-1, 0)
+
+
 def dense_pipeline(prior: MultiViewPrior, forward: FeedForward, config: Config) -> MultiViewPipeline:
     """The pipeline whose sampling listens to the Gaussians at the config's steps."""
 
     def around(guided: Guided, timesteps: list[int], cameras: Cameras) -> Denoiser:
-        shows = forward.shows(prior, cameras, torch.tensor(GREY, device=prior.device))
+        behind = torch.full((3,), config.image_background, device=prior.device)
+        shows = forward.shows(prior, cameras, behind)
         return aware(guided, config.aware, timesteps, shows)
 
     return MultiViewPipeline(prior, config.camera, around if _is_ddim(config) else None)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from threedgen.config.schema import Config, Task
 from threedgen.core.files import write_text_atomically
@@ -24,8 +25,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     return write_views(draw_views(MultiViewPipeline(load_prior(config), config.camera), config), config, run)
 
 
-def draw_views(pipeline: MultiViewPipeline, config: Config) -> Views:
-    """The config's views; how the prompt was read and how long they took is printed."""
+def draw_views(pipeline: MultiViewPipeline, config: Config, image: Tensor | None = None) -> Views:
+    """The config's views; how the prompt was read and how long they took is printed. image: see the pipeline."""
     started = time.monotonic()
     views = pipeline(
         config.prompt,
@@ -33,8 +34,10 @@ def draw_views(pipeline: MultiViewPipeline, config: Config) -> Views:
         seed=config.seed,
         negative_prompt=config.negative_prompt,
         allow_unknown_words=config.allow_unknown_words,
+        image=image,
     )
-    show_reading(as_asset(config.prompt), views.prompt, views.notes)
+    if views.prompt:
+        show_reading(as_asset(config.prompt), views.prompt, views.notes)
     print(f"{time.monotonic() - started:.1f} s for {len(views.images)} views{views.remark}", flush=True)
     return views
 

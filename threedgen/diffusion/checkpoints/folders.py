@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
@@ -113,6 +113,20 @@ def _indexed(folder: Path, name: str) -> dict[str, StoredTensor]:
             raise ThreedgenError(f"{folder / file} is missing")
         tensors |= open_tensors(folder / file)
     return tensors
+
+
+def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CLIPVisionModelWithProjection:
+    """The image encoder in `folder`, CLIP's vision tower."""
+    config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+    tensors = {key: t for key, t in _weights(folder, TEXT_ENCODER_FILE).items() if not key.endswith(".position_ids")}
+    with torch.device("meta"):
+        module = CLIPVisionModelWithProjection(config)
+    count = (config.image_size // config.patch_size) ** 2 + 1
+    # no file holds the positions any more, and a buffer on the meta device has no values
+    module.vision_model.embeddings.position_ids = torch.arange(count)[None]
+    image_encoder = _match_own(module, tensors, folder)
+    image_encoder.fill(dtype, device)
+    return module
 
 
 def load_gaussians_network(folder: Path, dtype: torch.dtype, device: torch.device | str) -> LGMUNet:

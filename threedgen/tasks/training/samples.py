@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.schema import Config
@@ -36,10 +38,12 @@ def _beside_the_truth(prior: MultiViewPrior, config: Config, path: Path) -> floa
     """Only the object is scored: a sample may choose any background."""
     specs = of_kinds(held_out(), config.train.kinds)[:PROMPTS]
     cameras = sheet_cameras(config, prior.image_size)
-    samples = sampled_sets(prior, config, [spec.caption for spec in specs], cameras)
+    poses, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
+    truths = [render(build(spec), poses, fov_y, prior.image_size) for spec in specs]
+    first = torch.from_numpy(np.stack([truth.rgb[0] for truth in truths])).movedim(-1, 1)
+    samples = sampled_sets(prior, config, [spec.caption for spec in specs], cameras, pictures=first)
     rows, scores = [], []
-    for spec, sampled in zip(specs, samples, strict=True):
-        truth = render(build(spec), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), prior.image_size)
+    for spec, sampled, truth in zip(specs, samples, truths, strict=True):
         scores.append(psnr_inside(sampled, truth))
         rows.append((spec.caption, np.concatenate([sampled, truth.rgb])))
     save_png(contact_sheet(rows, "sampled views, then ground truth"), path)
@@ -55,7 +59,9 @@ def _beside_the_data(prior: MultiViewPrior, config: Config, views: ViewSource, p
         with_asset_suffix(drawn.caption) if config.train.asset_suffix_probability else drawn.caption for drawn in sets
     ]
     cameras = [drawn.cameras for drawn in sets if drawn.cameras is not None]
-    samples = sampled_sets(prior, config, captions, Cameras.joined(cameras) if cameras else None)
+    first = torch.from_numpy(composite_on(np.stack([drawn.images[0] for drawn in sets]), _MID_GREY)).movedim(-1, 1)
+    joined = Cameras.joined(cameras) if cameras else None
+    samples = sampled_sets(prior, config, captions, joined, pictures=first)
     rows = [
         (drawn.caption, np.concatenate([sampled, composite_on(drawn.images, _MID_GREY)]))
         for drawn, sampled in zip(sets, samples, strict=True)
@@ -82,8 +88,15 @@ def sampled_sets(
     cameras: Cameras | None,
     stream: str = SHEET,
     step: int = 0,
+    pictures: Tensor | None = None,
 ) -> NDArray[np.float32]:
-    """[captions, views, H, W, 3] from the noise of (seed, step, stream); cameras as `sample_views` takes them."""
+    """[captions, views, H, W, 3] from the noise of (seed, step, stream); cameras as `sample_views` takes them.
+
+    pictures: [captions, 3, H, W], the first view of each, for a prior that is shown one.
+    """
+    is_shown = prior.is_shown_a_picture and pictures is not None
+    with torch.no_grad():
+        picture = prior.show(pictures.to(prior.device)) if is_shown and pictures is not None else None
     images = sample_views(
         prior,
         captions,
@@ -92,5 +105,6 @@ def sampled_sets(
         num_inference_steps=config.views.num_inference_steps,
         guidance_scale=config.views.guidance_scale,
         num_views=config.camera.num_views,
+        picture=picture,
     )
     return images.unflatten(0, (len(captions), -1)).movedim(2, -1).cpu().numpy()

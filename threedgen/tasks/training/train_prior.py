@@ -19,7 +19,7 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
 from threedgen.diffusion.checkpoints.folders import load_vae
 from threedgen.diffusion.checkpoints.locate import locate_part, locate_weights
-from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import grow_vocabulary, start_prior
@@ -54,6 +54,10 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     train, device = config.train, select_device(config.runtime)
     if train.network is PriorNetwork.video and not train.start_from:
         raise ConfigError("train.network=video needs train.start_from: its spatial layers are an image network's")
+    if train.image_conditioning and train.network is not PriorNetwork.video:
+        raise ConfigError(
+            "train.image_conditioning=true: only a video network is shown a picture (train.network=video)"
+        )
     if train.network is PriorNetwork.video and train.gradient_checkpointing:
         raise ConfigError("train.gradient_checkpointing=true: the video network has none; use train.accumulate")
     parts_of_process(train.batch_objects, rank(), world_size(), train.accumulate)  # before anything is loaded
@@ -71,7 +75,12 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
     train = config.train
     if train.start_from:
         prior = start_prior(
-            train.start_from, train.view_attention, train.camera_input, device=device, network=train.network
+            train.start_from,
+            train.view_attention,
+            train.camera_input,
+            device=device,
+            network=train.network,
+            image_conditioning=train.image_conditioning,
         )
         if train.vae:
             prior.vae = _vae_of(train.vae, device)
@@ -118,6 +127,8 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     parts = parts_of_process(train.batch_objects, rank(), world_size(), train.accumulate)
     average = MovingAverage(prior, train.ema_decay)
     trained = ["unet", "text_encoder"] if train.train_text_encoder else ["unet"]
+    if prior.is_shown_a_picture and not prior.looks_at_pixels:
+        trained.append("image_encoder")  # the mini one, which nobody has trained before
     parameters = [p for name in trained for p in prior.get_submodule(name).parameters()]
     optimizer = torch.optim.AdamW(
         parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True
@@ -132,7 +143,8 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
         with torch.autocast(prior.device.type, torch.bfloat16, enabled=use_bfloat16):
             return encode_images(prior, images)
 
-    drawn_from = encoded(sources, encode, train.background, config.seed)
+    needs_pixels = prior.is_shown_a_picture and prior.looks_at_pixels
+    drawn_from = sources if needs_pixels else encoded(sources, encode, train.background, config.seed)
     size = prior.unet.config.sample_size
     batches = TrainingBatches(config, drawn_from, (prior.unet.config.in_channels, size, size))
     images_per_step = train.batch_objects * config.camera.num_views
@@ -182,7 +194,13 @@ class _Objective(nn.Module):
         prior, device = self.prior, self.prior.device
         is_encoded = batch.images.dtype == torch.float16
         latents = batch.images.to(device).float() if is_encoded else encode_images(prior, batch.images)
-        told = Conditions(prior.encode_text(batch.captions), batch.cameras, batch.num_views)
+        picture = None
+        if prior.is_shown_a_picture:  # where the text is dropped, what guidance leads away from: see Conditions.against
+            first = latents[:: batch.num_views]
+            is_told = torch.tensor([[caption != ""] for caption in batch.captions], device=device)
+            pixels = None if is_encoded else batch.images[:: batch.num_views].to(device)
+            picture = Picture(prior.look(first, pixels) * is_told, first)
+        told = Conditions(prior.encode_text(batch.captions), batch.cameras, batch.num_views, picture)
         views = prior.losses(latents, batch.noise.to(device), batch.timestep.to(device), told)
         return Losses(views.mean(), {"views": views})
 
