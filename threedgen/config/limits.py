@@ -90,7 +90,7 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
     if config.scene.grid.max_resolution < config.scene.grid.base_resolution:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
     if config.scene.geometry is Geometry.sdf and config.export.threshold > 0:
-        fail("export.threshold", "is a density; with scene.geometry=sdf the surface is where the distance is 0: leave it 0")
+        fail("export.threshold", "must be 0 with scene.geometry=sdf, whose surface is where the distance is 0")
     lowest, highest = config.guidance.min_timestep, config.guidance.max_timestep
     # both are piecewise linear: it is enough to compare them where either bends
     for fraction in sorted({s for x in (lowest, highest) for s in (x.from_fraction, x.to_fraction)}):

@@ -161,7 +161,7 @@ class OptimizerConfig:
     grid_lr: float = setting(0.01, 0)
     network_lr: float = setting(0.001, 0)
     background_lr: float = setting(0.001, 0)
-    sharpness_lr: float = setting(0.01, 0)  # of log s, with geometry sdf
+    sharpness_lr: float = setting(0.03, 0)  # of log s, with geometry sdf
     lr_scale: Schedule = setting(lambda: Schedule(1.0, 1.0), 0)  # times each of them
     betas: tuple[float, float] = setting((0.9, 0.99), 0, 0.999999999)
     eps: float = setting(1e-15, 0)
@@ -192,7 +192,7 @@ class RefineConfig:
     rescale: float = setting(0.0, 0, 1)
     steps: int = setting(120, 1)  # of fitting to a round's views
     opaque_weight: float = setting(0.005, 0)  # of the mean binary entropy of the opacity: surfaces, not fog
-    eikonal_weight: float = setting(0.01, 0)  # with geometry sdf, as regularizer.eikonal
+    eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal
     lr_scale: Schedule = setting(lambda: Schedule(0.5, 0.05), 0)  # times the optimizer's rates, in each round
 
 
@@ -302,7 +302,7 @@ class ReconstructConfig:
     rays_per_step: int = setting(8192, 1, 1 << 24)
     opacity_weight: float = setting(0.02, 0)  # of the squared error of opacity, where there is alpha; the colours' is 1
     distortion: Schedule = setting(lambda: Schedule(0.0, 0.05, 0.0, 0.5), 0)  # weight: surfaces, not fog
-    eikonal_weight: float = setting(0.01, 0)  # with geometry sdf, as regularizer.eikonal; the colours' is 1
+    eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal; the colours' is 1
     scale: float = setting(0.0, 0, 1e6)  # of the cameras' world; 0: chosen, see `normalization` in data/posed_images.py
     max_size: int = setting(800, 0, 65536)  # pixels: larger pictures are made smaller; 0: they stay
     held_out_every: int = setting(8, 0)  # of so many pictures one is kept for measuring; 0: none

@@ -23,9 +23,10 @@ _LEVELS = np.linspace(-0.7, 0.3, 41)  # of the kept range of log density
 def extract_isosurface(scene: RadianceField, resolution: int, threshold: float = 0.0) -> tuple[Array, Array]:
     """Vertices [V, 3] (world units, float64) and faces [F, 3] (outward) of the surface of a scene.
 
-    That is where its signed distance is 0, if it has one, otherwise a density. A coarse grid finds the box that holds the object, whose longest edge then gets `resolution` cells. Surfaces are
-    closed where they leave the scene's cube, what nobody can see of the inside is filled, and floaters are removed.
-    Every edge has two faces, also after vertices at one position are merged.
+    That is where its signed distance is 0, if it has one, otherwise where its density is the threshold. A coarse grid
+    finds the box that holds the object, whose longest edge then gets `resolution` cells. Surfaces are closed where they
+    leave the scene's cube, what nobody can see of the inside is filled, and floaters are removed. Every edge has two
+    faces, also after vertices at one position are merged.
 
     Args:
         resolution: cells along the longest edge of the object's box.
@@ -61,7 +62,9 @@ def _where_distance_is_0(scene: DistanceField, resolution: int) -> tuple[Array, 
         raise _nothing_inside(distance.min())
     solid = distance < 0
     distance[binary_fill_holes(solid) & ~solid] = -cell
-    vertices, faces = mcubes.marching_cubes(np.pad(-distance, 1, constant_values=-cell), 0.0)
+    depth, around = np.pad(-distance, 1, mode="edge"), np.pad(np.zeros(distance.shape, bool), 1, constant_values=True)
+    depth[around] = -np.abs(depth[around])  # closed half a cell beyond the grid
+    vertices, faces = mcubes.marching_cubes(depth, 0.0)
     return lower + (vertices - 1.0) * cell, faces.astype(np.int64)
 
 
@@ -155,8 +158,7 @@ def _sample_grid(
     cell = float((upper - lower).max() / cells)
     counts = np.maximum(np.ceil((upper - lower) / cell - 1e-6).astype(int), 1) + 1
     x, y, z = (
-        np.minimum(low + cell * np.arange(n), radius).astype(np.float32)
-        for low, n in zip(lower, counts, strict=True)
+        np.minimum(low + cell * np.arange(n), radius).astype(np.float32) for low, n in zip(lower, counts, strict=True)
     )
     plane = np.stack(np.meshgrid(y, z, indexing="ij"), -1).reshape(-1, 2)
     slabs = max(1, (1 << 20) // len(plane))  # positions are made slab by slab: a large grid fits, its positions do not

@@ -16,8 +16,6 @@ from threedgen.ops import Composite, FieldLayout, HashGrid, RaySamples
 from threedgen.ops.composed import composite_reached, logit_of, refresh_cells
 from threedgen.scene.nerf import NeRF
 
-_UNITS = 4.0  # of the network's first output in a radius: how much a step of the optimiser moves the surface
-
 
 class NeuS(NeRF):
     """A `NeRF` whose field is a signed distance f, negative inside, and a colour.
@@ -37,9 +35,9 @@ class NeuS(NeRF):
         self.occupancy.start_from(lambda at: self._density_of_cells(at.norm(dim=-1) - sphere))
 
     def _layout(self, grid: HashGrid) -> FieldLayout:
-        """logit = raw[0] - _UNITS (|p| - radius of the sphere) / radius."""
-        config, sphere = self.config, self.config.sdf.sphere_radius
-        return FieldLayout(grid, config.radius, _UNITS * sphere, sphere * config.radius, 1.0)
+        """logit = raw[0] - (|p| - radius of the sphere) / radius of the scene."""
+        sphere = self.config.sdf.sphere_radius
+        return FieldLayout(grid, self.config.radius, sphere, sphere * self.config.radius, 1.0)
 
     @property
     def sharpness(self) -> Tensor:
@@ -65,27 +63,27 @@ class NeuS(NeRF):
         return s * torch.sigmoid(-s * self._distance(evaluated)), rgb
 
     def gradients(self, step: int) -> Tensor:
-        """[N, 3] the gradient of f at this step's `eikonal_points`: half of them in occupied cells, the others anywhere.
+        """[N, 3] the gradient of f at this step's `eikonal_points`, half of them in occupied cells, the rest anywhere.
 
         By central differences over `gradient_step`, which unlike the exact gradient reach beyond a point's own cell
         (Neuralangelo, Li et al. 2023, equation 3). Differentiable with respect to the table and the weights.
         """
         random, number = seeded_generator(self.seed, step, "eikonal"), self.config.sdf.eikonal_points
-        at, chosen = torch.rand(number, 3, generator=random), torch.rand(number // 2, generator=random)
-        at, chosen = at.to(self.device), chosen.to(self.device)
+        drawn = torch.rand(number, 3, generator=random), torch.rand(number // 2, generator=random)
+        at, chosen = (x.to(self.table) for x in drawn)
         cells = self.occupancy.occupied.nonzero()
         if len(cells):
             corners = cells[(chosen * len(cells)).long().clamp(max=len(cells) - 1)]
             at = torch.cat([(corners + at[: len(chosen)]) / self.occupancy.resolution, at[len(chosen) :]])
         h = self.gradient_step
         points = (2.0 * at - 1.0) * (self.radius - h)  # so that all differences stay in the cube
-        offsets = h * torch.eye(3, device=self.device)
+        offsets = h * torch.eye(3).to(self.table)
         around = torch.stack([points[:, None] + offsets, points[:, None] - offsets])
         ahead, behind = self.signed_distance(around.view(-1, 3)).view(2, number, 3)
         return (ahead - behind) / (2.0 * h)
 
     def _distance(self, density: Tensor) -> Tensor:
-        return logit_of(density, self.layout) * (-self.radius / _UNITS)
+        return -self.radius * logit_of(density, self.layout)
 
     def _composite(self, origins: Tensor, directions: Tensor, samples: RaySamples) -> Composite:
         def look(samples: RaySamples) -> tuple[Tensor, Tensor]:
@@ -131,8 +129,8 @@ class NeuS(NeRF):
     def _density_of_cells(self, distance: Tensor) -> Tensor:
         """What makes a cell as opaque as its part of what rays from outside see, from f [N] at any point of it.
 
-        The part is Phi(f) at one end less Phi(f) at the other, a cell's diagonal nearer and farther: so the inside, where
-        no light is left, is as empty as the outside.
+        The part is Phi(f) a cell's diagonal farther less Phi(f) a diagonal nearer: so the inside, where no light is
+        left, is as empty as the outside.
         """
         reach = math.sqrt(3.0) * self.occupancy.cell_width
         farther, nearer = (torch.sigmoid(self.sharpness * (distance + x)) for x in (reach, -reach))
