@@ -112,6 +112,19 @@ def test_sections_have_the_opacity_of_the_paper_and_the_weights_peak_at_the_surf
     assert seen.depth.item() == pytest.approx(0.3, abs=1.5 / s / slope * 0.3)
 
 
+def test_a_section_has_the_mean_of_its_ends_colours():
+    scene = learned(replace(CONFIG, backend=BackendName.reference, min_transmittance=0.0))
+    rays = rays_of(orbit([10.0, 130.0], 20.0, 2.6, 30, height=4))
+    with torch.no_grad():
+        seen, samples = scene.trace(rays)
+        origins, directions = (x[samples.ray_indices] for x in (rays.origins, rays.directions))
+        first, second = (scene.field(origins + t[:, None] * directions)[1] for t in samples[:2])
+    weighted = seen.weights[:, None] * 0.5 * (first + second)
+    expected = torch.zeros(len(rays.origins), 3).index_add(0, samples.ray_indices, weighted)
+    assert (first - second).abs().max() > 0.01 and seen.opacity.max() > 0.5
+    torch.testing.assert_close(seen.rgb, expected, atol=1e-5, rtol=0)
+
+
 def test_what_a_ray_sees_does_not_depend_on_the_number_of_samples():
     """Transmittance is a ratio of Phi: coarse sections add up to what fine ones do."""
     seen = []
