@@ -162,6 +162,12 @@ def test_typo_on_the_command_line(word, suggestion):
     assert f"did you mean {suggestion}" in message
 
 
+def test_a_density_for_the_surface_of_a_distance_is_refused():
+    message = error_of("mvdream-mini.yaml", ["scene.geometry=sdf", "export.threshold=5"])
+    assert "export.threshold=5.0 (on the command line)" in message and "scene.geometry=sdf" in message
+    load_config("mvdream-mini.yaml", ["scene.geometry=sdf"])
+
+
 def test_nothing_like_it_gives_no_wild_guess():
     assert "did you mean" not in error_of(None, ["zzzzqqqq=1"])
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from threedgen.core.errors import ConfigError
-from threedgen.data.subject_images import read_subject_images
+from threedgen.data.subject_images import read_object_picture, read_subject_images
 
 RED, BLUE = (200, 30, 20), (20, 40, 220)
 

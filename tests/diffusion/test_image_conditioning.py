@@ -69,7 +69,10 @@ def test_its_parts_are_written_and_read(prior, tmp_path):
     prior.save_pretrained(tmp_path / "i2v", torch.float32, base="mini")
     again = MultiViewPrior.from_pretrained(tmp_path / "i2v")
     noisy, text, cameras, images = _asked()
-    answers = [each.denoise(noisy, torch.tensor(600), Conditions(text, cameras, 3, each.show(images))).x0 for each in (prior, again)]
+    answers = [
+        each.denoise(noisy, torch.tensor(600), Conditions(text, cameras, 3, each.show(images))).x0
+        for each in (prior, again)
+    ]
     torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-5)
 
 
@@ -85,7 +88,9 @@ def test_clips_tower_looks_at_normalised_pixels_of_its_own_size(prior, monkeypat
     tower = Tower()
     monkeypatch.setattr(prior, "image_encoder", tower)
     prior.look(torch.zeros(1, 4, 16, 16), torch.full((1, 3, 64, 64), 0.5))
-    expected = (0.5 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    expected = (0.5 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor(
+        [0.26862954, 0.26130258, 0.27577711]
+    )
     assert tower.seen.shape == (1, 3, 8, 8)
     torch.testing.assert_close(tower.seen[0, :, 4, 4], expected, atol=1e-4, rtol=0)
 
@@ -94,6 +99,10 @@ def test_a_picture_is_needed_where_one_is_shown_and_refused_elsewhere(prior):
     with pytest.raises(ConfigError, match="the prior needs a picture"):
         MultiViewPipeline(prior)("a red cat", image_size=64)
     with pytest.raises(ConfigError, match="the prior is shown no picture"):
-        MultiViewPipeline(MultiViewPrior.from_pretrained("mini"))("a red cat", image_size=64, image=torch.zeros(3, 8, 8))
-    views = MultiViewPipeline(prior)("", image_size=64, num_frames=2, num_inference_steps=1, image=torch.rand(3, 80, 80))
+        MultiViewPipeline(MultiViewPrior.from_pretrained("mini"))(
+            "a red cat", image_size=64, image=torch.zeros(3, 8, 8)
+        )
+    views = MultiViewPipeline(prior)(
+        "", image_size=64, num_frames=2, num_inference_steps=1, image=torch.rand(3, 80, 80)
+    )
     assert views.prompt == "" and len(views.images) == 2

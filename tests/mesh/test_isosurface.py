@@ -134,6 +134,48 @@ def test_a_surface_smaller_than_a_cell_is_refused(analytic):
         extract_isosurface(field, 8, threshold=100.0)
 
 
+class DistanceField:
+    """distance(positions [N, 3]) -> [N]; its density is of no use, so that nothing can lean on it."""
+
+    def __init__(self, distance, radius=1.0):
+        self.signed_distance, self.radius = distance, radius
+
+    def field(self, positions):
+        raise AssertionError("the surface of a distance asks for no density")
+
+
+def test_the_surface_of_a_distance_is_where_it_is_0():
+    """A ball of a true distance, off the centre: far below a cell off, and smooth. A hollow in it is filled."""
+    middle, radius = torch.tensor([0.3, -0.2, 0.1]), 0.45
+    outside = lambda p: (p - middle).norm(dim=-1) - radius  # noqa: E731
+    hollow = lambda p: torch.maximum(outside(p), 0.2 - (p - middle).norm(dim=-1))  # noqa: E731
+    for distance in (outside, hollow):
+        surface = as_trimesh(*extract_isosurface(DistanceField(distance), 48, threshold=0.0))
+        assert surface.is_watertight and surface.volume == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.004)
+        off = np.linalg.norm(surface.vertices - middle.numpy(), axis=1) - radius
+        assert np.abs(off).max() < 0.02 * (2 * radius / 48)
+        outward = surface.triangles_center - middle.numpy()
+        cosine = (surface.face_normals * outward).sum(1) / np.linalg.norm(outward, axis=1)
+        assert np.degrees(np.arccos(cosine.min())) < 4.0
+
+
+def test_what_of_a_distance_is_thinner_than_a_coarse_cell_is_found():
+    """A plate of a third of a coarse cell that lies between its samples, and a half space that leaves the cube."""
+    plate = DistanceField(lambda p: torch.maximum((p[:, 2] - 0.0156).abs() - 0.005, p[:, :2].abs().amax(1) - 0.2))
+    surface = as_trimesh(*extract_isosurface(plate, 128))
+    assert surface.is_watertight and surface.volume == pytest.approx(0.4 * 0.4 * 0.01, rel=0.05)
+    surface = as_trimesh(*extract_isosurface(DistanceField(lambda p: p[:, 2], radius=0.5), 32))
+    assert surface.is_watertight and surface.volume == pytest.approx(0.5, rel=0.1)
+    assert np.abs(surface.vertices).max() < 0.52
+
+
+@pytest.mark.parametrize("least, words", [(0.5, "smallest 0.5"), (0.001, "smallest 0.001"), (math.nan, "not a number")])
+def test_a_distance_without_an_inside_is_refused(least, words):
+    with pytest.raises(EmptyMeshError, match=words) as caught:
+        extract_isosurface(DistanceField(lambda p: torch.full((len(p),), least)), 16)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_broken_scene_is_refused(analytic):
     field = analytic.Field(lambda p: torch.full((len(p),), math.nan))
     with pytest.raises(EmptyMeshError, match="not a number"):

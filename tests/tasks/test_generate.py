@@ -69,8 +69,10 @@ def test_sixty_steps_bring_the_loss_down(prior, tmp_path):
     assert [event["step"] for event in steps] == [10, 20, 30, 40, 50, 60]
 
 
-def test_a_stopped_run_resumes_to_the_same_scene(tmp_path, monkeypatch):
-    config = _config("steps=8", "camera.resolution=16", "checkpoint_every=4", "scene.occupancy_every=3")
+@pytest.mark.parametrize("geometry", ["density", "sdf"])
+def test_a_stopped_run_resumes_to_the_same_scene(geometry, tmp_path, monkeypatch):
+    settings = ["camera.resolution=16", "checkpoint_every=4", "scene.occupancy_every=3", f"scene.geometry={geometry}"]
+    config = _config("steps=8", *settings)
     with open_run(tmp_path / "straight", config) as run:
         straight = _fit(config, run)
 

@@ -95,8 +95,10 @@ def test_the_command_reconstructs_from_transforms_without_alpha(tmp_path, capsys
     assert quality["held_out"]["psnr"] > 20 and not quality["has_alpha"]
 
 
-def test_a_stopped_run_resumes_to_the_same_scene(shapes, tmp_path, monkeypatch):
+@pytest.mark.parametrize("geometry", ["density", "sdf"])
+def test_a_stopped_run_resumes_to_the_same_scene(geometry, shapes, tmp_path, monkeypatch):
     settings = ["steps=8", "checkpoint_every=4", "scene.occupancy_every=3", "reconstruct.rays_per_step=256"]
+    settings += [f"scene.geometry={geometry}"]
     config = config_for(views_of(shapes["knot"], tmp_path / "views", views=9, size=16), *settings)
     training, held_out = reconstruct.split(read_posed_images(config.data), config.reconstruct.held_out_every)
     assert (len(training), len(held_out)) == (8, 1) and held_out.names == ("007.png",)

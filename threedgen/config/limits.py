@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from threedgen.config.schedules import value_at
-from threedgen.config.schema import ABLATION_TABLES, Config, Schedule
+from threedgen.config.schema import ABLATION_TABLES, Config, Geometry, Schedule
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
 
@@ -89,6 +89,8 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
             fail("ablation.only", f"there is no table {table!r}; there are {', '.join(ABLATION_TABLES)}")
     if config.scene.grid.max_resolution < config.scene.grid.base_resolution:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
+    if config.scene.geometry is Geometry.sdf and config.export.threshold > 0:
+        fail("export.threshold", "must be 0 with scene.geometry=sdf, whose surface is where the distance is 0")
     lowest, highest = config.guidance.min_timestep, config.guidance.max_timestep
     # both are piecewise linear: it is enough to compare them where either bends
     for fraction in sorted({s for x in (lowest, highest) for s in (x.from_fraction, x.to_fraction)}):

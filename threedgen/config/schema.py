@@ -68,6 +68,13 @@ class BackendName(Enum):
     gsplat = "gsplat"  # Gaussians by gsplat (CUDA)
 
 
+class Geometry(Enum):
+    """What the scene's shape is written as."""
+
+    density = "density"  # NeRF
+    sdf = "sdf"  # a signed distance, rendered as NeuS does
+
+
 class DeviceName(Enum):
     auto = "auto"  # cuda if there is one
     cpu = "cpu"
@@ -136,7 +143,17 @@ class GridConfig:
 
 
 @dataclass
+class SDFConfig:
+    """Of geometry sdf, which has no use for blob_density, blob_radius and density_scale."""
+
+    sphere_radius: float = setting(0.5, 0.01, 0.99)  # of the sphere that it starts as, times scene.radius
+    sharpness: float = setting(20.0, 1, 1e4)  # s at the start, over scene.radius: opacity rises within radius / s
+    eikonal_points: int = setting(4096, 1, 1 << 24)  # of a step, at which the gradient is measured
+
+
+@dataclass
 class SceneConfig:
+    geometry: Geometry = Geometry.density
     backend: BackendName = setting(BackendName.auto, incidental=True)
     grid: GridConfig = field(default_factory=GridConfig)
     hidden_width: int = setting(64, 1, 8192)
@@ -145,6 +162,7 @@ class SceneConfig:
     blob_density: float = 10.0  # density bias blob_density * (1 - |p| / blob_radius), before softplus
     blob_radius: float = setting(0.5, 1e-06, 1e6)
     density_scale: float = setting(1.0, 1e-09)  # density = density_scale * softplus(...), per unit length
+    sdf: SDFConfig = field(default_factory=SDFConfig)
     samples_per_ray: int = setting(512, 1, 65536)  # across the cube's diagonal
     min_transmittance: float = setting(1e-4, 0, 1)  # samples that less of the light reaches are left out
     occupancy_resolution: int = setting(32, 1, 1024)
@@ -161,7 +179,8 @@ class OptimizerConfig:
     grid_lr: float = setting(0.01, 0)
     network_lr: float = setting(0.001, 0)
     background_lr: float = setting(0.001, 0)
-    lr_scale: Schedule = setting(lambda: Schedule(1.0, 1.0), 0)  # times each of the three
+    sharpness_lr: float = setting(0.03, 0)  # of log s, with geometry sdf
+    lr_scale: Schedule = setting(lambda: Schedule(1.0, 1.0), 0)  # times each of them
     betas: tuple[float, float] = setting((0.9, 0.99), 0, 0.999999999)
     eps: float = setting(1e-15, 0)
     weight_decay: float = setting(0.01, 0)
@@ -191,6 +210,7 @@ class RefineConfig:
     rescale: float = setting(0.0, 0, 1)
     steps: int = setting(120, 1)  # of fitting to a round's views
     opaque_weight: float = setting(0.005, 0)  # of the mean binary entropy of the opacity: surfaces, not fog
+    eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal
     lr_scale: Schedule = setting(lambda: Schedule(0.5, 0.05), 0)  # times the optimizer's rates, in each round
 
 
@@ -201,6 +221,8 @@ class RegularizerConfig:
     sparsity: Schedule = setting(Schedule, 0)  # mean sqrt(opacity^2 + 0.01)
     opaque: Schedule = setting(Schedule, 0)  # mean binary entropy of the opacity
     orientation: Schedule = setting(Schedule, 0)  # surfaces that face away from their camera; needs normals
+    # with scene.geometry=sdf: mean (|gradient of the distance| - 1)^2
+    eikonal: Schedule = setting(lambda: Schedule(1000.0, 1000.0), 0)
 
 
 @dataclass
@@ -350,6 +372,7 @@ class ReconstructConfig:
     rays_per_step: int = setting(8192, 1, 1 << 24)
     opacity_weight: float = setting(0.02, 0)  # of the squared error of opacity, where there is alpha; the colours' is 1
     distortion: Schedule = setting(lambda: Schedule(0.0, 0.05, 0.0, 0.5), 0)  # weight: surfaces, not fog
+    eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal; the colours' is 1
     scale: float = setting(0.0, 0, 1e6)  # of the cameras' world; 0: chosen, see `normalization` in data/posed_images.py
     max_size: int = setting(800, 0, 65536)  # pixels: larger pictures are made smaller; 0: they stay
     held_out_every: int = setting(8, 0)  # of so many pictures one is kept for measuring; 0: none

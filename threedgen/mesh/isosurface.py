@@ -1,8 +1,9 @@
-"""The surface of a density field: where to put it, marching cubes, and what to keep of it."""
+"""The surface of a density or of a signed distance: where to put it, marching cubes, and what to keep of it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import mcubes
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from threedgen.core.errors import EmptyMeshError
 from threedgen.mesh.clean import keep_large_components, merge_by_position, separate_sheets
-from threedgen.mesh.types import Array, RadianceField, evaluate_field
+from threedgen.mesh.types import Array, DistanceField, RadianceField, evaluate_distance, evaluate_field
 
 _COARSE_CELLS = 64  # along the scene's edge, to find the box that holds the object
 _NUM_THRESHOLDS = 24
@@ -20,21 +21,59 @@ _LEVELS = np.linspace(-0.7, 0.3, 41)  # of the kept range of log density
 
 
 def extract_isosurface(scene: RadianceField, resolution: int, threshold: float = 0.0) -> tuple[Array, Array]:
-    """Vertices [V, 3] (world units, float64) and faces [F, 3] (outward) of the surface of a density.
+    """Vertices [V, 3] (world units, float64) and faces [F, 3] (outward) of the surface of a scene.
 
-    A coarse grid finds the box that holds the object, whose longest edge then gets `resolution` cells. Surfaces are
-    closed where they leave the scene's cube, what nobody can see of the inside is filled, and floaters are removed.
-    Every edge has two faces, also after vertices at one position are merged.
+    That is where its signed distance is 0, if it has one, otherwise where its density is the threshold. A coarse grid
+    finds the box that holds the object, whose longest edge then gets `resolution` cells. Surfaces are closed where they
+    leave the scene's cube, what nobody can see of the inside is filled, and floaters are removed. Every edge has two
+    faces, also after vertices at one position are merged.
 
     Args:
         resolution: cells along the longest edge of the object's box.
-        threshold: density of the surface, per world unit; 0: see `choose_threshold` and `_march`.
+        threshold: density of the surface, per world unit; 0: see `choose_threshold` and `_march`. Of no meaning to a
+            signed distance.
 
     Raises:
-        EmptyMeshError: the density nowhere exceeds the threshold, is not a number, or is too thin to look solid.
+        EmptyMeshError: the density nowhere exceeds the threshold, is not a number, or is too thin to look solid; the
+            distance is nowhere negative, or not a number.
     """
+    if isinstance(scene, DistanceField):
+        vertices, faces = _where_distance_is_0(scene, resolution)
+    else:
+        vertices, faces = _where_density_is(scene, resolution, threshold)
+    vertices, faces = keep_large_components(vertices, faces)
+    return separate_sheets(*merge_by_position(vertices, faces))
+
+
+def _where_distance_is_0(scene: DistanceField, resolution: int) -> tuple[Array, Array]:
+    """Marching cubes on the distance itself, which is smooth across the surface: nothing is blurred or moved."""
+
+    def distance_at(positions: Array) -> Array:
+        return evaluate_distance(scene, positions)
+
     corner = np.full(3, -scene.radius)
-    coarse, cell = _sample_grid(scene, corner, -corner, _COARSE_CELLS)
+    coarse, cell = _sample_grid(distance_at, scene.radius, corner, -corner, _COARSE_CELLS)
+    near = np.argwhere(coarse < cell)  # what is thinner than a cell may be missed, but not that it is near
+    if len(near) == 0:
+        raise _nothing_inside(coarse.min())
+    lower, upper = _box(near, cell, scene.radius)
+    distance, cell = _sample_grid(distance_at, scene.radius, lower, upper, resolution)
+    if distance.min() >= 0:
+        raise _nothing_inside(distance.min())
+    solid = distance < 0
+    distance[binary_fill_holes(solid) & ~solid] = -cell
+    depth, around = np.pad(-distance, 1, mode="edge"), np.pad(np.zeros(distance.shape, bool), 1, constant_values=True)
+    depth[around] = -np.abs(depth[around])  # closed half a cell beyond the grid
+    vertices, faces = mcubes.marching_cubes(depth, 0.0)
+    return lower + (vertices - 1.0) * cell, faces.astype(np.int64)
+
+
+def _where_density_is(scene: RadianceField, resolution: int, threshold: float) -> tuple[Array, Array]:
+    def density_at(positions: Array) -> Array:
+        return evaluate_field(scene, positions)[0]
+
+    corner = np.full(3, -scene.radius)
+    coarse, cell = _sample_grid(density_at, scene.radius, corner, -corner, _COARSE_CELLS)
     if threshold > 0:
         box_threshold = threshold
     else:  # half: the fine grid, which knows better, may choose less than the coarse one
@@ -42,10 +81,8 @@ def extract_isosurface(scene: RadianceField, resolution: int, threshold: float =
     occupied = np.argwhere(coarse > box_threshold)
     if len(occupied) == 0:
         raise _nothing_above(threshold, coarse.max())
-    lower = np.maximum(corner + (occupied.min(0) - 2) * cell, corner)
-    upper = np.minimum(corner + (occupied.max(0) + 2) * cell, -corner)
-
-    density, cell = _sample_grid(scene, lower, upper, resolution)
+    lower, upper = _box(occupied, cell, scene.radius)
+    density, cell = _sample_grid(density_at, scene.radius, lower, upper, resolution)
     is_chosen = threshold == 0
     threshold = threshold or choose_threshold(density, cell, lowest=box_threshold)
     if density.max() <= threshold:
@@ -56,8 +93,7 @@ def extract_isosurface(scene: RadianceField, resolution: int, threshold: float =
             f"what is denser than {threshold:.3g} is smaller than a grid cell of {cell:.3g} (largest density "
             f"{density.max():.3g}). Set export.resolution higher or export.threshold lower"
         )
-    vertices, faces = keep_large_components(lower + vertices * cell, faces)
-    return separate_sheets(*merge_by_position(vertices, faces))
+    return lower + vertices * cell, faces
 
 
 def choose_threshold(density: Array, cell: float, lowest: float) -> float:
@@ -109,13 +145,20 @@ def _best(values: Array, candidates: Array, opaque: list[Array], tolerance: floa
     return float(good[0]), float(good[-1])
 
 
-def _sample_grid(scene: RadianceField, lower: Array, upper: Array, cells: int) -> tuple[Array, float]:
-    """Density [X, Y, Z] at the corners of cubic cells, `cells` along the box's longest edge, and a cell's edge."""
+def _box(found: Array, cell: float, radius: float) -> tuple[Array, Array]:
+    """The corners of a box around samples [N, 3] of the coarse grid, two cells larger as far as the cube allows."""
+    lower, upper = (found.min(0) - 2) * cell - radius, (found.max(0) + 2) * cell - radius
+    return np.maximum(lower, -radius), np.minimum(upper, radius)
+
+
+def _sample_grid(
+    values_at: Callable[[Array], Array], radius: float, lower: Array, upper: Array, cells: int
+) -> tuple[Array, float]:
+    """Values [X, Y, Z] at the corners of cubic cells, `cells` along the box's longest edge, and a cell's edge."""
     cell = float((upper - lower).max() / cells)
     counts = np.maximum(np.ceil((upper - lower) / cell - 1e-6).astype(int), 1) + 1
     x, y, z = (
-        np.minimum(low + cell * np.arange(n), scene.radius).astype(np.float32)
-        for low, n in zip(lower, counts, strict=True)
+        np.minimum(low + cell * np.arange(n), radius).astype(np.float32) for low, n in zip(lower, counts, strict=True)
     )
     plane = np.stack(np.meshgrid(y, z, indexing="ij"), -1).reshape(-1, 2)
     slabs = max(1, (1 << 20) // len(plane))  # positions are made slab by slab: a large grid fits, its positions do not
@@ -123,14 +166,14 @@ def _sample_grid(scene: RadianceField, lower: Array, upper: Array, cells: int) -
     for start in range(0, len(x), slabs):
         part = x[start : start + slabs]
         positions = np.concatenate([np.repeat(part, len(plane))[:, None], np.tile(plane, (len(part), 1))], 1)
-        pieces.append(evaluate_field(scene, positions)[0])
-    density = np.concatenate(pieces).reshape(tuple(counts))
-    if not np.isfinite(density).all():
+        pieces.append(values_at(positions))
+    values = np.concatenate(pieces).reshape(tuple(counts))
+    if not np.isfinite(values).all():
         raise EmptyMeshError(
-            "the scene has no surface: its density is not a number in places, so its optimisation has diverged. "
+            "the scene has no surface: its field is not a number in places, so its optimisation has diverged. "
             "Start again with smaller learning rates (optimizer.grid_lr, optimizer.network_lr)"
         )
-    return density, cell
+    return values, cell
 
 
 def _march(density: Array, cell: float, threshold: float, match_silhouettes: bool) -> tuple[Array, Array]:
@@ -173,4 +216,11 @@ def _nothing_above(threshold: float, highest: float) -> EmptyMeshError:
     return EmptyMeshError(
         f"no density exceeds the surface's threshold {threshold:.3g} (largest density {highest:.3g}). "
         "Set export.threshold lower, or 0 to have it chosen"
+    )
+
+
+def _nothing_inside(least: float) -> EmptyMeshError:
+    return EmptyMeshError(
+        f"the scene has no surface: its signed distance is nowhere negative (smallest {least:.3g}). "
+        "Optimise for more steps, or start again with a larger scene.sdf.sphere_radius"
     )

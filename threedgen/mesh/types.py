@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +22,15 @@ class RadianceField(Protocol):
 
     def field(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """World positions [N, 3] -> density [N] per world unit, rgb [N, 3] in 0..1."""
+        ...
+
+
+@runtime_checkable
+class DistanceField(RadianceField, Protocol):
+    """A field that knows its surface: where its signed distance is 0."""
+
+    def signed_distance(self, positions: Tensor) -> Tensor:
+        """World positions [N, 3] in the cube -> [N] world units, negative inside the object."""
         ...
 
 
@@ -80,11 +90,23 @@ def sample_texture(texture: Array, uvs: Array) -> Array:
 @torch.no_grad()
 def evaluate_field(scene: RadianceField, positions: Array) -> tuple[Array, Array]:
     """Density [N] and rgb [N, 3], float32, at positions [N, 3]; in pieces, on the scene's device if it has one."""
-    device = getattr(scene, "device", "cpu")
     densities, colors = [np.zeros(0, np.float32)], [np.zeros((0, 3), np.float32)]
-    for start in range(0, len(positions), _POINTS_AT_ONCE):
-        piece = np.ascontiguousarray(positions[start : start + _POINTS_AT_ONCE], np.float32)
-        density, rgb = scene.field(torch.from_numpy(piece).to(device))
+    for piece in _pieces(scene, positions):
+        density, rgb = scene.field(piece)
         densities.append(density.float().cpu().numpy())
         colors.append(rgb.float().cpu().numpy())
     return np.concatenate(densities), np.concatenate(colors)
+
+
+@torch.no_grad()
+def evaluate_distance(scene: DistanceField, positions: Array) -> Array:
+    """Signed distance [N], float32, at positions [N, 3]; as `evaluate_field`."""
+    distances = [scene.signed_distance(piece).float().cpu().numpy() for piece in _pieces(scene, positions)]
+    return np.concatenate([np.zeros(0, np.float32), *distances])
+
+
+def _pieces(scene: RadianceField, positions: Array) -> Iterator[Tensor]:
+    device = getattr(scene, "device", "cpu")
+    for start in range(0, len(positions), _POINTS_AT_ONCE):
+        piece = np.ascontiguousarray(positions[start : start + _POINTS_AT_ONCE], np.float32)
+        yield torch.from_numpy(piece).to(device)

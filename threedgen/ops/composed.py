@@ -47,6 +47,12 @@ def activate(raw: Tensor, positions: Tensor, layout: FieldLayout) -> tuple[Tenso
     return density, torch.sigmoid(raw[:, 1:])
 
 
+def logit_of(density: Tensor, layout: FieldLayout) -> Tensor:
+    """[N] raw[0] + blob of densities [N] > 0: `activate` undone, to float32's precision down to logits of -80."""
+    density = density / layout.density_scale
+    return density + torch.log(-torch.expm1(-density))
+
+
 def evaluate_field(
     ops: Primitives, table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -74,16 +80,28 @@ def render_field(
     out: its weight is 0 and it gets no gradient. Differentiable once with respect to the table and the weights,
     for losses on single weights too.
     """
-    positions = origins[samples.ray_indices] + samples.t_mids[:, None] * directions[samples.ray_indices]
+
+    def look(samples: RaySamples) -> tuple[Tensor, Tensor]:
+        positions = origins[samples.ray_indices] + samples.t_mids[:, None] * directions[samples.ray_indices]
+        return evaluate_field(ops, table, weights, layout, positions)
+
+    return composite_reached(ops.composite, look, samples, min_transmittance)
+
+
+def composite_reached(
+    composite: Callable[..., Composite],
+    look: Callable[[RaySamples], tuple[Tensor, Tensor]],
+    samples: RaySamples,
+    min_transmittance: float,
+) -> Composite:
+    """What `look`, samples -> density [S] and rgb [S, 3], finds along the rays, as `render_field` composites it."""
     if min_transmittance <= 0:
-        density, rgb = evaluate_field(ops, table, weights, layout, positions)
-        return ops.composite(density, rgb, *samples)
+        return composite(*look(samples), *samples)
     with torch.no_grad():
-        density, _ = evaluate_field(ops, table, weights, layout, positions)
-        optical_depth = density * (samples.t_ends - samples.t_starts)
+        optical_depth = look(samples)[0] * (samples.t_ends - samples.t_starts)
         reached = transmittance(optical_depth, samples.ray_indices, samples.offsets) >= min_transmittance
-    density, rgb = evaluate_field(ops, table, weights, layout, positions[reached])
-    seen = ops.composite(density, rgb, *samples.select(reached))
+    kept = samples.select(reached)
+    seen = composite(*look(kept), *kept)
     return seen._replace(weights=torch.zeros_like(samples.t_starts).masked_scatter(reached, seen.weights))
 
 
@@ -126,17 +144,34 @@ def refresh_occupancy(
     keep the larger of `decay` times their value and the one just met. Cell c = (x G + y) G + z draws
     uniform(seed, 4 c + k), k = 0, 1, 2 for its point and 3 for whether it is looked at.
     """
+
+    def density(positions: Tensor) -> Tensor:
+        return evaluate_field(ops, table, weights, layout, positions)[0]
+
+    return refresh_cells(density, layout.radius, opacity, occupied, seed, decay, all_cells)
+
+
+@torch.no_grad()
+def refresh_cells(
+    density: Callable[[Tensor], Tensor],
+    radius: float,
+    opacity: Tensor,
+    occupied: Tensor,
+    seed: int,
+    decay: float,
+    all_cells: bool,
+) -> Tensor:
+    """`refresh_occupancy` for any density: positions [N, 3] in the cube [-radius, radius]^3 -> [N] per world unit."""
     cells = opacity.shape[0]
-    cell_width = 2.0 * layout.radius / cells
+    cell_width = 2.0 * radius / cells
     index = torch.arange(cells**3, device=opacity.device)
     if not all_cells:
         index = index[occupied.flatten() | (uniform(seed, 4 * index + 3) < 0.5)]
     corners = torch.stack([index // cells**2, index // cells % cells, index % cells], -1)
     inside = uniform(seed, 4 * index[:, None] + torch.arange(3, device=index.device)).to(opacity.dtype)
-    positions = (corners + inside) * cell_width - layout.radius
-    density, _ = evaluate_field(ops, table, weights, layout, positions)
+    met = -torch.expm1(-density((corners + inside) * cell_width - radius) * cell_width)
     refreshed = opacity.flatten().clone()
-    refreshed[index] = torch.maximum(refreshed[index] * decay, -torch.expm1(-density * cell_width))
+    refreshed[index] = torch.maximum(refreshed[index] * decay, met)
     return refreshed.view_as(opacity)
 
 

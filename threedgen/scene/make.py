@@ -2,11 +2,13 @@
 
 import torch
 
-from threedgen.config.schema import Config, MemoryUse
+from threedgen.config.schema import Config, Geometry, MemoryUse
 from threedgen.scene.nerf import NeRF
+from threedgen.scene.neus import NeuS
 from threedgen.scene.protocol import RayScene
 
 
 def make_scene(config: Config, device: torch.device) -> RayScene:
     """The config's scene as it is before the first step."""
-    return NeRF(config.scene, config.seed, device, low_memory=config.runtime.memory is MemoryUse.low)
+    kind = {Geometry.density: NeRF, Geometry.sdf: NeuS}[config.scene.geometry]
+    return kind(config.scene, config.seed, device, low_memory=config.runtime.memory is MemoryUse.low)

@@ -45,7 +45,7 @@ class NeRF(nn.Module):
         self.ops = select_backend(config.backend, device)
         self.room = SampleRoom()
         grid = HashGrid.from_config(config.grid)
-        self.layout = FieldLayout(grid, config.radius, config.blob_density, config.blob_radius, config.density_scale)
+        self.layout = self._layout(grid)
         generator = seeded_generator(seed, 0, "scene")
         table = torch.empty(grid.num_rows, grid.num_features)
         self.table = nn.Parameter(nn.init.uniform_(table, -1e-4, 1e-4, generator=generator))
@@ -55,6 +55,11 @@ class NeRF(nn.Module):
         self.occupancy = OccupancyGrid(config.occupancy_resolution, config.radius)
         self.occupancy.start_from(lambda at: activate(at.new_zeros(len(at), 4), at, self.layout)[0])
         self.to(device)
+
+    def _layout(self, grid: HashGrid) -> FieldLayout:
+        """What the network's first output means; the config is all that there is yet."""
+        config = self.config
+        return FieldLayout(grid, config.radius, config.blob_density, config.blob_radius, config.density_scale)
 
     @property
     def radius(self) -> float:
@@ -165,9 +170,9 @@ class NeRF(nn.Module):
         with torch.no_grad():  # normals only where light comes from
             samples = samples.select(self._composite(origins, directions, samples).weights > 0)
         ray = samples.ray_indices
-        positions = origins[ray] + samples.t_mids[:, None] * directions[ray]
-        density, rgb, normals = self.ops.field_with_normals(self.table, self.weights, self.layout, positions)
+        density, rgb, normals = self._look_with_normals(origins, directions, samples)
         if shading is not None and lights is not None:
+            positions = origins[ray] + samples.t_mids[:, None] * directions[ray]
             rgb = shading.apply(rgb, normals, positions, lights[ray])
         seen = self.ops.composite(density, rgb, *samples)
         weights = seen.weights.detach()[:, None]
@@ -176,21 +181,25 @@ class NeRF(nn.Module):
         normal = normalize(weights.new_zeros(len(origins), 3).index_add(0, ray, weights * normals.detach()), dim=-1)
         return seen, normal, facing_away
 
+    def _look_with_normals(
+        self, origins: Tensor, directions: Tensor, samples: RaySamples
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Density [S], rgb [S, 3] and normals [S, 3] of samples of rays [R, 3]."""
+        positions = origins[samples.ray_indices] + samples.t_mids[:, None] * directions[samples.ray_indices]
+        density, rgb, normals = self.ops.field_with_normals(self.table, self.weights, self.layout, positions)
+        return density, rgb, normals
+
     def after_step(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Call after each optimiser step 0, 1, ...: refreshes the occupancy grid when it is due."""
         if (step + 1) % self.config.occupancy_every == 0:
-            self.occupancy.update(
-                self.ops.refresh_occupancy(
-                    self.table,
-                    self.weights,
-                    self.layout,
-                    self.occupancy.opacity,
-                    self.occupancy.occupied,
-                    stable_seed(self.seed, step, "occupancy"),
-                    self.config.occupancy_decay,
-                    all_cells=step < self.config.occupancy_warmup,
-                )
-            )
+            seed, all_cells = stable_seed(self.seed, step, "occupancy"), step < self.config.occupancy_warmup
+            self.occupancy.update(self._refreshed_opacity(seed, all_cells))
+
+    def _refreshed_opacity(self, seed: int, all_cells: bool) -> Tensor:
+        """For `OccupancyGrid.update`; see `ops.reference.refresh_occupancy`."""
+        before = self.occupancy.opacity, self.occupancy.occupied
+        decay = self.config.occupancy_decay
+        return self.ops.refresh_occupancy(self.table, self.weights, self.layout, *before, seed, decay, all_cells)
 
     def param_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
         """Parameter groups for AdamW: the hash grid, the network and the background, each with its learning rate."""

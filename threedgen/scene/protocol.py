@@ -1,14 +1,14 @@
 """What is optimised, as the tasks see it: whatever shows itself to cameras and has parameters."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras, Rays
 from threedgen.config.schema import OptimizerConfig
-from threedgen.mesh.types import RadianceField
+from threedgen.mesh.types import DistanceField, RadianceField
 from threedgen.ops.backends import Backend
 from threedgen.ops.types import Composite, RaySamples
 from threedgen.scene.output import RenderOutput
@@ -65,3 +65,11 @@ class RayScene(Scene, RadianceField, Protocol):
 
     def background(self, directions: Tensor) -> Tensor:
         """Directions [R, 3] of unit length -> rgb [R, 3] in 0..1."""
+
+
+@runtime_checkable
+class DistanceScene(RayScene, DistanceField, Protocol):
+    """One whose field is a signed distance, as far as `regularizers.eikonal` makes it one."""
+
+    def gradients(self, step: int) -> Tensor:
+        """[N, 3] of the distance at random points of its own for this step."""

@@ -1,11 +1,13 @@
-"""Losses on a scene's own renders, without a prior (MVDream's reference configuration names them alike)."""
+"""Losses on a scene and its own renders, without a prior (MVDream's reference configuration names them alike)."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
 from threedgen.scene.output import RenderOutput
+from threedgen.scene.protocol import DistanceScene, Scene
 
 
 def sparsity(output: RenderOutput) -> Tensor:
@@ -27,3 +29,13 @@ def orientation(output: RenderOutput) -> Tensor:
     if output.facing_away is None:
         raise ValueError("the orientation loss needs normals: render(..., normals=True)")
     return output.facing_away.sum() / (output.opacity > 0).sum().clamp(min=1)
+
+
+def eikonal(scene: Scene, step: int) -> Tensor:
+    """[] mean (|gradient| - 1)^2 of a scene's signed distance at this step's points (Gropp et al. 2020, equation 2).
+
+    0 for a scene that knows no distances.
+    """
+    if not isinstance(scene, DistanceScene):
+        return torch.zeros((), device=scene.device)
+    return (scene.gradients(step).norm(dim=-1) - 1.0).square().mean()

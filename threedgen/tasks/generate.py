@@ -1,6 +1,7 @@
 """Text to 3D: optimise a scene until the prior finds its views likely, then export what it became."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from threedgen.cameras import Cameras, CameraSampler
 from threedgen.config.schedules import value_at
-from threedgen.config.schema import Config, MemoryUse
+from threedgen.config.schema import Config, MemoryUse, Schedule
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
@@ -79,7 +80,7 @@ def optimize(
         cameras = sampler.sample(step, config.steps)
         output = _render(scene, cameras, config, step)
         guided = guidance(output.rgb, ask(cameras), step, config.steps)
-        loss = guided.loss + _regularization(output, config, step)
+        loss = guided.loss + _regularization(scene, output, config, step)
         return SceneStep(loss, lambda: _figures(guided, output), lambda: _preview(guided, output))
 
     done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config, sampler))
@@ -100,18 +101,19 @@ def _render(scene: Scene, cameras: Cameras, config: Config, step: int) -> Render
     return scene.render(cameras, generator=generator(config.seed, step, "render"), shading=shading, normals=normals)
 
 
-def _regularization(output: RenderOutput, config: Config, step: int) -> Tensor:
+def _regularization(scene: Scene, output: RenderOutput, config: Config, step: int) -> Tensor:
     """The scene's own losses. They are means over pixels, the guidance a sum over latents: the weights say how much."""
     weights, loss = config.regularizer, output.opacity.new_zeros(())
-    losses = (
-        (weights.sparsity, regularizers.sparsity),
-        (weights.opaque, regularizers.opaque),
-        (weights.orientation, regularizers.orientation),
+    losses: tuple[tuple[Schedule, Callable[[], Tensor]], ...] = (
+        (weights.sparsity, lambda: regularizers.sparsity(output)),
+        (weights.opaque, lambda: regularizers.opaque(output)),
+        (weights.orientation, lambda: regularizers.orientation(output)),
+        (weights.eikonal, lambda: regularizers.eikonal(scene, step)),
     )
     for schedule, loss_of in losses:
         weight = value_at(schedule, step / config.steps)
         if weight > 0:
-            loss = loss + weight * loss_of(output)
+            loss = loss + weight * loss_of()
     return loss
 
 

@@ -25,6 +25,7 @@ from threedgen.mesh.types import Array
 from threedgen.metrics.image import psnr, silhouette_iou, ssim
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
+from threedgen.scene import regularizers
 from threedgen.scene.distortion import distortion
 from threedgen.scene.make import make_scene
 from threedgen.scene.protocol import RayScene
@@ -87,10 +88,11 @@ class Losses:
     color: Tensor  # mean squared error
     opacity: Tensor
     distortion: Tensor
+    eikonal: Tensor
 
     @property
     def total(self) -> Tensor:
-        return self.color + self.opacity + self.distortion
+        return self.color + self.opacity + self.distortion + self.eikonal
 
 
 def losses(scene: RayScene, training: PosedImages, background: Tensor | None, config: Config, step: int) -> Losses:
@@ -115,7 +117,8 @@ def losses(scene: RayScene, training: PosedImages, background: Tensor | None, co
     color_loss = mse_loss(seen.rgb + (1.0 - seen.opacity[:, None]) * behind, target)
     fog = value_at(weights.distortion, step / config.steps)
     distortion_loss = fog * distortion(seen.weights, samples).mean() if fog > 0 else torch.zeros_like(color_loss)
-    return Losses(color_loss, opacity_loss, distortion_loss)
+    eikonal_loss = weights.eikonal_weight * regularizers.eikonal(scene, step)
+    return Losses(color_loss, opacity_loss, distortion_loss, eikonal_loss)
 
 
 @torch.no_grad()

@@ -99,7 +99,9 @@ class _Fitting:
         target = self.targets[chosen]
         seen = self.scene.render(self.cameras[chosen])  # no random background: the targets have the scene's own
         difference = mse_loss(seen.rgb, target)
-        loss = difference + self.config.refine.opaque_weight * regularizers.opaque(seen)
+        weights = self.config.refine
+        loss = difference + weights.opaque_weight * regularizers.opaque(seen)
+        loss = loss + weights.eikonal_weight * regularizers.eikonal(self.scene, step)
         return SceneStep(
             loss,
             lambda: (loss.item(), {"psnr": -10.0 * difference.log10().item()}),
