@@ -112,7 +112,7 @@ def test_an_objects_picture_is_moved_to_the_middle_with_a_border(tmp_path):
 
 
 def test_an_object_at_the_pictures_border_has_nothing_beyond_it(tmp_path):
-    rgba = read_object_picture(_object(tmp_path, box=(0, 0, 100, 80)[:2] + (60, 80)), 32, 0.5, remove_background=False)
+    rgba = read_object_picture(_object(tmp_path, box=(0, 0, 60, 80)), 32, 0.5, remove_background=False)
     assert rgba[16, 16, 3] == 255 and not rgba[:7].any() and not rgba[:, :7].any()
 
 

@@ -76,7 +76,7 @@ def test_its_parts_are_written_and_read(prior, tmp_path):
     torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-5)
 
 
-def test_clips_tower_looks_at_normalised_pixels_of_its_own_size(prior, monkeypatch):
+def test_clips_tower_looks_at_normalised_pixels_of_its_own_size(prior):
     class Tower(torch.nn.Module):
         config = type("Config", (), {"num_channels": 3, "image_size": 8})
         dtype = torch.float32
@@ -85,9 +85,10 @@ def test_clips_tower_looks_at_normalised_pixels_of_its_own_size(prior, monkeypat
             self.seen = pixels
             return type("Out", (), {"image_embeds": pixels.mean((2, 3))})
 
-    tower = Tower()
-    monkeypatch.setattr(prior, "image_encoder", tower)
+    tower, own = Tower(), prior.image_encoder
+    prior.image_encoder = tower
     prior.look(torch.zeros(1, 4, 16, 16), torch.full((1, 3, 64, 64), 0.5))
+    prior.image_encoder = own
     expected = (0.5 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor(
         [0.26862954, 0.26130258, 0.27577711]
     )

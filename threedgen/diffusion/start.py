@@ -131,7 +131,7 @@ def video_unet_of(unet: MultiViewUNet | VideoUNet, image_conditioning: bool = Fa
         changed: dict[str, Any] = {"camera_dim": CAMERA_DIM}
         if image_conditioning and not unet.config.image_conditioning:
             changed |= {"image_conditioning": True, "image_context_size": unet.config.sample_size}
-        if not changed.items() - unet.config.items():
+        if all(unet.config[word] == value for word, value in changed.items()):
             return unet.requires_grad_(True)
         with torch.device("meta"):
             told = VideoUNet.from_config(unet.config, **changed)
