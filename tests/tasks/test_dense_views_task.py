@@ -1,0 +1,59 @@
+"""Text to 24 views, Gaussians and a mesh from the command line, with the bundled weights."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from threedgen.cameras import orbit
+from threedgen.cli import main
+from threedgen.scene.gaussians import load_gaussians
+
+_QUICK = ["--config", "videomv-mini.yaml", "prompt=a red cube", "views.num_inference_steps=6", "num_threads=1"]
+_QUICK += ["export.turntable_frames=2", "export.resolution=48", "export.texture_size=64", "export.faces=2000"]
+
+
+def test_views_gaussians_and_a_mesh_of_them(tmp_path):
+    assert main([*_QUICK, f"output_root={tmp_path}", "gaussians.asset=gaussians", "aware.steps=[3,4]"]) == 0
+    (run,) = tmp_path.glob("videomv-mini/*")
+    views = np.stack([np.asarray(Image.open(run / f"view-{i}.png")) for i in range(24)])
+    told = json.loads((run / "cameras.json").read_text())
+    assert views.shape == (24, 64, 64, 3) and (run / "asset.glb").stat().st_size > 1000
+    assert told["azimuth_deg_threedgen_front_0"][6] == pytest.approx(90)
+    # the file is a red thing in the middle, whose pictures are like the views
+    scene = load_gaussians(run / "gaussians.ply")
+    pose = torch.tensor(told["camera_matrices"][3])
+    camera = orbit(45, 15, told["assumed_distance"], told["assumed_fov_y_deg"], 64)
+    torch.testing.assert_close(pose[:3, :3], camera.camera_to_world[0, :3, :3], atol=1e-4, rtol=0)
+    seen = scene.render(camera, background=torch.full((3,), 0.5)).rgb[0].numpy()
+    assert np.abs(seen - views[3] / 255).mean() < 0.06
+    middle = seen[24:40, 24:40].mean((0, 1))
+    assert middle[0] > 0.5 and middle[1] < 0.35 and middle[2] < 0.35
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["aware.steps=[3,7]"], "there is no step 7 among the sampler's 0 .. 6"),
+        (["aware.steps=[1]"], "above aware.max_timestep=700"),
+        (["aware.every=2", "views.sampler=dpm"], "looks back on x0"),
+        (["views.num_frames=22"], "gaussians.input_views=4 are not evenly spaced ones of 22 views"),
+        (["image=nothing.png"], "image=nothing.png: there is no such file"),
+        (["gaussians.weights=nowhere"], "no Gaussians at nowhere"),
+        (["weights=mini"], "no Gaussians at"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(tmp_path, capsys, words, told):
+    assert main([*_QUICK, f"output_root={tmp_path}", *words]) in (2, 3)
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_a_picture_for_a_prior_that_is_shown_none(tmp_path, capsys):
+    picture = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    picture.paste((255, 0, 0, 255), (5, 5, 15, 15))
+    picture.save(tmp_path / "object.png")
+    assert main([*_QUICK, f"output_root={tmp_path}", f"image={tmp_path / 'object.png'}"]) == 2
+    assert "the prior is shown no picture" in capsys.readouterr().err
