@@ -6,7 +6,7 @@
 truth           miniworld's own pictures: what is to be had
 four views      the mini prior, which was trained on sets of four, asked for all 24 cameras at once
 video           mini-video
-3D-aware        mini-video, x0 replaced at steps 10, 15 and 20 of 25
+3D-aware        mini-video, x0 replaced at steps 10, 15 and 20 of 25 (configs/videomv-mini.yaml)
 
 All from the same noise for a caption. Views: PSNR inside the silhouettes against the caption's object. The other
 figures are those of benchmarks/dense_views.py. Below: differences of the mean with 95 % intervals over captions.
@@ -44,7 +44,6 @@ from threedgen.tasks.feed_forward import FeedForward  # noqa: E402
 from threedgen.tasks.training.samples import psnr_inside  # noqa: E402
 
 TRUTH, FOUR, VIDEO, AWARE = "truth", "four views", "video", "3D-aware"
-AWARE_STEPS = (10, 15, 20)
 COLUMNS = {
     "views_psnr": ("views: PSNR dB", 2),
     "novel_psnr": ("novel views: PSNR dB", 2),
@@ -110,7 +109,7 @@ def pipelines(config: Config) -> dict[str, Callable[[str, int], Views]]:
     made = {
         FOUR: MultiViewPipeline(MultiViewPrior.from_pretrained("mini"), config.camera),
         VIDEO: dense_pipeline(video, forward, replace(config, aware=AwareConfig())),
-        AWARE: dense_pipeline(video, forward, replace(config, aware=AwareConfig(steps=AWARE_STEPS))),
+        AWARE: dense_pipeline(video, forward, config),
     }
 
     def drawn_by(pipeline: MultiViewPipeline) -> Callable[[str, int], Views]:

@@ -52,7 +52,13 @@ def test_the_pipeline_has_them():
     annotations = {"str": str, "int": int, "float": float, "int | None": int}
     assert [annotations[a.annotation] for a in arguments[: len(API)]] == [row[1] for row in API]
     ours = {a.name: a.default for a in arguments[len(API) :]}
-    expected = {"negative_prompt": "", "rescale": 0.0, "sampler": Sampler.ddim, "allow_unknown_words": False}
+    expected = {
+        "negative_prompt": "",
+        "rescale": 0.0,
+        "sampler": Sampler.ddim,
+        "allow_unknown_words": False,
+        "image": None,
+    }
     assert ours == expected
 
 

@@ -13,6 +13,7 @@ from threedgen.scene.gaussians import load_gaussians
 
 _QUICK = ["--config", "videomv-mini.yaml", "prompt=a red cube", "views.num_inference_steps=6", "num_threads=1"]
 _QUICK += ["export.turntable_frames=2", "export.resolution=48", "export.texture_size=64", "export.faces=2000"]
+_QUICK += ["aware.steps=[]"]
 
 
 def test_views_gaussians_and_a_mesh_of_them(tmp_path):
@@ -38,7 +39,7 @@ def test_views_gaussians_and_a_mesh_of_them(tmp_path):
     [
         (["aware.steps=[3,7]"], "there is no step 7 among the sampler's 0 .. 6"),
         (["aware.steps=[1]"], "above aware.max_timestep=700"),
-        (["aware.every=2", "views.sampler=dpm"], "looks back on x0"),
+        (["aware.steps=[3]", "views.sampler=dpm"], "looks back on x0"),
         (["views.num_frames=22"], "gaussians.input_views=4 are not evenly spaced ones of 22 views"),
         (["image=nothing.png"], "image=nothing.png: there is no such file"),
         (["gaussians.weights=nowhere"], "no Gaussians at nowhere"),

@@ -110,6 +110,8 @@ def test_the_views_of_a_set_share_a_background_as_the_setting_says(kind):
     is_grey = (colors == colors[:, :1]).all(1)
     if kind is TrainBackground.random_grey:
         assert is_grey.all() and 0.2 < colors.std() < 0.4
+    elif kind is TrainBackground.mid_grey:
+        assert (colors == 0.5).all()
     else:
         assert 0.4 < is_grey.float().mean() < 0.6 and (colors[is_grey] == 0.5).all()
         assert 0.2 < colors[~is_grey].std() < 0.4
