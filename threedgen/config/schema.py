@@ -252,7 +252,7 @@ class ExportConfig:
 
 
 class Sampler(Enum):
-    """How noise becomes views. The last two look back on earlier steps, and need half as many for the same views."""
+    """How noise becomes views. The last two look back on earlier steps, and mean to need fewer."""
 
     ddim = "ddim"  # Song et al. 2021, as MVDream and VideoMV use it
     dpm = "dpm"  # DPM-Solver++ of second order (Lu et al. 2022)
