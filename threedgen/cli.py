@@ -16,7 +16,7 @@ from pathlib import Path
 
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
-from threedgen.config.schema import Config, Task
+from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.checkpoints.locate import locate_weights
@@ -87,7 +87,7 @@ def _command(argv: Sequence[str]) -> int:
 
     if world_size() > 1 and config.task is not Task.train_prior:
         raise ConfigError(f"task {config.task.name} runs in one process: start it without torchrun")
-    needs_prompt = config.task in (Task.generate, Task.sample_views)
+    needs_prompt = config.task in DRAWING and not (config.task is Task.dense_views and config.image)
     if needs_prompt and config.prompts and not folder:
         return _run_prompts(config, name, arguments.fresh)
     if needs_prompt and not config.prompt.strip():

@@ -7,6 +7,7 @@ from threedgen.cameras import orbit
 from threedgen.config.schema import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import inflate_unet, start_prior, video_unet_of
 
@@ -74,3 +75,24 @@ def test_layers_over_views_have_no_place_in_a_video_network():
     temporal = inflate_unet(plain, ViewAttention.temporal, CameraInput.timestep)
     with pytest.raises(ValueError, match="no Stable Diffusion 2"):
         video_unet_of(temporal)
+
+
+@torch.no_grad()
+def test_a_wider_network_has_stable_diffusions_first_attention_over_frames():
+    """And each of its frames is still what the image network gives: heads are counted as that counts them."""
+    torch.manual_seed(0)
+    image = MultiViewUNet(
+        sample_size=8,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(2, 4),
+        cross_attention_dim=24,
+        use_linear_projection=True,
+    ).eval()
+    video = video_unet_of(image)
+    assert video.transformer_in.num_attention_heads == 8 and video.transformer_in.attention_head_dim == 64
+    x, text, timestep = torch.randn(1, 4, 3, 8, 8), torch.randn(1, 5, 24), torch.tensor([300])
+    frames = image(x[0].transpose(0, 1), timestep.expand(3), text.expand(3, -1, -1), None, 1)
+    torch.testing.assert_close(video(x, timestep, text)[0].transpose(0, 1), frames, atol=1e-4, rtol=1e-4)

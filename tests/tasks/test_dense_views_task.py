@@ -44,6 +44,8 @@ def test_views_gaussians_and_a_mesh_of_them(tmp_path):
         (["image=nothing.png"], "image=nothing.png: there is no such file"),
         (["gaussians.weights=nowhere"], "no Gaussians at nowhere"),
         (["weights=mini"], "no Gaussians at"),
+        (["prompt= "], "the prompt is empty"),
+        (["prompts=nowhere.txt"], "nowhere.txt"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(tmp_path, capsys, words, told):

@@ -82,8 +82,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(video, tmp_path, mon
     assert main(_words(video, tmp_path / "parts", "train.steps=4")) == 130
     monkeypatch.setattr(loop, "apply_gradients", step)
     assert main(_words(video, tmp_path / "parts", "train.steps=4")) == 0
-    (whole, config), (parts, _) = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
+    # no step of it: what it began with, which is what the other run ended with
+    trained = next((tmp_path / "parts").glob("train-gaussians-mini/*/gaussians"))
+    again = _words(video, tmp_path / "again", "train.steps=1", "train.lr=0", f"gaussians.weights={trained}")
+    assert main(again) == 0
+    (whole, config), (parts, _), (kept, _) = (_weights(tmp_path / name) for name in ("whole", "parts", "again"))
     assert all(torch.equal(value, parts[name]) for name, value in whole.items()) and config["norm_groups"] == 8
+    assert all(torch.equal(value, kept[name]) for name, value in parts.items())
 
 
 @pytest.mark.parametrize(

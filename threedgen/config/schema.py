@@ -25,6 +25,9 @@ class Task(Enum):
     train_gaussians = "train_gaussians"
 
 
+DRAWING = (Task.generate, Task.sample_views, Task.dense_views)  # tasks that make something of a prompt
+
+
 class GuidanceLoss(Enum):
     reconstruction = "reconstruction"  # MVDream: 0.5 * ||z - x0_hat||^2
     sds = "sds"  # DreamFusion: gradient w(t) * (noise_hat - noise)
@@ -297,7 +300,7 @@ class AssetFrom(Enum):
 class GaussiansConfig:
     """Gaussians from some of a dense prior's views in one pass (LGM, Tang et al. 2024), and their training."""
 
-    weights: str = ""  # a folder with LGM's network; "": the prior's own
+    weights: str = ""  # a folder with LGM's network, also to train on; "": the prior's own, or a new one to train
     input_views: int = setting(4, 1, 64)  # evenly spaced ones of all
     preset: str = "mini"  # what training begins with: big, small, tiny or mini of networks/lgm_unet.py
     max_timestep: int = setting(700, 0, 999)  # of the noise that training's x0 is freed from

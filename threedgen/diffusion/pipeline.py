@@ -45,7 +45,7 @@ class Views:
 
     images: list[Image.Image]  # N pictures, image_size x image_size
     cameras: Cameras  # N; their field of view and distance are assumed: the model is told neither
-    camera_matrices: Tensor  # [N, 4, 4] camera to world, position of unit length: what the model is told
+    camera_matrices: Tensor  # [N, 4, 4] camera to world, position of unit length: what MVDream's model is told
     azimuth_angles: list[float]  # N, degrees as MVDream counts them: 90 looks at the front
     seed: int  # the one given, or the one drawn
     prompt: str  # as the model read it, ", 3d asset" included

@@ -69,5 +69,6 @@ def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
         num_inference_steps=config.views.num_inference_steps,
         guidance_scale=config.views.guidance_scale,
         rescale=config.views.rescale,
+        sampler=config.views.sampler,
     )
     return views[::between].movedim(1, -1).cpu().numpy()

@@ -12,7 +12,7 @@ import torch
 
 import threedgen
 from threedgen.config.load import config_folders, load_config
-from threedgen.config.schema import BackendName, Task
+from threedgen.config.schema import DRAWING, BackendName
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.ops.backends import select_backend
@@ -60,7 +60,7 @@ def _recipes() -> list[str]:
     lines = []
     for path in sorted({p.name: p for folder in reversed(config_folders()) for p in folder.glob("*.yaml")}.values()):
         config = load_config(path)
-        if config.task in (Task.generate, Task.sample_views):
+        if config.task in DRAWING:
             lines.append(_line("recipe", path.name, partial(_check_weights, config.weights)))
     return lines
 

@@ -106,5 +106,6 @@ def sampled_sets(
         guidance_scale=config.views.guidance_scale,
         num_views=config.camera.num_views,
         picture=picture,
+        sampler=config.views.sampler,
     )
     return images.unflatten(0, (len(captions), -1)).movedim(2, -1).cpu().numpy()

@@ -54,7 +54,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         raise ConfigError(f"gaussians.supervised_views: there are camera.num_views={config.camera.num_views} views")
     prior = load_prior(config)
     source = open_view_source(train.multiview_data, config, prior.image_size)
-    if train.start_from:
+    if gaussians.weights:
         network = FeedForward.of(config, device).network.requires_grad_(True)
     else:
         with seeded(config.seed):
