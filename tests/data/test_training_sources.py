@@ -19,6 +19,8 @@ from threedgen.core.files import verify_folder
 from threedgen.data import captioned_views
 from threedgen.data.captioned_views import CapturedViews
 from threedgen.data.training_sources import (
+    MiniworldClips,
+    MiniworldOrbits,
     MiniworldPhotographs,
     MiniworldViews,
     open_image_source,
@@ -238,3 +240,33 @@ def test_a_damaged_object_is_named_once_and_another_stands_for_it(rendered, tmp_
     shutil.rmtree(tmp_path / "views/toys")
     with pytest.raises(ConfigError, match="is no picture, or a damaged one"):
         open_view_source(str(tmp_path / "views"), Config(), 8)
+
+
+def _numbered(num_objects, frames):
+    """Objects whose pictures say their own number and their frame's."""
+    images = np.zeros((num_objects, frames, 1, 1, 4), np.uint8)
+    images[..., 0] = np.arange(num_objects)[:, None, None, None]
+    images[..., 1] = np.arange(frames)[:, None, None]
+    azimuth = (np.arange(frames) * 360 / frames + 7 * np.arange(num_objects)[:, None]).ravel()
+    cameras = orbit(azimuth, 15, 2, 40, 1, num_views=frames)
+    return CapturedViews(images, cameras, tuple(f"object {i}" for i in range(num_objects)))
+
+
+def test_an_orbit_begins_anywhere_and_goes_on_in_order_its_cameras_with_it():
+    source, rng = MiniworldOrbits(_numbered(3, 8)), np.random.default_rng(0)
+    begun = set()
+    for _ in range(60):
+        drawn = source.draw(2, rng)
+        frames = drawn.images[:, 0, 0, 1].astype(int)
+        assert (drawn.images[..., 0] == 2).all() and drawn.caption == "object 2"
+        assert (np.diff(frames) % 8 == 1).all()
+        azimuth = np.degrees(drawn.cameras.azimuth.numpy())
+        assert np.allclose((azimuth - 14 - 45 * frames + 180) % 360, 180, atol=1e-3)
+        begun.add(frames[0])
+    assert begun == set(range(8))
+
+
+def test_a_clip_is_shown_forwards_or_backwards_and_without_cameras():
+    source, rng = MiniworldClips(_numbered(2, 5)), np.random.default_rng(0)
+    shown = {tuple(source.draw(1, rng).images[:, 0, 0, 1].tolist()) for _ in range(20)}
+    assert shown == {(0, 1, 2, 3, 4), (4, 3, 2, 1, 0)} and source.draw(1, rng).cameras is None
