@@ -7,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from threedgen.config.schema import PriorNetwork
 from threedgen.core.errors import ThreedgenError, WeightsMissingError
 from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
 from threedgen.diffusion.checkpoints.locate import BUNDLED_FOLDER
 from threedgen.diffusion.networks.multiview_unet import multiview_unet_from_ldm
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.start import start_prior
 
 UNET_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -126,6 +128,7 @@ def test_the_whole_text_encoder_goes_to_the_device():
 
 def test_weights_in_several_files_and_a_vae_that_lies_with_the_base(tmp_path):
     prior = MultiViewPrior.from_pretrained("mini")
+    _change(prior.unet.parameters())
     folder = tmp_path / "several"
     prior.save_pretrained(folder, torch.float16, base="mini", file_size="3MB")
     assert not (folder / "vae").exists() and not (folder / "unet" / UNET_FILE).exists()
@@ -134,7 +137,8 @@ def test_weights_in_several_files_and_a_vae_that_lies_with_the_base(tmp_path):
     again = MultiViewPrior.from_pretrained(folder)
     for part in ("unet", "vae", "text_encoder"):
         expected = _state(getattr(prior, part))
-        assert all(torch.equal(value, expected[name]) for name, value in _state(getattr(again, part)).items())
+        found = _state(getattr(again, part)).items()
+        assert all(torch.equal(value, expected[name].half().float()) for name, value in found)
 
     files[0].unlink()
     with pytest.raises(ThreedgenError, match=f"{files[0].name} is missing"):
@@ -148,10 +152,71 @@ def test_weights_in_several_files_and_a_vae_that_lies_with_the_base(tmp_path):
         MultiViewPrior.from_pretrained(folder)
 
 
-def test_a_base_with_another_vae_is_refused(tmp_path):
+def test_only_what_differs_from_the_base_is_written_and_all_of_it_read(tmp_path):
+    """A layer is made wider, another is trained; the text encoder and the VAE are the base's, the tokens stay."""
+    prior = start_prior("mini-video", network=PriorNetwork.video, image_conditioning=True)
+    _change([prior.unet.conv_in.weight, prior.unet.mid_block.attentions[0].proj_in.bias])
+    folder = tmp_path / "child"
+    prior.save_pretrained(folder, torch.float16, base="mini-video", file_size="300KB")
+    assert {path.name for path in folder.iterdir()} == {
+        "base.json", "image_encoder", "manifest.json", "scheduler", "tokenizer", "unet"
+    }  # fmt: skip
+    own = {key for file in (folder / "unet").glob("*.safetensors") for key in load_file(file)}
+    base = MultiViewPrior.from_pretrained("mini-video").unet.state_dict()
+    assert own == prior.unet.state_dict().keys() - base.keys() | {
+        "conv_in.weight", "mid_block.attentions.0.proj_in.bias"
+    }  # fmt: skip
+    again = MultiViewPrior.from_pretrained(folder)
+    for part in ("unet", "vae", "text_encoder", "image_encoder"):
+        expected = _state(getattr(prior, part))
+        found = _state(getattr(again, part))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(value, expected[name].half().float()) for name, value in found.items())
+
+
+@pytest.mark.parametrize("spoilt", ["of the file", "of the list", "unknown", "misshaped", "no list", "no base"])
+def test_tensors_that_neither_base_nor_child_has_are_told_in_a_line(tmp_path, spoilt):
     prior = MultiViewPrior.from_pretrained("mini")
-    with torch.no_grad():
-        prior.vae.decoder.conv_out.bias += 1
-    with pytest.raises(ValueError, match="the VAE of mini is another"):
-        prior.save_pretrained(tmp_path / "other", base="mini")
-    assert not list(tmp_path.iterdir())
+    _change([prior.unet.conv_in.bias, prior.unet.conv_out.bias])
+    prior.save_pretrained(tmp_path / "child", base="mini")
+    folder = tmp_path / "child" / "unet"
+    own, words = load_file(folder / UNET_FILE), json.loads((folder / "base.json").read_text())
+    said = "1 key missing .conv_in.weight."
+    if spoilt == "of the file":
+        del own["conv_in.bias"]
+        said = "1 key missing .conv_in.bias."
+    elif spoilt == "of the list":
+        words["shared"].remove("conv_in.weight")
+    elif spoilt == "unknown":
+        own["conv_in.scale"] = own["conv_in.bias"].clone()
+        said = "1 key not known .conv_in.scale."
+    elif spoilt == "misshaped":
+        own["conv_in.bias"] = own["conv_in.bias"][:-1].clone()
+        said = "1 key of another shape .conv_in.bias"
+    elif spoilt == "no list":
+        del words["shared"]
+        said = "does not name the tensors that are shared with mini"
+    else:
+        words["base"] = "weights/nowhere"
+        said = "no weights at weights/nowhere"
+    save_file(own, folder / UNET_FILE)
+    (folder / "base.json").write_text(json.dumps(words))
+    with pytest.raises(ThreedgenError, match=said) as error:
+        MultiViewPrior.from_pretrained(tmp_path / "child")
+    assert "\n" not in str(error.value)
+
+
+def test_a_vae_that_is_not_the_base_s_is_written(tmp_path):
+    prior = MultiViewPrior.from_pretrained("mini")
+    _change([prior.vae.decoder.conv_out.bias])
+    prior.save_pretrained(tmp_path / "other", base="mini")
+    assert not (tmp_path / "other/unet").exists()
+    again = MultiViewPrior.from_pretrained(tmp_path / "other")
+    expected = prior.vae.decoder.conv_out.bias.half().float()
+    assert torch.equal(again.vae.decoder.conv_out.bias, expected)
+
+
+@torch.no_grad()
+def _change(parameters):
+    for parameter in parameters:
+        parameter += 0.01

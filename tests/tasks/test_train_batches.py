@@ -90,6 +90,23 @@ def test_captions_are_dropped_and_marked_as_often_as_the_settings_say():
     assert with_asset_suffix("a 3D printed cat") == "a 3D printed cat"
 
 
+def test_a_picture_is_kept_back_with_its_text_as_often_as_the_setting_says():
+    """And everything else of a step is what it is without pictures."""
+    settings = {"multiview_probability": 1.0, "text_drop_probability": 0.5, "image_drop_probability": 0.2}
+    drawn = [batches(image_conditioning=True, **settings).draw(step) for step in range(200)]
+    shown = torch.cat([batch.shown for batch in drawn])
+    captions = [caption for batch in drawn for caption in batch.captions]
+    share = 1 / len(captions) ** 0.5
+    assert shown.float().mean().item() == pytest.approx(0.8, abs=2 * share)
+    assert not any(caption for caption, is_shown in zip(captions, shown, strict=True) if not is_shown)
+    kept = [caption != "" for caption, is_shown in zip(captions, shown, strict=True) if is_shown]
+    assert sum(kept) / len(kept) == pytest.approx(0.5, abs=2 * share)
+    plain = [batches(**settings).draw(step) for step in range(20)]
+    assert all(batch.shown.all() for batch in plain)
+    for ours, theirs in zip(drawn, plain, strict=False):
+        assert equal(replace(ours, captions=theirs.captions), theirs)
+
+
 def test_timesteps_and_noise_are_uniform_and_normal():
     drawn = [batches().draw(step) for step in range(300)]
     timesteps = torch.cat([batch.timestep for batch in drawn if batch.cameras is None])

@@ -181,7 +181,8 @@ def test_events_hold_the_mean_losses_by_mode_and_quarter(config, tmp_path):
 
     def part(timesteps, cameras):
         count = len(timesteps)
-        return Batch(torch.zeros(count, 3, 8, 8), [""] * count, cameras, torch.tensor(timesteps), torch.zeros(count, 4))
+        told, noise = [""] * count, torch.zeros(count, 4)
+        return Batch(torch.zeros(count, 3, 8, 8), told, cameras, torch.tensor(timesteps), noise, torch.ones(count))
 
     def views(*losses):
         return Losses(torch.tensor(losses).mean(), {"views": torch.tensor(losses)})

@@ -55,6 +55,13 @@ class PriorNetwork(Enum):
     video = "video"  # VideoMV: they are frames of a video, in their order
 
 
+class Trainable(Enum):
+    """Which of a network's tensors training changes."""
+
+    all = "all"
+    picture = "picture"  # what meets the picture: its own layers, and those that hear of it in each frame
+
+
 class QuaternionNorm(Enum):
     """How a network's quaternions become rotations."""
 
@@ -330,6 +337,8 @@ class TrainConfig:
     start_from: str = ""  # weights to start from, as `weights`, or 2D Stable Diffusion; "": mini from scratch, VAE too
     network: PriorNetwork = PriorNetwork.multiview
     image_conditioning: bool = False  # a video network is shown a picture too, the first of its views
+    image_drop_probability: float = setting(0.1, 0, 1)  # chance that what it shows is kept back, and the text with it
+    trainable: Trainable = Trainable.all
     view_attention: ViewAttention = ViewAttention.inflated  # of a multi-view network, as the next
     camera_input: CameraInput = CameraInput.timestep
     train_text_encoder: bool = True

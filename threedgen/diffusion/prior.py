@@ -19,7 +19,13 @@ from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder
 from threedgen.core.transfer import to_device
 from threedgen.diffusion.checkpoints.adapters import merge_adapter
-from threedgen.diffusion.checkpoints.folders import load_image_encoder, load_text_encoder, load_unet, load_vae
+from threedgen.diffusion.checkpoints.folders import (
+    load_image_encoder,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    save_part,
+)
 from threedgen.diffusion.checkpoints.locate import BASE_FILE, IMAGE_ENCODER, adapter_base, locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoised
@@ -107,25 +113,19 @@ class MultiViewPrior(nn.Module):
     ) -> None:
         """Write a folder in diffusers' layout, atomically, the weights in `dtype`; the model itself is unchanged.
 
-        base: weights whose VAE is this one's, bit for bit in `dtype`; it is then left out, and the folder names them.
-        file_size: of a part's weights at most; larger ones are written as several files.
-        Raises ValueError if the base's VAE is another.
+        base: weights that have much of this, bit for bit in `dtype`; that is then left out, and the folder names them:
+        whole parts, and tensors of the UNet. file_size: of a part's weights at most; larger ones are written as
+        several files.
         """
         names = ("text_encoder", "unet", "vae", *[IMAGE_ENCODER] * self.is_shown_a_picture)
         parts = {name: copy.deepcopy(getattr(self, name)) for name in names}
         for part in parts.values():
             nn.Module.to(part, dtype)  # diffusers' own `to` warns of layers that should stay in float32: none here
-        if base:
-            theirs = load_vae(locate_part(locate_weights(base), "vae"), dtype, "cpu").state_dict()
-            if any(
-                not torch.equal(tensor.cpu(), theirs[name]) for name, tensor in parts.pop("vae").state_dict().items()
-            ):
-                raise ValueError(f"the VAE of {base} is another")
         with atomic_folder(Path(folder)) as temporary:
             self.tokenizer.save_pretrained(temporary / "tokenizer")
             self.scheduler.save_pretrained(temporary / "scheduler")
             for name, part in parts.items():
-                part.save_pretrained(temporary / name, max_shard_size=file_size)
+                save_part(part, temporary / name, base, file_size)
             if base:
                 (temporary / BASE_FILE).write_text(json.dumps({"base": base}) + "\n", "utf-8")
 

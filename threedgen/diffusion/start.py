@@ -26,6 +26,11 @@ _LAST_LAYERS = re.compile(
     r"class_embedding\.linear_2|.*view_attn\.to_out\.0"
     r"|camera_embedding\.2|.*temp_convs\.\d+\.conv4\.3|(.*temp_attentions\.\d+|transformer_in)\.proj_out"
 )
+# of a video network with image conditioning, what meets the picture: its own layers, the first, which get its planes,
+# and the attention within a frame, which reads its tokens
+PICTURE_LAYERS = re.compile(
+    r"(image_latents_\w+|context_embedding|fps_embedding|conv_in|transformer_in)\..*|.*(?<!temp_)attentions\..*"
+)
 _HEADS_OF_FRAMES = 4, 8  # number and width, of the mini video network's first attention; Stable Diffusion's: 8 of 64
 # what the UNet's config says of Stable Diffusion 1 and 2; other networks of the class take other inputs
 _STABLE_DIFFUSION = {"in_channels": 4, "out_channels": 4} | dict.fromkeys(

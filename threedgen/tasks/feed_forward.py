@@ -12,7 +12,7 @@ from threedgen.cameras import Cameras
 from threedgen.config.schema import AwareConfig, AwareGuidance, Config, QuaternionNorm
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.diffusion.checkpoints.folders import load_gaussians_network
-from threedgen.diffusion.checkpoints.locate import GAUSSIANS, locate_weights
+from threedgen.diffusion.checkpoints.locate import GAUSSIANS, locate_part, locate_weights
 from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.networks.lgm_unet import LGMUNet
 from threedgen.diffusion.prior import MultiViewPrior
@@ -31,7 +31,7 @@ class FeedForward:
     def of(cls, config: Config, device: torch.device) -> FeedForward:
         """The config's, frozen. Raises WeightsMissingError if neither it nor the prior has any."""
         own = config.gaussians.weights
-        folder = Path(own) if own else locate_weights(config.weights) / GAUSSIANS
+        folder = Path(own) if own else locate_part(locate_weights(config.weights), GAUSSIANS)
         folder = folder / GAUSSIANS if (folder / GAUSSIANS).is_dir() else folder  # a run's folder
         if not folder.is_dir():
             raise WeightsMissingError(

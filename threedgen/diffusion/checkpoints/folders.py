@@ -8,9 +8,18 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from threedgen.core.errors import ThreedgenError
+from threedgen.diffusion.checkpoints.locate import (
+    BASE_FILE,
+    IMAGE_ENCODER,
+    locate_part,
+    locate_weights,
+    shared_with_base,
+)
 from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
 from threedgen.diffusion.formats.text_towers import match_clip_text
 from threedgen.diffusion.formats.video_unet import is_video_unet, own_words
@@ -89,9 +98,51 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return config
 
 
+def save_part(part: Any, folder: Path, base: str, file_size: str) -> None:
+    """Write a part of a prior, whole or, with a base, without what the base has bit for bit in the part's dtype.
+
+    base: weights, or "". Of a UNet that shares some of the base's tensors the others are written, with a list of those
+    that are shared; a part that is the base's is left out. file_size: of the part's weights at most; larger ones are
+    written as several files.
+    """
+    state = {name: tensor.cpu() for name, tensor in part.state_dict().items()}
+    theirs = _of_base(base, folder.name, part.dtype) if base else {}
+    own = {
+        name: tensor for name, tensor in state.items() if name not in theirs or not torch.equal(tensor, theirs[name])
+    }
+    if not own:
+        return
+    if len(own) == len(state) or not isinstance(part, (MultiViewUNet, VideoUNet)):
+        part.save_pretrained(folder, max_shard_size=file_size)
+        return
+    part.save_config(folder)
+    pattern = UNET_AND_VAE_FILE.replace(".safetensors", "{suffix}.safetensors")
+    save_torch_state_dict(own, folder, filename_pattern=pattern, max_shard_size=file_size)
+    shared = {"base": base, "shared": [name for name in state if name not in own]}
+    (folder / BASE_FILE).write_text(json.dumps(shared, indent=1) + "\n", "utf-8")
+
+
+def _of_base(base: str, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of the base's part, under our names; none where it has no such part."""
+    loaders = {"unet": load_unet, "vae": load_vae, "text_encoder": load_text_encoder, IMAGE_ENCODER: load_image_encoder}
+    load: Any = loaders[name]
+    folder = locate_part(locate_weights(base), name)
+    return load(folder, dtype, "cpu").state_dict() if folder.is_dir() else {}
+
+
 def _weights(folder: Path, name: str) -> dict[str, StoredTensor]:
-    """The tensors of a part: full or half precision, in safetensors or torch's format, the first that is there; or in
-    several files, with an index that says which holds what."""
+    """The tensors of a part, those of its base included, where it shares some with one."""
+    own = _own_weights(folder, name)
+    if (shared := shared_with_base(folder)) is None:
+        return own
+    base, names = shared
+    theirs = _weights(base, name)
+    return {key: theirs[key] for key in names if key in theirs} | own
+
+
+def _own_weights(folder: Path, name: str) -> dict[str, StoredTensor]:
+    """The tensors in a part's folder: full or half precision, in safetensors or torch's format, the first that is
+    there; or in several files, with an index that says which holds what."""
     stem = name.removesuffix(".safetensors")
     torch_stem = "pytorch_model" if name == TEXT_ENCODER_FILE else stem
     for file in (name, f"{stem}.fp16.safetensors", f"{torch_stem}.bin", f"{torch_stem}.fp16.bin"):

@@ -23,7 +23,9 @@ PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 GAUSSIANS = "gaussians"  # LGM's network, where a video prior has one that was trained on what it draws
 IMAGE_ENCODER = "image_encoder"  # of a prior that is shown a picture
 ADAPTER_FILE = "adapter.json"  # see adapters.py
-BASE_FILE = "base.json"  # of a folder that lacks parts: {"base": the weights that have them}
+# of a folder that lacks parts: {"base": the weights that have them}; in the folder of a part that lacks tensors also
+# {"shared": the names of those that are the base's}
+BASE_FILE = "base.json"
 ORIGINAL_REPOSITORY = "MVDream/MVDream"
 ORIGINAL_FILES = {"2.1": "sd-v2.1-base-4view.pt", "1.5": "sd-v1.5-4view.pt"}
 _LOCAL_FOLDERS = ("weights", "outputs")  # first words of paths that are never a hub id's owner
@@ -77,6 +79,22 @@ def locate_part(folder: Path, part: str) -> Path:
     """
     base = None if (folder / part).is_dir() else _base_in(folder / BASE_FILE)
     return folder / part if base is None else locate_part(locate_weights(base), part)
+
+
+def shared_with_base(part: Path) -> tuple[Path, list[str]] | None:
+    """Of the folder of a part that lacks tensors: the base's folder of that part, and the names of the tensors that are
+    taken from it. None for a part that is whole.
+
+    Raises WeightsMissingError if the base is not there.
+    """
+    file = part / BASE_FILE
+    base = _base_in(file)
+    if base is None:
+        return None
+    shared = json.loads(file.read_text("utf-8")).get("shared")
+    if not isinstance(shared, list):
+        raise WeightsMissingError(f"{file} does not name the tensors that are shared with {base}")
+    return locate_part(locate_weights(base), part.name), [str(name) for name in shared]
 
 
 def _base_in(file: Path) -> str | None:

@@ -95,6 +95,7 @@ class Batch:
     cameras: Cameras | None  # N * V; None in 2D mode, and of videos whose cameras nobody is told
     timestep: Tensor  # [N * V], one value for the views of an object
     noise: Tensor  # [N * V, *latent_shape]
+    shown: Tensor  # [N], whether a network that is shown pictures is told what the first view shows
 
     @property
     def num_views(self) -> int:
@@ -108,6 +109,7 @@ class _Item:
     cameras: Cameras | None
     timestep: int
     noise: NDArray[np.float32]  # [V, *latent_shape]
+    shown: bool
 
 
 class TrainingBatches:
@@ -151,7 +153,11 @@ class TrainingBatches:
             index = int(rng.integers(len(self._sources.images)))
             single = self._sources.images.draw(index, rng)
             caption, images, cameras = single.caption, single.image[None], None
-        return _Item(_as_tensor(images, background), "" if dropped else caption, cameras, timestep, noise)
+        shown = True
+        if train.image_conditioning:  # kept back together: what guidance leads away from, see Conditions.against
+            shown = bool(rng.random() >= train.image_drop_probability)
+        told = caption if shown and not dropped else ""
+        return _Item(_as_tensor(images, background), told, cameras, timestep, noise, shown)
 
 
 def stack(items: list[_Item]) -> Batch:
@@ -163,6 +169,7 @@ def stack(items: list[_Item]) -> Batch:
         Cameras.joined(cameras) if cameras else None,
         timestep.repeat_interleave(len(items[0].images)),
         torch.from_numpy(np.concatenate([item.noise for item in items])),
+        torch.tensor([item.shown for item in items]),
     )
 
 

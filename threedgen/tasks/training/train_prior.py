@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from threedgen.config.schema import Config, Precision, PriorNetwork
+from threedgen.config.schema import Config, Precision, PriorNetwork, Trainable
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
 from threedgen.diffusion.checkpoints.folders import load_vae
@@ -22,7 +22,7 @@ from threedgen.diffusion.checkpoints.locate import locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior
 from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.diffusion.start import grow_vocabulary, start_prior
+from threedgen.diffusion.start import PICTURE_LAYERS, grow_vocabulary, start_prior
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.distributed import first_process_first, rank, world_size
@@ -58,6 +58,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         raise ConfigError(
             "train.image_conditioning=true: only a video network is shown a picture (train.network=video)"
         )
+    if train.trainable is Trainable.picture and not train.image_conditioning:
+        raise ConfigError("train.trainable=picture: no layer of the network meets a picture (train.image_conditioning)")
     if train.network is PriorNetwork.video and train.gradient_checkpointing:
         raise ConfigError("train.gradient_checkpointing=true: the video network has none; use train.accumulate")
     parts_of_process(train.batch_objects, rank(), world_size(), train.accumulate)  # before anything is loaded
@@ -101,6 +103,9 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
     prior.train()
     prior.vae.eval()
     prior.text_encoder.requires_grad_(train.train_text_encoder)
+    if train.trainable is Trainable.picture:
+        for name, parameter in prior.unet.named_parameters():
+            parameter.requires_grad_(PICTURE_LAYERS.fullmatch(name) is not None)
     return prior, sources
 
 
@@ -129,7 +134,7 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     trained = ["unet", "text_encoder"] if train.train_text_encoder else ["unet"]
     if prior.is_shown_a_picture and not prior.looks_at_pixels:
         trained.append("image_encoder")  # the mini one, which nobody has trained before
-    parameters = [p for name in trained for p in prior.get_submodule(name).parameters()]
+    parameters = [p for name in trained for p in prior.get_submodule(name).parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True
     )
@@ -195,11 +200,10 @@ class _Objective(nn.Module):
         is_encoded = batch.images.dtype == torch.float16
         latents = batch.images.to(device).float() if is_encoded else encode_images(prior, batch.images)
         picture = None
-        if prior.is_shown_a_picture:  # where the text is dropped, what guidance leads away from: see Conditions.against
+        if prior.is_shown_a_picture:
             first = latents[:: batch.num_views]
-            is_told = torch.tensor([[caption != ""] for caption in batch.captions], device=device)
             pixels = None if is_encoded else batch.images[:: batch.num_views].to(device)
-            picture = Picture(prior.look(first, pixels) * is_told, first)
+            picture = Picture(prior.look(first, pixels) * batch.shown.to(device)[:, None], first)
         told = Conditions(prior.encode_text(batch.captions), batch.cameras, batch.num_views, picture)
         views = prior.losses(latents, batch.noise.to(device), batch.timestep.to(device), told)
         return Losses(views.mean(), {"views": views})

@@ -1,0 +1,61 @@
+"""Training of what meets a picture: the other layers stay the base's, and only the trained ones are shipped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from threedgen.config.load import load_config
+from threedgen.config.schema import Trainable
+from threedgen.core.errors import ConfigError
+from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.start import PICTURE_LAYERS
+from threedgen.runs.directory import open_run
+from threedgen.tasks.training import train_prior
+
+SETTINGS = (
+    "num_threads=1",
+    "camera.num_views=4",
+    "views.num_inference_steps=1",
+    "train.num_objects=2",
+    "train.render_workers=1",
+    "train.steps=3",
+    "train.batch_objects=2",
+    "train.warmup_steps=1",
+    "train.sample_every=100",
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("picture")
+    return load_config("train-video-i2v-mini.yaml", [*SETTINGS, f"output_root={folder}"])
+
+
+def test_only_what_meets_the_picture_is_trained_and_shipped(config, tmp_path):
+    with open_run(tmp_path / "run", config) as run:
+        trained = MultiViewPrior.from_pretrained(train_prior.run(config, run)["prior"])
+    base = MultiViewPrior.from_pretrained("mini-video")
+    theirs = base.unet.state_dict()
+    moved = {name for name, value in trained.unet.state_dict().items()
+             if name not in theirs or not torch.equal(value, theirs[name])}  # fmt: skip
+    assert moved and all(PICTURE_LAYERS.fullmatch(name) for name in moved)
+    for some in ("conv_in.weight", "transformer_in.proj_in.weight", "image_latents_proj_in.0.weight",
+                 "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"):  # fmt: skip
+        assert some in moved
+    for part in ("text_encoder", "vae"):
+        pairs = zip(getattr(trained, part).parameters(), getattr(base, part).parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    trained.save_pretrained(tmp_path / "shipped", base="mini-video")
+    files = [path for path in (tmp_path / "shipped").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 5 * 2**20
+    own = load_file(tmp_path / "shipped/unet/diffusion_pytorch_model.safetensors")
+    assert own.keys() == moved
+
+
+def test_without_a_picture_there_is_nothing_that_meets_one(config, tmp_path):
+    train = replace(config.train, image_conditioning=False)
+    assert train.trainable is Trainable.picture
+    with open_run(tmp_path, config) as run, pytest.raises(ConfigError, match=r"train\.trainable=picture"):
+        train_prior.run(replace(config, train=train), run)
