@@ -2,10 +2,12 @@
 
 A checkpoint in the original's layout is written first, all 1244 keys of sd-v2.1-base-4view.pt at their real shapes,
 with random numbers. Then it is imported, four views of 256 pixels are sampled in two steps, two steps of score
-distillation are made, the gradients of a training step are computed, and an adapter is tuned for one step. The public
-weights do the same work: nothing depends on the numbers.
+distillation are made, the gradients of a training step are computed, and an adapter is tuned for one step. Last,
+VideoMV's networks, text and image to video, are asked once for 24 frames of 32 x 32 latents. The public weights do the
+same work: nothing depends on the numbers.
 
     python benchmarks/full_size_cpu.py --threads 2 --json full_size_cpu.json
+    python benchmarks/full_size_cpu.py --only video picture
 
 It takes up to 16 GB of disk for its temporary files, and minutes. Each stage is a process of its own, so that its
 peak memory is its own.
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ from threedgen.diffusion.formats.ldm_unet import unet_config, unet_sources
 from threedgen.diffusion.formats.ldm_vae import vae_source
 from threedgen.diffusion.formats.text_towers import new_text_encoder, open_clip_source
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
+from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.schedule import stable_diffusion_schedule
@@ -53,6 +57,7 @@ from threedgen.tasks.training import dreambooth
 
 GIB = 2**30
 NUM_VIEWS = 4
+FRAMES = 24
 STEPS = 2
 # The networks' sizes: Stable Diffusion 2.1's, and small ones to try this script (and for tests of the importer).
 SIZES: dict[str, dict[str, Any]] = {
@@ -60,11 +65,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "unet": {"model_channels": 320, "channel_mult": [1, 2, 4, 4], "num_res_blocks": 2},
         "vae": {"channels": [128, 256, 512, 512], "num_res_blocks": 2},
         "text": {"width": 1024, "layers": 24},
+        "video": {},  # the class's defaults are VideoMV's
     },
     "small": {
         "unet": {"model_channels": 64, "channel_mult": [1, 1, 2, 2], "num_res_blocks": 1},
         "vae": {"channels": [32, 32, 64, 64], "num_res_blocks": 1},
         "text": {"width": 64, "layers": 3},
+        "video": {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 64, "attention_head_dim": 8},
     },
 }
 
@@ -225,6 +232,30 @@ def tune(folder: Path, size: str) -> str:
     return f"an adapter of {size_on_disk / 2**20:.1f} MiB; drawn with it in {STEPS} steps"
 
 
+@torch.no_grad()
+def video(folder: Path, size: str, image_conditioning: bool = False) -> str:
+    """One answer of the video network, in float32."""
+    torch.manual_seed(0)
+    unet = VideoUNet(**SIZES[size]["video"], image_conditioning=image_conditioning).eval()
+    width = unet.config.cross_attention_dim
+    shown = {}
+    if image_conditioning:
+        latent = torch.randn(1, 4, 1, 32, 32)
+        shown = {"image_embedding": torch.randn(1, width), "local_image": latent, "fps": torch.tensor([8])}
+    camera = viewing_cameras(CameraConfig(), [15 * k for k in range(FRAMES)], 15, 256).camera_to_world
+    loaded = time.monotonic()
+    noise = unet(
+        torch.randn(1, 4, FRAMES, 32, 32),
+        torch.tensor([500]),
+        torch.randn(1, 77, width),
+        camera.reshape(1, FRAMES, 16).float(),
+        **shown,
+    )
+    assert noise.shape == (1, 4, FRAMES, 32, 32) and noise.isfinite().all()
+    count = sum(parameter.numel() for parameter in unet.parameters())
+    return f"{count / 1e9:.3f} billion parameters; {time.monotonic() - loaded:.1f} s the forward pass"
+
+
 STAGES: dict[str, tuple[str, Callable[[Path, str], str]]] = {
     "write": ("write the checkpoint", write),
     "import": ("weights import", import_checkpoint),
@@ -232,6 +263,8 @@ STAGES: dict[str, tuple[str, Callable[[Path, str], str]]] = {
     "distill": (f"load, {STEPS} steps of score distillation", distill),
     "train": ("load, gradients of a training step", train),
     "tune": ("load, one step of DreamBooth (LoRA), draw", tune),
+    "video": (f"text to video, {FRAMES} frames, one forward pass", video),
+    "picture": (f"image to video, {FRAMES} frames, one forward pass", partial(video, image_conditioning=True)),
 }
 
 
@@ -240,6 +273,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each stage")
     parser.add_argument("--size", choices=SIZES, default="full", help="small: only to try the script")
     parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's folder)")
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="of the stages")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -255,7 +289,8 @@ def main() -> None:
     print(f"{report['cpu']}, {given.threads} threads, torch {torch.__version__}, float32\n")
     print(f"{'stage':42} {'seconds':>8} {'peak GiB':>9}")
     with tempfile.TemporaryDirectory(prefix="full-size-", dir=given.folder) as folder:
-        for stage, (title, _) in STAGES.items():
+        for stage in given.only:
+            title, _ = STAGES[stage]
             command = [sys.executable, __file__, "--stage", stage, "--folder", folder, "--size", given.size]
             command += ["--threads", str(given.threads)]
             result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
