@@ -1,10 +1,12 @@
 """Does the image-to-video prior draw the object of its picture? Held-out captions, objects with sizes of their own.
 
-    .venv/bin/python benchmarks/picture_priors.py                    12 captions
-    .venv/bin/python benchmarks/picture_priors.py --captions 32 --out picture-priors.json
+    .venv/bin/python benchmarks/picture_priors.py RUN                    12 captions
+    .venv/bin/python benchmarks/picture_priors.py RUN --captions 32 --out picture-priors.json
+
+RUN: the folder of a training by configs/train-video-i2v-mini.yaml.
 
 caption              mini-video told the caption
-picture              mini-video-i2v shown the object from the front, without a word
+picture              the prior shown the object from the front, without a word
 picture and caption  both
 another's picture    as `picture`, with the picture of the next object: what is not followed scores as well as `picture`
 
@@ -58,7 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--weights", default="mini-video-i2v", help="of the prior that is shown pictures")
+    parser.add_argument("weights", help="of the prior that is shown pictures")
     parser.add_argument("--guidance", type=float, help="its guidance scale (that of videomv-i2v-mini.yaml)")
     parser.add_argument("--out", type=Path, help="the figures of every object as JSON, and pictures beside it")
     given = parser.parse_args()
