@@ -363,6 +363,8 @@ class TrainConfig:
     kinds: tuple[str, ...] = ()  # of miniworld's things only these, such as [cat, duck]; empty: all
     num_objects: int = setting(12000, 1)
     num_patterned_images: int = setting(12000, 1)
+    pattern_scale: float = setting(1.0, 0.1, 10)  # of miniworld's patterns: 2: twice as coarse
+    patterned_share: float = setting(0.5, 0, 1)  # of miniworld's single pictures that show a pattern
     checkpoint_every: int = setting(500, 1, incidental=True)
     log_every: int = setting(50, 1, incidental=True)
     sample_every: int = setting(1000, 1, incidental=True)

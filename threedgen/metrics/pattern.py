@@ -12,7 +12,7 @@ import numpy as np
 from threedgen.cameras import Cameras, rays_of
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import Spec, build, parse, render
-from threedgen.data.miniworld.textures import PATTERNS
+from threedgen.data.miniworld.textures import PATTERNS, scaled
 from threedgen.imaging import to_numpy
 
 NONE = "none"
@@ -42,7 +42,7 @@ class PatternVerdicts:
         return {name: {seen: pairs.count((name, seen)) for seen in (*PATTERNS, NONE)} for name in PATTERNS}
 
 
-def named_patterns(pictures: Any, captions: Sequence[str], cameras: Cameras) -> PatternVerdicts:
+def named_patterns(pictures: Any, captions: Sequence[str], cameras: Cameras, scale: float = 1.0) -> PatternVerdicts:
     """What each picture shows, told from the share of the second colour at the true surface's points.
 
     The true geometry gives each pixel of the body its world point, and what it would show in either of the caption's
@@ -53,21 +53,22 @@ def named_patterns(pictures: Any, captions: Sequence[str], cameras: Cameras) -> 
         pictures: [N, H, H, 3] in 0..1, array or tensor, on any background.
         captions: N, each with a pattern; ConfigError otherwise.
         cameras: N, from where each is seen.
+        scale: of the patterns, as in `miniworld.build`.
     """
     specs = [parse(caption) for caption in captions]
     for spec in specs:
         if spec.form != "pattern":
             raise ConfigError(f"{spec.caption!r} names no pattern; one is 'a red cat with white stripes'")
     pictures = to_numpy(pictures).astype(np.float64)
-    seen = [_seen(pictures[i], spec, cameras[i : i + 1]) for i, spec in enumerate(specs)]
+    seen = [_seen(pictures[i], spec, cameras[i : i + 1], scale) for i, spec in enumerate(specs)]
     return PatternVerdicts(tuple(str(spec.feature) for spec in specs), tuple(seen))
 
 
-def _seen(picture: np.ndarray, spec: Spec, camera: Cameras) -> str:
+def _seen(picture: np.ndarray, spec: Spec, camera: Cameras, scale: float) -> str:
     share, points = _second_share(picture, spec, camera)
     if len(share) < _FEWEST_PIXELS or share.std() == 0:
         return NONE
-    fits = {pattern: _fit(share, points, pattern) for pattern in PATTERNS}
+    fits = {pattern: _fit(share, points, pattern, scale) for pattern in PATTERNS}
     best = max(fits, key=lambda pattern: fits[pattern][0])
     correlation, contrast = fits[best]
     return best if correlation > _LEAST_CORRELATION and contrast > _LEAST_CONTRAST else NONE
@@ -87,14 +88,15 @@ def _second_share(picture: np.ndarray, spec: Spec, camera: Cameras) -> tuple[np.
     return share.clip(0, 1), points[body.ravel()]
 
 
-def _fit(share: np.ndarray, points: np.ndarray, pattern: str) -> tuple[float, float]:
+def _fit(share: np.ndarray, points: np.ndarray, pattern: str, scale: float) -> tuple[float, float]:
     """The largest correlation with the pattern at any phase, and the difference of the mean shares in and out of it."""
-    period = np.array(_PERIODS[pattern])
+    period = scale * np.array(_PERIODS[pattern])
+    covers = scaled(PATTERNS[pattern], scale)
     steps = [np.arange(_PHASES[pattern]) / _PHASES[pattern] if p else [0.0] for p in period]
     centred = share - share.mean()
     best = (-1.0, 0.0)
     for phase in product(*steps):
-        inside = PATTERNS[pattern](points + np.array(phase) * period).astype(np.float64)
+        inside = covers(points + np.array(phase) * period).astype(np.float64)
         inside -= inside.mean()
         spread = (inside**2).sum()
         if spread > 0:
