@@ -77,6 +77,7 @@ setup(
         "ninja>=1.10",
     ],
     extras_require={
+        "eval": ["torchmetrics>=1.6", "matplotlib>=3.8"],
         "serve": ["cog>=0.23.1,<0.24"],
         "tensorboard": ["tensorboard>=2.15"],
         "video": ["imageio-ffmpeg>=0.6"],
