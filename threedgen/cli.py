@@ -16,7 +16,7 @@ from pathlib import Path
 
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
-from threedgen.config.schema import DRAWING, Config, Task
+from threedgen.config.schema import DRAWING, OWN_2D_MODE, Config, Task
 from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.checkpoints.locate import locate_weights
@@ -139,6 +139,9 @@ def _require_weights(config: Config) -> None:
     weights = config.train.start_from if config.task is Task.train_prior else config.weights
     if weights and config.task is not Task.reconstruct:
         locate_weights(weights)
+    for joint in (config.views.joint, config.guidance.joint):
+        if joint.weights not in ("", OWN_2D_MODE):
+            locate_weights(joint.weights)
 
 
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:

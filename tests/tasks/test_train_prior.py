@@ -110,6 +110,14 @@ def test_the_steps_of_these_tests_are_of_both_kinds(straight):
     assert any("2d" in event for event in last) and any("multiview" in event for event in last)
 
 
+def test_a_training_on_sets_of_views_alone_leaves_no_2d_mode(config, straight, tmp_path):
+    assert MultiViewPrior.from_pretrained(straight / "prior").has_2d_mode
+    results = train(config, tmp_path / "views", multiview_probability=1.0, steps=1, sample_every=100)
+    assert not MultiViewPrior.from_pretrained(results["prior"]).has_2d_mode
+    again = replace(config, train=replace(config.train, start_from=str(results["prior"])))
+    assert MultiViewPrior.from_pretrained(train(again, tmp_path / "both", steps=1)["prior"]).has_2d_mode
+
+
 def test_a_stopped_training_resumes_to_the_same_weights(config, straight, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "learning_rate", stopping(at=5))
     with pytest.raises(_Stopped):

@@ -6,7 +6,7 @@ anneals as far as a long one.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -117,6 +117,23 @@ class Schedule:
     to_fraction: float = 1.0
 
 
+class Shape(Enum):
+    """How a schedule goes from its start to its end; p is how far it is between its two fractions, 0 .. 1."""
+
+    linear = "linear"  # p
+    power = "power"  # p ** exponent
+    cosine = "cosine"  # (1 - cos(pi p)) / 2
+    step = "step"  # 0, from the middle on 1
+
+
+@dataclass
+class ShapedSchedule(Schedule):
+    """A `Schedule` that need not be linear in between."""
+
+    shape: Shape = Shape.linear
+    exponent: float = setting(2.0, 0.01, 100)  # of shape power
+
+
 @dataclass
 class CameraConfig:
     """Training cameras: `num_views` views 90 degrees apart (360 / num_views) around one object."""
@@ -189,6 +206,29 @@ class OptimizerConfig:
     weight_decay: float = setting(0.01, 0)
 
 
+class JointMode(Enum):
+    """How a multi-view and a 2D model answer together; w is `multiview_weight`."""
+
+    mix = "mix"  # w * multi-view + (1 - w) * 2D: samples of p_multiview^w * p_2d^(1 - w)
+    consistency = "consistency"  # 2D + w * (multi-view of all views - multi-view of each view alone)
+
+
+OWN_2D_MODE = "own"  # as `joint.weights`: the multi-view prior itself, asked for single pictures
+
+
+@dataclass
+class JointConfig:
+    """A 2D model beside the multi-view prior: its looks on that one's geometry."""
+
+    weights: str = ""  # "": none; `own`: the prior's 2D mode; or as `weights`, also a 2D Stable Diffusion
+    prompt: str = ""  # what the 2D model reads; "": the same prompt, as it was typed
+    mode: JointMode = JointMode.mix
+    # over the sampling's progress 1 - t / 1000, whatever the number of steps
+    multiview_weight: ShapedSchedule = field(default_factory=lambda: ShapedSchedule(0.75, 0.75))
+    guidance_scale: float = setting(0.0, 0)  # of the 2D model; 0: that of the multi-view prior
+    self_camera: bool = False  # mode consistency: a view alone is told its camera; otherwise it is in 2D mode
+
+
 @dataclass
 class GuidanceConfig:
     loss: GuidanceLoss = GuidanceLoss.reconstruction
@@ -198,6 +238,7 @@ class GuidanceConfig:
     max_timestep: Schedule = setting(lambda: Schedule(0.98, 0.50, 0.0, 0.8), 0, 1)
     image_size: int = setting(256, 8, 8192)  # pixels that the prior's encoder sees
     gradient_clip: float = setting(0.0, 0)  # largest norm per image of the gradient w.r.t. the latents; 0: no limit
+    joint: JointConfig = field(default_factory=JointConfig)  # in refinement too
 
 
 @dataclass
@@ -264,10 +305,15 @@ class Sampler(Enum):
 
 @dataclass
 class ViewsConfig(ViewSettings):
-    """Multi-view images from text: the public API's inputs (`views.py` has them) and two of ours."""
+    """Multi-view images from text: the public API's inputs (`views.py` has them) and three of ours."""
 
     sampler: Sampler = Sampler.ddim
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
+    joint: JointConfig = field(default_factory=JointConfig)
+
+    def inputs(self) -> dict[str, Any]:
+        """All but `joint`: what `MultiViewPipeline` is called with."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "joint"}
 
 
 class AwareGuidance(Enum):

@@ -71,9 +71,15 @@ class MultiViewPrior(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, weights: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        weights: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        vae: AutoencoderKL | None = None,
     ) -> Self:
         """Load the bundled mini prior ("mini"), a folder in diffusers' layout, an adapter or a hub id, frozen.
+
+        vae: one that is in memory, used in place of the folder's.
 
         The weights are held in `dtype`. Each tensor is read, converted and moved on its own, so that the peak memory
         is that of the loaded prior. Raises WeightsMissingError if the weights are not there (see `locate_weights`)
@@ -81,14 +87,14 @@ class MultiViewPrior(nn.Module):
         """
         folder = locate_weights(str(weights))
         if base := adapter_base(folder):
-            prior = cls.from_pretrained(base, dtype, device)
+            prior = cls.from_pretrained(base, dtype, device, vae)
             merge_adapter(prior, folder)
             return prior
         prior = cls(
             load_tokenizer(locate_part(folder, "tokenizer")),
             load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
             load_unet(locate_part(folder, "unet"), dtype, device),
-            load_vae(locate_part(folder, "vae"), dtype, device),
+            vae or load_vae(locate_part(folder, "vae"), dtype, device),
             DDIMScheduler.from_pretrained(locate_part(folder, "scheduler")),
         )
         if prior.is_shown_a_picture:
@@ -138,6 +144,11 @@ class MultiViewPrior(nn.Module):
     def is_video(self) -> bool:
         """Whether the views of an object are frames to it, which it expects to be neighbours."""
         return isinstance(self.unet, VideoUNet)
+
+    @property
+    def has_2d_mode(self) -> bool:
+        """Whether it can be asked for a single picture from anywhere, without a camera."""
+        return not self.is_video and self.unet.config.has_2d_mode
 
     @property
     def is_shown_a_picture(self) -> bool:

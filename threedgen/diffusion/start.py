@@ -14,7 +14,7 @@ from threedgen.config.schema import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config
-from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
+from threedgen.diffusion.checkpoints.locate import locate_base, locate_part
 from threedgen.diffusion.mini import new_image_encoder
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
@@ -55,10 +55,7 @@ def start_prior(
     Raises WeightsMissingError if the weights are not there, ConfigError if they are not Stable Diffusion or were
     trained as another variant, and ThreedgenError if a file's tensors are not those of its model.
     """
-    folder = locate_weights(str(weights))
-    while base := adapter_base(folder):
-        folder = locate_weights(base)
-    _check_is_stable_diffusion(folder)
+    check_is_stable_diffusion(locate_base(str(weights)), "training cannot start")
     prior = MultiViewPrior.from_pretrained(weights, dtype, device)
     try:
         if network is PriorNetwork.video:
@@ -80,7 +77,8 @@ def start_prior(
     return prior
 
 
-def _check_is_stable_diffusion(folder: Path) -> None:
+def check_is_stable_diffusion(folder: Path, so: str) -> None:
+    """Raise ConfigError, with what follows from it, for networks that take other inputs than a prior's."""
     unet, text_encoder = (read_config(locate_part(folder, part)) for part in ("unet", "text_encoder"))
     odd = {f"unet: {key}": unet[key] for key, value in _STABLE_DIFFUSION.items() if unet.get(key, value) != value}
     if unet.get("class_embed_type") and unet.get("projection_class_embeddings_input_dim") != CAMERA_DIM:
@@ -89,9 +87,7 @@ def _check_is_stable_diffusion(folder: Path) -> None:
         odd["text_encoder: model_type"] = text_encoder.get("model_type")
     if odd:
         said = ", ".join(f"{key}={json.dumps(value)}" for key, value in odd.items())
-        raise ConfigError(
-            f"{folder} is no Stable Diffusion 1 or 2 and no multi-view prior, training cannot start: {said}"
-        )
+        raise ConfigError(f"{folder} is no Stable Diffusion 1 or 2 and no multi-view prior, {so}: {said}")
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config, MemoryUse, Schedule
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
-from threedgen.diffusion.denoising import Guided
+from threedgen.diffusion.denoising import Denoiser, Guided
+from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
@@ -38,10 +39,10 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     prior = load_prior(config)
     as_read = read_prompts(config, prior)
     run.events.write("prompt", as_read=as_read.prompt, negative_as_read=as_read.negative_prompt)
+    told = encode_prompts(as_read, prior)
     show_views(as_read, run, prior)
-    text = encode_prompts(as_read, prior)
     prior = prior.without_text_encoder()
-    scene, done = optimize(as_read, run, prior, *text)
+    scene, done = optimize(as_read, run, prior, *told)
     optimized = time.monotonic()
     results = export_scene(scene, config, run, done)
     tell_times(run, started, optimized)
@@ -58,12 +59,17 @@ def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None
 
 
 def optimize(
-    config: Config, run: RunDirectory, prior: MultiViewPrior, text: Tensor, negative_text: Tensor
+    config: Config,
+    run: RunDirectory,
+    prior: MultiViewPrior,
+    text: Tensor,
+    negative_text: Tensor,
+    mix: Mix | None = None,
 ) -> tuple[RayScene, int]:
     """Score distillation into a scene, then the recipe's refinement; goes on from the run's latest checkpoint.
 
-    text, negative_text: [1, L, C], see `encode_prompts`; the prior needs no text encoder any more. Returns the scene
-    and how many steps it has behind it.
+    text, negative_text: [1, L, C], mix: see `encode_prompts`; the prior needs no text encoder any more. Returns the
+    scene and how many steps it has behind it.
     """
     sampler = CameraSampler(config.camera, config.seed)
     scene = make_scene(config, prior.device)
@@ -71,10 +77,11 @@ def optimize(
         prior.vae.enable_gradient_checkpointing()
     guidance = ScoreDistillation(prior, config.guidance, config.seed)
 
-    def ask(cameras: Cameras) -> Guided:
+    def ask(cameras: Cameras) -> Denoiser:
         # a single view is asked for as a picture from anywhere: training never showed one with its camera
         told = Conditions(text, cameras if cameras.num_views > 1 else None, cameras.num_views)
-        return Guided(prior, told, negative_text, config.guidance.guidance_scale, config.guidance.rescale)
+        guided = Guided(prior, told, negative_text, config.guidance.guidance_scale, config.guidance.rescale)
+        return guided if mix is None else mix(guided)
 
     def take(step: int) -> SceneStep:
         cameras = sampler.sample(step, config.steps)
@@ -84,7 +91,7 @@ def optimize(
         return SceneStep(loss, lambda: _figures(guided, output), lambda: _preview(guided, output))
 
     done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config, sampler))
-    return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done)
+    return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done, mix)
 
 
 def _grows_next(done: int, config: Config, sampler: CameraSampler) -> bool:

@@ -16,6 +16,7 @@ from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
+from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim, ddim_timesteps
 from threedgen.imaging import tile
@@ -36,16 +37,18 @@ def refine(
     negative: Tensor,
     begin: int,
     done: int,
+    mix: Mix | None = None,
 ) -> int:
     """Do the rounds that are left of `config.refine`; returns how many steps the scene has then behind it.
 
-    text, negative: [1, L, C]; begin: the step that the first round begins at; done: steps that the scene has behind it,
-    `begin` or those of whole rounds more. A stopped run goes on at the beginning of the round that it was in.
+    text, negative: [1, L, C], mix: see `prompting.encode_prompts`; begin: the step that the first round begins at;
+    done: steps that the scene has behind it, `begin` or those of whole rounds more. A stopped run goes on at the
+    beginning of the round that it was in.
     """
     settings = config.refine
     for number in range((done - begin) // settings.steps, settings.rounds):
         first = begin + number * settings.steps
-        cameras, targets = draw_targets(scene, config, prior, text, negative, first)
+        cameras, targets = draw_targets(scene, config, prior, text, negative, first, mix)
         span = Span(first, first + settings.steps, settings.lr_scale)
         done = fit(scene, config, run, f"refine {number + 1}", _Fitting(scene, config, cameras, targets), span)
     return done
@@ -53,7 +56,13 @@ def refine(
 
 @torch.no_grad()
 def draw_targets(
-    scene: Scene, config: Config, prior: MultiViewPrior, text: Tensor, negative: Tensor, step: int
+    scene: Scene,
+    config: Config,
+    prior: MultiViewPrior,
+    text: Tensor,
+    negative: Tensor,
+    step: int,
+    mix: Mix | None = None,
 ) -> tuple[list[Cameras], list[Tensor]]:
     """The pictures of a round that begins at `step`: the cameras of each set and what it is to look like from there.
 
@@ -73,7 +82,8 @@ def draw_targets(
         noise = torch.randn(latents.shape, generator=noise_of).to(latents)
         alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0], device=latents.device))
         told = Conditions(text, Cameras.joined(some) if num_views > 1 else None, num_views)
-        denoiser = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
+        guided = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
+        denoiser = guided if mix is None else mix(guided)
         drawn = prior.decode(ddim(denoiser, alpha * latents + sigma * noise, timesteps))
         targets += _resized(drawn, seen.shape[-1]).movedim(1, -1).split(num_views)
     return cameras, targets

@@ -58,10 +58,10 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
     scene = scene_of(checkpoint, config, folder)
     prior = load_prior(config)
     config = read_prompts(config, prior)
-    text = encode_prompts(config, prior)
+    text, negative, mix = encode_prompts(config, prior)
     with open_run(folder / "refined", config, fresh=True) as run:
         begin = checkpoint.step
-        done = refine(scene, config, run, prior.without_text_encoder(), *text, begin, begin)
+        done = refine(scene, config, run, prior.without_text_encoder(), text, negative, begin, begin, mix)
         refined = time.monotonic()
         results = write_assets(scene, config, folder, run.folder, done)
         tell_times(run, started, refined)

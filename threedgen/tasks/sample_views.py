@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,16 @@ from threedgen.diffusion.pipeline import MultiViewPipeline, Views
 from threedgen.diffusion.text.prompts import as_asset
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.prompting import load_prior, show_reading
+from threedgen.tasks.prompting import load_joint, load_prior, show_notes, show_reading
 
 _VIEWS_A_ROW = 8  # of the contact sheet
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Write one PNG a view, a contact sheet, and cameras.json with the matrices, the angles and the seed."""
-    return write_views(draw_views(MultiViewPipeline(load_prior(config), config.camera), config), config, run)
+    prior = load_prior(config)
+    pipeline = MultiViewPipeline(prior, config.camera, joint=load_joint(config.views.joint, prior))
+    return write_views(draw_views(pipeline, config), config, run)
 
 
 def draw_views(pipeline: MultiViewPipeline, config: Config, image: Tensor | None = None) -> Views:
@@ -30,7 +31,7 @@ def draw_views(pipeline: MultiViewPipeline, config: Config, image: Tensor | None
     started = time.monotonic()
     views = pipeline(
         config.prompt,
-        **asdict(config.views),
+        **config.views.inputs(),
         seed=config.seed,
         negative_prompt=config.negative_prompt,
         allow_unknown_words=config.allow_unknown_words,
@@ -38,6 +39,8 @@ def draw_views(pipeline: MultiViewPipeline, config: Config, image: Tensor | None
     )
     if views.prompt:
         show_reading(as_asset(config.prompt), views.prompt, views.notes)
+    else:
+        show_notes(views.notes)
     print(f"{time.monotonic() - started:.1f} s for {len(views.images)} views{views.remark}", flush=True)
     return views
 

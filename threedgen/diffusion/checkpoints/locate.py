@@ -70,6 +70,13 @@ def adapter_base(folder: Path) -> str | None:
     return _base_in(folder / ADAPTER_FILE)
 
 
+def locate_base(weights: str) -> Path:
+    """The folder in diffusers' layout that `weights` stands for; of an adapter, that of its base."""
+    folder = locate_weights(weights)
+    base = adapter_base(folder)
+    return locate_base(base) if base else folder
+
+
 def locate_part(folder: Path, part: str) -> Path:
     """The folder of a part ("unet", "vae", ...) of the weights in `folder`, which may lie with their base.
 

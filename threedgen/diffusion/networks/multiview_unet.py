@@ -42,6 +42,7 @@ class MultiViewUNet(UNet2DConditionModel):
     Z / (Z + 1).
 
     In 2D mode (one view, camera None) every variant is the 2D network: there is nothing to see and no token.
+    has_2d_mode: whether it was last trained in that mode too, and so can be asked in it.
     """
 
     @_with_signature_of(UNet2DConditionModel.__init__)
@@ -50,11 +51,12 @@ class MultiViewUNet(UNet2DConditionModel):
         *args,
         view_attention: str | ViewAttention = ViewAttention.inflated,
         camera_input: str | CameraInput = CameraInput.timestep,
+        has_2d_mode: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         attention, camera = ViewAttention(view_attention), CameraInput(camera_input)
-        self.register_to_config(view_attention=attention.value, camera_input=camera.value)
+        self.register_to_config(view_attention=attention.value, camera_input=camera.value, has_2d_mode=has_2d_mode)
         if attention is ViewAttention.inflated:
             self.set_attn_processor(MultiViewAttnProcessor())
         elif attention is ViewAttention.temporal:
