@@ -8,7 +8,16 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from threedgen.config.schedules import value_at
-from threedgen.config.schema import ABLATION_TABLES, Config, Geometry, JointConfig, JointMode, Schedule, Task
+from threedgen.config.schema import (
+    ABLATION_TABLES,
+    GUIDED_TABLE,
+    Config,
+    Geometry,
+    JointConfig,
+    JointMode,
+    Schedule,
+    Task,
+)
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
 
@@ -90,8 +99,10 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
     if not config.eval.views:
         fail("eval.views", "must name at least one number of views")
     for table in config.ablation.only:
-        if table not in ABLATION_TABLES:
-            fail("ablation.only", f"there is no table {table!r}; there are {', '.join(ABLATION_TABLES)}")
+        if table not in (*ABLATION_TABLES, GUIDED_TABLE):
+            fail(
+                "ablation.only", f"there is no table {table!r}; there are {', '.join((*ABLATION_TABLES, GUIDED_TABLE))}"
+            )
     if config.scene.grid.max_resolution < config.scene.grid.base_resolution:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
     if config.scene.geometry is Geometry.sdf and config.export.threshold > 0:

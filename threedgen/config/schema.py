@@ -455,17 +455,20 @@ class EvalConfig:
 
 # the tables of task ablation, in the order in which they are made
 ABLATION_TABLES = ("views", "annealing", "guidance", "rescale", "loss", "attention", "camera", "data")
+GUIDED_TABLE = "joint"  # another paper's, made where it is asked for
 
 
 @dataclass
 class AblationConfig:
     """The paper's ablations on held-out captions; cameras, picture size and processes are those of `eval`."""
 
-    only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale]; empty: all
+    only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale], or [joint]; empty: all but that
     prompts: int = setting(32, 1)
     pictured_prompts: int = setting(4, 1, 64)  # columns of a table's picture, two views each
     base_steps: int = setting(2000, 1)  # training on single pictures, from which every variant of the prior starts
     prior_steps: int = setting(5000, 1)  # training of each variant
+    multiview_weights: str = ""  # of table joint: a prior that knows no pattern; "": trained, by train-plain-mini.yaml
+    image_weights: str = ""  # and a 2D one that does; "": trained, by train-patterned-mini.yaml
 
 
 class MemoryUse(Enum):
