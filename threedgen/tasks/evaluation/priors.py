@@ -33,7 +33,7 @@ from threedgen.metrics.janus import janus_score
 from threedgen.metrics.pattern import named_patterns
 from threedgen.runs.directory import RunDirectory, open_run
 from threedgen.tasks.evaluation.scenes import PICTURE, PICTURE_ELEVATION, SCORE, collect, sample_name, with_settings
-from threedgen.tasks.evaluation.scoring import can_fail, face_figures, feature_fraction, outcomes
+from threedgen.tasks.evaluation.scoring import LEAST_SHARE, can_fail, face_figures, feature_fraction, outcomes
 from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training import train_prior
@@ -261,8 +261,9 @@ def judge(spec: Spec, views: np.ndarray, camera: CameraConfig, pattern_scale: fl
         share, true_share = float(shares.mean()), float(true_shares.mean())
         return {
             "pattern_psnr": likeness,
-            "pattern_share": share / true_share,
-            "pattern_shown": float(share > 0.5 * true_share),
+            # shading can make one colour of the palette another: then its share says nothing
+            "pattern_share": share / true_share if true_share > LEAST_SHARE else None,
+            "pattern_shown": float(share > 0.5 * true_share) if true_share > LEAST_SHARE else None,
             "pattern_named": named_patterns(views, [spec.caption] * len(views), cameras, pattern_scale).rate,
             "pattern_iou": _outline_iou(views, truth),
             "pattern_spread": _background_spread(views),
