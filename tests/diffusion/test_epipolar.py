@@ -1,7 +1,7 @@
 """Which pixels of two views can show the same point, and what is fetched there, against slow and closed forms."""
 
-import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -48,7 +48,8 @@ def test_rays_and_their_distances_are_the_reference_s(goldens, height, width):
     close(pluecker(rays).view(3, height, width, 6).permute(0, 3, 1, 2), goldens[f"{level}.plucker"], 2e-6)
     origins, directions = rays.origins.view(3, -1, 3), rays.directions.view(3, -1, 3)
     distance, in_front = ray_distance(
-        *(ray[:, None, :, None] for ray in (origins, directions)), *(ray[None, :, None] for ray in (origins, directions))
+        *(ray[:, None, :, None] for ray in (origins, directions)),
+        *(ray[None, :, None] for ray in (origins, directions)),
     )
     other = ~torch.eye(3, dtype=torch.bool)
     close(distance[other], goldens[f"{level}.ray_distance"][other], 1e-5)
@@ -69,7 +70,7 @@ def test_masks_are_the_reference_s(goldens, height, width, width_of_line):
 
 @LEVELS
 def test_the_mask_agrees_with_the_lines_in_pixels(goldens, height, width):
-    """As far as it can: a ray's distance counts world units where the rays meet (the reference: 0.79 to 0.85 one way)."""
+    """As far as it can: a ray's distance counts world units where they meet (the reference: 0.79 to 0.85)."""
     cameras, level = golden_cameras(goldens, height, width), f"{height}x{width}"
     mask = epipolar_mask(cameras, 1.5 * pixel_at_origin(cameras))
     drawn = (goldens[f"{level}.line_distance_px"] <= 1.5) & goldens[f"{level}.both_in_front"].bool()
@@ -98,36 +99,38 @@ def test_points_and_what_is_fetched_there_are_the_reference_s(goldens, height, w
         close(seen[where], goldens[f"{level}.fetched_border"][where], tolerance)
 
 
-@pytest.mark.parametrize("azimuth", [30, 90, 180])
-def test_the_mask_holds_what_a_walk_along_the_ray_sees(azimuth):
-    """Independent of distances of lines: points close together on a ray, in the other view's picture."""
+@pytest.mark.parametrize("azimuth", [20, 90, 180])
+def test_the_mask_holds_what_a_walk_along_the_ray_comes_near(azimuth):
+    """Without the formula for two lines: points close together on a ray, and the other rays' distances from them."""
     cameras = orbit([0, azimuth], [15, -10], 3, 40, 8, 10)
-    pose, rays = cameras.camera_to_world[1].double(), rays_of(cameras[:1])
-    mask = epipolar_mask(cameras, 1.5 * pixel_at_origin(cameras))[0, 1]
-    rows, columns = torch.meshgrid(torch.arange(8) + 0.5, torch.arange(10) + 0.5, indexing="ij")
-    centres = torch.stack([columns, rows], -1).view(-1, 2).double()
-    near = torch.full(mask.shape, torch.inf, dtype=torch.float64)
-    for pixel, (origin, direction) in enumerate(zip(rays.origins, rays.directions, strict=True)):
-        points = (origin + torch.linspace(1e-3, 12, 1500)[:, None] * direction).double() - pose[:3, 3]
-        x, y, back = (points[points @ pose[:3, 2] < -1e-3] @ pose[:3, :3]).unbind(-1)
-        focal = 4 / math.tan(math.radians(20))
-        walked = torch.stack([5 - focal * x / back, 4 + focal * y / back], -1)
-        if len(walked):
-            near[pixel] = torch.cdist(walked, centres).amin(0)
-    print((mask & (near <= 1.5)).sum() / (mask | (near <= 1.5)).sum(), near[mask].max(), mask[near < 0.5].float().mean(), mask.float().mean())
-    assert (mask & (near <= 1.5)).sum() / (mask | (near <= 1.5)).sum() > 0.7
-    assert near[mask].max() < 1.5 * 2.2  # as far as the meeting point may be nearer than the origin
-    assert mask[near < 0.5].float().mean() > 0.97
+    tau = 1.5 * float(pixel_at_origin(cameras)[1])
+    mask = epipolar_mask(cameras, tau)[0, 1]
+    origins, directions = (
+        ray.double().view(2, 80, 3) for ray in (rays_of(cameras).origins, rays_of(cameras).directions)
+    )
+    steps = torch.linspace(1e-3, 30, 3000, dtype=torch.float64)
+    checked = 0
+    for pixel in range(80):
+        points = origins[0, pixel] + steps[:, None] * directions[0, pixel] - origins[1, 0]
+        ahead = points @ directions[1].T  # [steps, 80], where each point's foot is on the other rays
+        away = (points.square().sum(-1)[:, None] - ahead.square()).clamp(min=0).sqrt()
+        nearest, index = away.min(0)
+        foot = ahead.gather(0, index[None])[0]
+        found = (nearest < tau) & (foot > 0)
+        clear = ((nearest - tau).abs() > 1e-3) & (foot.abs() > 0.1) & (index > 0) & (index < 2999)
+        assert torch.equal(mask[pixel][clear], found[clear])
+        assert not mask[pixel][(foot < -0.1) | (index == 0)].any()  # behind one of the cameras
+        checked += int(clear.sum())
+    assert checked > 3000 and 0.05 < mask.float().mean() < 0.5
 
 
 def test_a_view_sees_itself_and_a_wider_line_more_of_the_others():
     masks = [epipolar_mask(FOUR, k * pixel_at_origin(FOUR)) for k in (0.0, 0.5, 1.5, 5.0)]
     own = torch.eye(4, dtype=torch.bool)
-    for narrow, wide in zip(masks, masks[1:], strict=False):
+    for narrow, wide in pairwise(masks):
         assert narrow[own].all() and (wide | ~narrow).all() and narrow.sum() < wide.sum()
     shares = [mask[~own].float().mean() for mask in masks]
-    print(shares)
-    assert shares[0] < 0.01 and 0.2 < shares[2] < 0.35  # the reference: 27 % at 8 x 8
+    assert shares[0] < 0.02 and 0.2 < shares[2] < 0.35  # the reference: 27 % for three cameras at 8 x 8
     assert torch.equal(masks[2], masks[2].permute(1, 0, 3, 2))  # cameras alike: who asks does not matter
 
 

@@ -42,9 +42,7 @@ def pluecker(rays: Rays) -> Tensor:
     return torch.cat([rays.directions, torch.linalg.cross(rays.origins, rays.directions)], -1)
 
 
-def ray_distance(
-    origin_a: Tensor, direction_a: Tensor, origin_b: Tensor, direction_b: Tensor
-) -> tuple[Tensor, Tensor]:
+def ray_distance(origin_a: Tensor, direction_a: Tensor, origin_b: Tensor, direction_b: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest distance of the lines of two rays, and whether it is found in front of both origins.
 
     All are [..., 3], of as many dimensions, and broadcast; directions have unit length. Returns distances [...], world

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -114,7 +115,7 @@ class MultiViewUNet(UNet2DConditionModel):
         if camera is not None and self.config.camera_input == CameraInput.text.value:
             token = self.class_embedding(camera).to(text.dtype)
             text, camera = torch.cat([text, token[:, None]], 1), None
-        told = None if self.config.view_attention == ViewAttention.none.value else {"num_views": num_views}
+        told: dict[str, Any] = {"num_views": num_views}
         if self.sees_rays and cameras is not None:
             size = latents.shape[-2], latents.shape[-1]
             told["geometry"] = ViewGeometry(cameras.to(latents.device), num_views, len(latents), size)
@@ -123,7 +124,7 @@ class MultiViewUNet(UNet2DConditionModel):
             timesteps,
             encoder_hidden_states=text,
             class_labels=camera,
-            cross_attention_kwargs=told,
+            cross_attention_kwargs=told if self.config.view_attention != ViewAttention.none.value else None,
         )
         return output.sample
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from threedgen.diffusion.networks.epipolar import ViewGeometry
 
+
 class MultiViewAttnProcessor:
     """Self-attention over the tokens of all views of an object; cross-attention to the text stays per view.
 
