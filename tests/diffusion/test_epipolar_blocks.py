@@ -165,11 +165,10 @@ def test_a_start_from_mini_is_mini():
     assert torch.equal(epipolar.denoise(latents, torch.tensor(300), told).noise, expected)
     spad = start_prior("mini", ViewAttention.spad)
     assert not torch.equal(spad.denoise(latents, torch.tensor(300), told).noise, expected)
-    single = Conditions(told.text, None)
-    assert torch.equal(
-        spad.denoise(latents[:2], torch.tensor(300), single).noise,
-        mini.denoise(latents[:2], torch.tensor(300), single).noise,
-    )
+    for cameras in (None, CAMERAS[:2]):  # one view sees all of itself; its rays say nothing yet
+        single = Conditions(told.text, cameras)
+        theirs, ours = (prior.denoise(latents[:2], torch.tensor(300), single).noise for prior in (mini, spad))
+        assert torch.equal(ours, theirs)
     for prior in (epipolar, spad):
         blocks = [m for m in prior.unet.modules() if isinstance(m, EpipolarTransformerBlock | RayTransformerBlock)]
         assert len(blocks) == 2 + 1 + 2 * 2  # 8 x 8 and 4 x 4 down, the middle, and two at each of them up
@@ -178,7 +177,7 @@ def test_a_start_from_mini_is_mini():
 @pytest.mark.parametrize("attention", NEW)
 @torch.no_grad()
 def test_views_have_no_order_and_moved_cameras_are_told(attention):
-    _, unet = _networks(attention)
+    inflated, unet = _networks(attention)
     trained(unet)
     latents, timestep, text, camera = _told(4)
     output = unet(latents, timestep, text, camera, 4, CAMERAS)
@@ -190,6 +189,11 @@ def test_views_have_no_order_and_moved_cameras_are_told(attention):
     assert not torch.allclose(unet(latents, timestep, text, camera, 4, far), output, atol=1e-3)
     twice = [torch.cat([part, part]) for part in (latents, timestep, text, camera)]
     torch.testing.assert_close(unet(*twice, 4, CAMERAS), torch.cat([output, output]), atol=1e-5, rtol=1e-4)
+    single = unet(latents, timestep, text, camera, 1, CAMERAS)
+    inflated.load_state_dict({name: unet.state_dict()[name] for name in inflated.state_dict()})
+    alone = inflated(latents, timestep, text, camera, 1)
+    assert torch.equal(single, alone) == (attention is ViewAttention.epipolar)  # SPAD's rays are told to one view too
+    assert torch.equal(unet(latents, timestep, text, None, 1), inflated(latents, timestep, text, None, 1))
     with pytest.raises(ValueError, match=f"view_attention={attention.value} needs the cameras"):
         unet(latents, timestep, text, camera, 4)
 
