@@ -209,7 +209,7 @@ def test_variants_start_alike_and_differ_as_said(tmp_path):
     assert [s.form == "pattern" for s in specs] == [False, False, True, True]
     conditions = {c.name: c for table in priors.TABLES for c in table.conditions}
     variants = {n: priors.variant(c, config, tmp_path, tmp_path / "p", specs) for n, c in conditions.items()}
-    assert len(variants) == 5
+    assert len(variants) == 7
     baseline = flatten(variants["inflated"].config)
     assert baseline["train.steps"] == 7 and baseline["train.start_from"] == str(tmp_path / "p")
     changed = {name: {k: v for k, v in flatten(v.config).items() if v != baseline[k]} for name, v in variants.items()}
@@ -217,6 +217,8 @@ def test_variants_start_alike_and_differ_as_said(tmp_path):
         "inflated": {},
         "temporal": {"train.view_attention": ViewAttention.temporal},
         "none": {"train.view_attention": ViewAttention.none},
+        "epipolar": {"train.view_attention": ViewAttention.epipolar},
+        "spad": {"train.view_attention": ViewAttention.spad},
         "camera-on-text": {"train.camera_input": CameraInput.text},
         "without-2d-data": {"train.multiview_probability": 1.0},
     }

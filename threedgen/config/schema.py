@@ -39,6 +39,8 @@ class ViewAttention(Enum):
     inflated = "inflated"  # MVDream: over the tokens of all views
     temporal = "temporal"  # as video networks do: within a view, then, in new layers, over the views at each pixel
     none = "none"  # within a view only
+    epipolar = "epipolar"  # as inflated, then, in new layers, at points along each pixel's ray
+    spad = "spad"  # as inflated, but along epipolar lines only; each block is told the pixels' rays
 
 
 class CameraInput(Enum):

@@ -248,7 +248,8 @@ class MultiViewPrior(nn.Module):
         latents = noisy.to(dtype, memory_format=torch.channels_last)
         if isinstance(self.unet, MultiViewUNet):
             camera = self._camera_of(mvdream_camera_vectors, told.cameras, count)
-            return self.unet(latents, timestep, told.text_of(count).to(dtype), camera, views).float()
+            text = told.text_of(count).to(dtype)
+            return self.unet(latents, timestep, text, camera, views, told.cameras).float()
         camera = self._camera_of(videomv_camera_vectors, told.cameras, count)
         frames = self.unet(
             latents.unflatten(0, (-1, views)).transpose(1, 2),

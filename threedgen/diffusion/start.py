@@ -23,7 +23,7 @@ from threedgen.diffusion.text.words import words_of
 
 # layers that start at zero, so that what is new changes nothing at first
 _LAST_LAYERS = re.compile(
-    r"class_embedding\.linear_2|.*view_attn\.to_out\.0"
+    r"class_embedding\.linear_2|.*view_attn\.to_out\.0|.*ray_attn\.to_out|.*ray_in"
     r"|camera_embedding\.2|.*temp_convs\.\d+\.conv4\.3|(.*temp_attentions\.\d+|transformer_in)\.proj_out"
 )
 _HEADS_OF_FRAMES = 4, 8  # number and width, of the mini video network's first attention; Stable Diffusion's: 8 of 64
@@ -31,6 +31,7 @@ _HEADS_OF_FRAMES = 4, 8  # number and width, of the mini video network's first a
 _STABLE_DIFFUSION = {"in_channels": 4, "out_channels": 4} | dict.fromkeys(
     ("addition_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")
 )
+_WITHOUT_LAYERS = (ViewAttention.inflated.value, ViewAttention.none.value)  # of their own
 _NEW_WORD_NOISE = 0.1  # of the standard deviation of the old words
 
 
@@ -138,7 +139,7 @@ def video_unet_of(unet: MultiViewUNet | VideoUNet, image_conditioning: bool = Fa
     blocks = {*config.layers_per_block} if not isinstance(config.layers_per_block, int) else {config.layers_per_block}
     heads = config.attention_head_dim  # of diffusers' 2D networks this is the number of heads
     heads = [heads] * len(widths) if isinstance(heads, int) else list(heads)
-    if len(blocks) > 1 or not config.use_linear_projection or config.view_attention == ViewAttention.temporal.value:
+    if len(blocks) > 1 or not config.use_linear_projection or config.view_attention not in _WITHOUT_LAYERS:
         raise ValueError("no Stable Diffusion 2 that a video network could be made of")
     is_mini = widths[0] < _HEADS_OF_FRAMES[0] * _HEADS_OF_FRAMES[1] * 2
     entry_heads, entry_width = _HEADS_OF_FRAMES if is_mini else (8, 64)
@@ -178,8 +179,8 @@ def _completed(network: Network, old: MultiViewUNet | VideoUNet) -> Network:
             torch.manual_seed(stable_seed(0, 0, path))
             layer.reset_parameters()
         if _LAST_LAYERS.fullmatch(path):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         layer.to(old.device, old.dtype)
         tensors |= {f"{path}.{name}": value for name, value in layer.state_dict().items()}
     network.load_state_dict(tensors, assign=True)

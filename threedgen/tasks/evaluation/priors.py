@@ -54,17 +54,23 @@ TABLES = (
         "attention",
         "Attention across views",
         "Temporal: within a view, then in new layers over the views at each pixel. None: within a view only. "
+        "Epipolar: inflated, then in new layers at points along each pixel's ray. SPAD: inflated, along epipolar lines "
+        "only, each block told the pixels' rays. "
         "Background spread: the largest distance (RGB, 0 to 1.7) between the backgrounds of two views of a set. "
         "The prior may choose any, but training shows the views of an object on one: 0 is consistent.",
         (
             replace(_BASELINE, label="inflated"),
             Condition("temporal", "temporal", {"train.view_attention": ViewAttention.temporal}),
             Condition("none", "none", {"train.view_attention": ViewAttention.none}),
+            Condition("epipolar", "epipolar", {"train.view_attention": ViewAttention.epipolar}),
+            Condition("spad", "SPAD", {"train.view_attention": ViewAttention.spad}),
         ),
         _VIEW_COLUMNS,
         (
             Claim("The paper: inflated before temporal attention.", "psnr", ("inflated", "temporal")),
             Claim("Views must see each other to agree.", "spread", ("none", "inflated")),
+            Claim("Points on rays add to inflated attention.", "psnr", ("epipolar", "inflated")),
+            Claim("So do lines, and rays that are told.", "psnr", ("spad", "inflated")),
         ),
     ),
     Table(
