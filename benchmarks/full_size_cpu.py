@@ -2,20 +2,24 @@
 
 A checkpoint in the original's layout is written first, all 1244 keys of sd-v2.1-base-4view.pt at their real shapes,
 with random numbers. Then it is imported, four views of 256 pixels are sampled in two steps, two steps of score
-distillation are made, the gradients of a training step are computed, and an adapter is tuned for one step. The public
-weights do the same work: nothing depends on the numbers.
+distillation are made, the gradients of a training step are computed, and an adapter is tuned for one step; at last a
+plain Stable Diffusion 2.1 is written, and one step is sampled with both together. The public weights do the same work:
+nothing depends on the numbers.
 
     python benchmarks/full_size_cpu.py --threads 2 --json full_size_cpu.json
+    python benchmarks/full_size_cpu.py --threads 1 --only write import image guided
 
-It takes up to 16 GB of disk for its temporary files, and minutes. Each stage is a process of its own, so that its
+It takes up to 21 GB of disk for its temporary files, and minutes. Each stage is a process of its own, so that its
 peak memory is its own.
 """
 
 import argparse
+import inspect
 import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,20 +32,22 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextConfig
 
 from threedgen.cameras import viewing_cameras
 from threedgen.config.load import load_config
-from threedgen.config.schema import CameraConfig, GuidanceConfig
+from threedgen.config.schema import CameraConfig, GuidanceConfig, JointConfig
+from threedgen.diffusion.checkpoints.folders import load_unet
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.formats.ldm_unet import unet_config, unet_sources
 from threedgen.diffusion.formats.ldm_vae import vae_source
 from threedgen.diffusion.formats.text_towers import new_text_encoder, open_clip_source
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
+from threedgen.diffusion.pipeline import MultiViewPipeline
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.schedule import stable_diffusion_schedule
@@ -225,6 +231,33 @@ def tune(folder: Path, size: str) -> str:
     return f"an adapter of {size_on_disk / 2**20:.1f} MiB; drawn with it in {STEPS} steps"
 
 
+def write_image_model(weights: Path, folder: Path) -> None:
+    """The 2D model that a multi-view prior was made from, in `folder` as its repository has it: without cameras."""
+    shutil.copytree(weights, folder, ignore=shutil.ignore_patterns("unet"))
+    unet = load_unet(weights / "unet", torch.float32, "cpu")
+    words = {"class_embed_type": None, "projection_class_embeddings_input_dim": None}
+    plain = set(inspect.signature(UNet2DConditionModel.__init__).parameters) & set(unet.config)
+    with torch.device("meta"):
+        image = UNet2DConditionModel(**{name: unet.config[name] for name in plain} | words)
+    tensors = {name: tensor for name, tensor in unet.state_dict().items() if not name.startswith("class_embedding.")}
+    image.load_state_dict(tensors, assign=True)
+    image.save_pretrained(folder / "unet")
+
+
+def image_model(folder: Path, size: str) -> str:
+    write_image_model(folder / "weights", folder / "image")
+    return f"{sum(file.stat().st_size for file in (folder / 'image').rglob('*.*')) / GIB:.2f} GiB"
+
+
+def guided(folder: Path, size: str) -> str:
+    loading = time.monotonic()
+    pipeline = MultiViewPipeline.from_pretrained(folder / "weights", joint=JointConfig(str(folder / "image")))
+    seconds = time.monotonic() - loading
+    views = pipeline("an astronaut riding a horse", num_inference_steps=1, seed=0)
+    assert views.drawn.shape == (NUM_VIEWS, 3, 256, 256) and views.drawn.isfinite().all()
+    return f"{seconds:.1f} s of them to load; VAE and text encoder are the same and held once"
+
+
 STAGES: dict[str, tuple[str, Callable[[Path, str], str]]] = {
     "write": ("write the checkpoint", write),
     "import": ("weights import", import_checkpoint),
@@ -232,6 +265,8 @@ STAGES: dict[str, tuple[str, Callable[[Path, str], str]]] = {
     "distill": (f"load, {STEPS} steps of score distillation", distill),
     "train": ("load, gradients of a training step", train),
     "tune": ("load, one step of DreamBooth (LoRA), draw", tune),
+    "image": ("write a 2D Stable Diffusion", image_model),
+    "guided": (f"load both, sample {NUM_VIEWS} views, 1 step, decode", guided),
 }
 
 
@@ -241,6 +276,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="full", help="small: only to try the script")
     parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's folder)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--only", choices=STAGES, nargs="+", default=list(STAGES), help="these stages")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.stage:
@@ -255,7 +291,8 @@ def main() -> None:
     print(f"{report['cpu']}, {given.threads} threads, torch {torch.__version__}, float32\n")
     print(f"{'stage':42} {'seconds':>8} {'peak GiB':>9}")
     with tempfile.TemporaryDirectory(prefix="full-size-", dir=given.folder) as folder:
-        for stage, (title, _) in STAGES.items():
+        for stage in given.only:
+            title = STAGES[stage][0]
             command = [sys.executable, __file__, "--stage", stage, "--folder", folder, "--size", given.size]
             command += ["--threads", str(given.threads)]
             result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

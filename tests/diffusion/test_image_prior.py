@@ -32,17 +32,10 @@ def prior():
 
 
 @pytest.fixture(scope="module")
-def sd_folder(prior, tmp_path_factory):
+def sd_folder(full_size_cpu, tmp_path_factory):
     """A 2D Stable Diffusion as its repository has it, of mini's size: the tensors are those of mini's own 2D mode."""
     folder = tmp_path_factory.mktemp("sd") / "sd"
-    shutil.copytree(BUNDLED_FOLDER, folder)
-    shutil.rmtree(folder / "unet")
-    ours = ("view_attention", "camera_input", "has_2d_mode", "_class_name", "_diffusers_version")
-    camera = {"class_embed_type": None, "projection_class_embeddings_input_dim": None}
-    config = {key: value for key, value in prior.unet.config.items() if key not in ours} | camera
-    unet = UNet2DConditionModel.from_config(config)
-    unet.load_state_dict({k: v for k, v in prior.unet.state_dict().items() if not k.startswith("class_embedding")})
-    unet.save_pretrained(folder / "unet")
+    full_size_cpu.write_image_model(BUNDLED_FOLDER, folder)
     return folder
 
 

@@ -42,10 +42,10 @@ LIMITS = {
     for key, metadata in _described(Config())
     if metadata.get("range", (-_INF, _INF)) != (-_INF, _INF)
 }
-# section whose `joint` it is -> tasks that make use of it
+# section whose `joint` it is -> tasks that make use of it, or whose runs `launch.py refine` goes on with
 _JOINT_IN = {
     "views": (Task.sample_views, Task.dense_views, Task.generate, Task.dreambooth),
-    "guidance": (Task.generate, Task.evaluate),
+    "guidance": (Task.generate, Task.evaluate, Task.reconstruct, Task.dense_views),
 }
 # settings that change how a run is carried out, never what comes out
 INCIDENTAL = tuple(key for key, metadata in _described(Config()) if metadata.get("incidental"))
