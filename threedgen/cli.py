@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from threedgen.config.load import config_folders, config_name, find_config, load
 from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.diffusion.checkpoints.locate import locate_weights
+from threedgen.core.files import storage_errors_told
+from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
 from threedgen.runs.batch import read_prompts, run_batch, summary
 from threedgen.runs.directory import RunDirectory, open_run, run_folder
 from threedgen.runs.distributed import process_group, rank, world_size
+from threedgen.runs.stopping import Terminated, terminated_like_interrupted
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"
 # words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
@@ -56,8 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         if rank() == 0:
-            return _command(argv)
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the first process speaks for all
+            with terminated_like_interrupted(), storage_errors_told():
+                return _command(argv)
+        with (
+            terminated_like_interrupted(),
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+        ):  # the first process speaks for all
             return _command(argv)
     except ThreedgenError as error:
         if rank() == 0:
@@ -66,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
+    except Terminated as error:
+        if rank() == 0:
+            print("stopped by SIGTERM; the same command goes on from the last checkpoint", file=sys.stderr)
+        return error.exit_status
 
 
 def _command(argv: Sequence[str]) -> int:
@@ -114,10 +125,11 @@ def _run_prompts(config: Config, name: str, fresh: bool) -> int:
     return 1 if any(outcome.results is None for outcome in outcomes) else 0
 
 
+@storage_errors_told()
 def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
     """Carry out one run, or find it finished; its results as name -> path."""
-    if not folder.exists():
-        _require_weights(config)  # before a folder is made
+    if not folder.exists():  # before one is made
+        _check_prompt(config, _require_weights(config))
     with process_group(config.runtime), open_run(folder, config, fresh=fresh) as run:
         finished = run.finished_results()
         if finished is not None:
@@ -128,17 +140,35 @@ def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
         try:
             results = _task(config)(config, run)
         except BaseException as error:
-            run.events.write("stopped", error=type(error).__name__, message=str(error))
+            with suppress(OSError):  # the disk may be what has failed
+                run.events.write("stopped", error=type(error).__name__, message=str(error))
             raise
         run.finish(results)
         return results
 
 
-def _require_weights(config: Config) -> None:
-    """Raise WeightsMissingError, before torch is imported, if the task needs weights that are not there."""
+def _require_weights(config: Config) -> Path | None:
+    """The folder of the weights that the task needs; None: it needs none.
+
+    Raises WeightsMissingError, before torch is imported, if they are not there.
+    """
     weights = config.train.start_from if config.task is Task.train_prior else config.weights
-    if weights and config.task is not Task.reconstruct:
-        locate_weights(weights)
+    return locate_weights(weights) if weights and config.task is not Task.reconstruct else None
+
+
+def _check_prompt(config: Config, weights: Path | None) -> None:
+    """Raise ConfigError, before torch is imported, if the weights know their words one by one and not the prompt's."""
+    if weights is None or config.task not in DRAWING or config.allow_unknown_words:
+        return
+    from threedgen.diffusion.text.prompts import read_prompt
+    from threedgen.diffusion.text.word_file import WordFile
+
+    tokenizer = None if adapter_base(weights) else WordFile.of_folder(locate_part(weights, "tokenizer"))
+    if tokenizer is None:
+        return
+    if config.prompt.strip():
+        read_prompt(tokenizer, config.prompt)
+    read_prompt(tokenizer, config.negative_prompt, negative=True)
 
 
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:

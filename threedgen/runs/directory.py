@@ -26,7 +26,7 @@ from pathlib import Path
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config
-from threedgen.core.errors import ThreedgenError
+from threedgen.core.errors import StorageError, ThreedgenError
 from threedgen.core.files import remove_temporaries, write_text_atomically
 from threedgen.runs.distributed import barrier, rank
 from threedgen.runs.events import EventLog
@@ -88,7 +88,8 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
         fresh: first delete everything that the folder holds.
 
     Raises:
-        ThreedgenError: another process is working in the folder, or it cannot be written.
+        ThreedgenError: another process is working in the folder.
+        StorageError: it cannot be made or written.
     """
     folder = Path(folder)
     if rank() > 0:
@@ -99,7 +100,7 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ThreedgenError(f"cannot make the run's folder {folder}: {error.strerror}") from error
+        raise StorageError(f"cannot make the run's folder {folder}: {error.strerror}") from error
     with _locked(folder):
         if fresh:
             _empty(folder)
@@ -144,7 +145,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         file = open(folder / _LOCK, "w")  # noqa: SIM115 - closed below, after the lock's last use
     except OSError as error:
-        raise ThreedgenError(f"cannot write in the run's folder {folder}: {error.strerror}") from error
+        raise StorageError(f"cannot write in the run's folder {folder}: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
