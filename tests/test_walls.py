@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # bottom to top; a room imports only from its own floor and those below
 FLOORS = ["core", "config", "cameras", "imaging", "ops", "mesh", "data", "scene", "diffusion", "guidance", "metrics"]
-FLOORS += ["runs", "viewer", "training", "tasks", "cli"]
+FLOORS += ["runs", "viewer", "training", "tasks", "cli", "__main__"]
 HEAVY = {"torch", "diffusers", "transformers", "safetensors", "torchvision"}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,13 @@ from threedgen.config.load import config_folders, config_name, find_config, load
 from threedgen.config.schema import DRAWING, OWN_2D_MODE, Config, Task
 from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.diffusion.checkpoints.locate import locate_weights
-from threedgen.runs.batch import read_prompts, run_batch, summary
-from threedgen.runs.directory import RunDirectory, open_run, run_folder
+from threedgen.core.files import storage_errors_told
+from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
+from threedgen.runs.batch import Item, Job, read_items, read_seeds, run_batch, summary
+from threedgen.runs.directory import RunDirectory, config_hash, locked, open_run, run_folder, slug
+from threedgen.runs.dispatch import run_in_processes
 from threedgen.runs.distributed import process_group, rank, world_size
+from threedgen.runs.stopping import Terminated, terminated_like_interrupted
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"
 # words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
@@ -40,7 +43,7 @@ _EXAMPLES = f"""\
 examples:
   launch.py --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
   launch.py --config {DEFAULT_RECIPE} prompt="a blue cube with a red nose" steps=300 seed=1
-  launch.py --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt output_root=/data/runs
+  launch.py --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt seeds=0..3 batch.workers=2 batch.timeout=60
   launch.py --config {DEFAULT_RECIPE} --print-config
   launch.py --resume outputs/mvdream-mini/a-red-cat-with-a-green-face-0a1b2c3d
 
@@ -56,8 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         if rank() == 0:
-            return _command(argv)
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the first process speaks for all
+            with terminated_like_interrupted(), storage_errors_told():
+                return _command(argv)
+        with (
+            terminated_like_interrupted(),
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+        ):  # the first process speaks for all
             return _command(argv)
     except ThreedgenError as error:
         if rank() == 0:
@@ -66,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
+    except Terminated as error:
+        if rank() == 0:
+            print("stopped by SIGTERM; the same command goes on from the last checkpoint", file=sys.stderr)
+        return error.exit_status
 
 
 def _command(argv: Sequence[str]) -> int:
@@ -88,10 +100,14 @@ def _command(argv: Sequence[str]) -> int:
     if world_size() > 1 and config.task is not Task.train_prior:
         raise ConfigError(f"task {config.task.name} runs in one process: start it without torchrun")
     needs_prompt = config.task in DRAWING and not (config.task is Task.dense_views and config.image)
-    if needs_prompt and config.prompts and not folder:
-        return _run_prompts(config, name, arguments.fresh)
+    if config.seeds and (folder or not needs_prompt):
+        raise ConfigError(f"seeds={config.seeds}: only for new runs of a prompt; elsewhere it is seed=N")
+    if needs_prompt and not folder and config.prompts:
+        return _run_batch(config, arguments)
     if needs_prompt and not config.prompt.strip():
         raise ConfigError('the prompt is empty: add prompt="a red cat with a green face" (or prompts=FILE)')
+    if config.seeds:
+        return _run_batch(config, arguments)
     needs_data = config.task in (Task.reconstruct, Task.dreambooth)
     if needs_data and not (config.data and Path(config.data).exists()):
         guide = f"docs/howto/{config.task.name}.md"
@@ -100,24 +116,77 @@ def _command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _run_prompts(config: Config, name: str, fresh: bool) -> int:
-    """Every prompt of a file as a run of its own, in the folder that the same prompt alone would have."""
+def _run_batch(config: Config, arguments: argparse.Namespace) -> int:
+    """Every prompt with every seed as a run of its own, in the folder that the same prompt alone would have."""
+    from threedgen.viewer.gallery import Gallery
 
-    def run_one(prompt: str) -> dict[str, Path]:
-        one = replace(config, prompt=prompt, prompts="")
-        results = _run(one, run_folder(one, name), fresh)
-        _show(results)
-        return results
-
-    outcomes = run_batch(read_prompts(config.prompts), run_one)
-    print(summary(outcomes))
+    recipe = find_config(arguments.config or DEFAULT_RECIPE)
+    name = config_name(recipe)
+    if config.batch.timeout and not config.batch.workers:
+        raise ConfigError("batch.timeout needs processes that can be ended: add batch.workers=1")
+    items = read_items(config.prompts) if config.prompts else [Item(config.prompt)]
+    found = [job for item in items for job in _jobs(item, config, recipe, arguments.settings)]
+    jobs = list({job.folder: job for job in found}.values())
+    if len(jobs) < len(found):
+        print(f"note       {len(found) - len(jobs)} runs are the same as another and are left out", flush=True)
+    title = Path(config.prompts).stem or config.prompt
+    folder = Path(config.output_root) / name / "batches" / f"{slug(title) or 'batch'}-{config_hash(config, name)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        gallery = Gallery(folder, title, jobs)
+        try:
+            if config.batch.workers:
+                words, logs = _words_of(recipe, arguments), folder / "logs"
+                limits = config.batch.workers, 60.0 * config.batch.timeout, arguments.fresh
+                outcomes = run_in_processes(jobs, words, logs, *limits, gallery.take)
+            else:
+                outcomes = run_batch(jobs, lambda job: _run_and_show(job, arguments.fresh), gallery.take)
+        finally:
+            page = gallery.write()
+    print(f"{summary(outcomes)}\ngallery    {page}")
     return 1 if any(outcome.results is None for outcome in outcomes) else 0
 
 
+def _jobs(item: Item, config: Config, recipe: Path, settings: Sequence[str]) -> list[Job]:
+    """The runs of a line: one for each seed, or, where it names its own, one."""
+    if item.settings:
+        try:
+            config = load_config(recipe, [*settings, f"seed={config.seed}", *item.settings])
+        except ConfigError as error:
+            raise ConfigError(f"{item.where}: {error}") from error
+    has_own_seed = any(word.startswith("seed=") for word in item.settings)
+    seeds = [config.seed] if has_own_seed else read_seeds(config.seeds, config.seed)
+    name, configs = (
+        config_name(recipe),
+        [replace(config, prompt=item.prompt, prompts="", seeds="", seed=s) for s in seeds],
+    )
+    return [Job(one, run_folder(one, name), item.settings) for one in configs]
+
+
+def _words_of(recipe: Path, arguments: argparse.Namespace) -> Callable[[Job], list[str]]:
+    """The command line of a job alone, in a process that shares the machine with the other workers."""
+
+    def words(job: Job) -> list[str]:
+        threads = job.config.num_threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
+        own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"num_threads={threads}"]
+        fresh = ["--fresh"] if arguments.fresh else []
+        given = ["--config", str(recipe), *fresh, *arguments.settings, *job.settings]
+        return [*given, *own, f"prompt={job.config.prompt}"]
+
+    return words
+
+
+def _run_and_show(job: Job, fresh: bool) -> dict[str, Path]:
+    results = _run(job.config, job.folder, fresh)
+    _show(results)
+    return results
+
+
+@storage_errors_told()
 def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
     """Carry out one run, or find it finished; its results as name -> path."""
-    if not folder.exists():
-        _require_weights(config)  # before a folder is made
+    if not folder.exists():  # before one is made
+        _check_prompt(config, _require_weights(config))
     with process_group(config.runtime), open_run(folder, config, fresh=fresh) as run:
         finished = run.finished_results()
         if finished is not None:
@@ -128,20 +197,38 @@ def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
         try:
             results = _task(config)(config, run)
         except BaseException as error:
-            run.events.write("stopped", error=type(error).__name__, message=str(error))
+            with suppress(OSError):  # the disk may be what has failed
+                run.events.write("stopped", error=type(error).__name__, message=str(error))
             raise
         run.finish(results)
         return results
 
 
-def _require_weights(config: Config) -> None:
-    """Raise WeightsMissingError, before torch is imported, if the task needs weights that are not there."""
+def _require_weights(config: Config) -> Path | None:
+    """The folder of the weights that the task needs; None: it needs none.
+
+    Raises WeightsMissingError, before torch is imported, if they are not there.
+    """
     weights = config.train.start_from if config.task is Task.train_prior else config.weights
-    if weights and config.task is not Task.reconstruct:
-        locate_weights(weights)
     for joint in (config.views.joint, config.guidance.joint):
         if joint.weights not in ("", OWN_2D_MODE):
             locate_weights(joint.weights)
+    return locate_weights(weights) if weights and config.task is not Task.reconstruct else None
+
+
+def _check_prompt(config: Config, weights: Path | None) -> None:
+    """Raise ConfigError, before torch is imported, if the weights know their words one by one and not the prompt's."""
+    if weights is None or config.task not in DRAWING or config.allow_unknown_words:
+        return
+    from threedgen.diffusion.text.prompts import read_prompt
+    from threedgen.diffusion.text.word_file import WordFile
+
+    tokenizer = None if adapter_base(weights) else WordFile.of_folder(locate_part(weights, "tokenizer"))
+    if tokenizer is None:
+        return
+    if config.prompt.strip():
+        read_prompt(tokenizer, config.prompt)
+    read_prompt(tokenizer, config.negative_prompt, negative=True)
 
 
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:

@@ -164,6 +164,29 @@ def save_turntable_gif(frames: Any, path: str | Path, fps: float = 24) -> None:
     write_bytes_atomically(path, buffer.getvalue())
 
 
+def read_turntable(path: Path, count: int) -> list[Image.Image]:
+    """About `count` frames, evenly spaced, of what `save_turntable` wrote; none of a film where there is no ffmpeg."""
+    if path.suffix == ".gif":
+        with Image.open(path) as film:
+            total = getattr(film, "n_frames", 1)
+            return [_frame(film, i * total // min(count, total)) for i in range(min(count, total))]
+    ffmpeg = find_ffmpeg()
+    if ffmpeg is None:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [ffmpeg, "-v", "error", "-i", str(path), "-threads", "2", f"{folder}/%06d.png"]
+        if subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
+            return []
+        frames = sorted(Path(folder).iterdir())
+        chosen = [frames[i * len(frames) // min(count, len(frames))] for i in range(min(count, len(frames)))]
+        return [Image.open(frame).convert("RGB") for frame in chosen]
+
+
+def _frame(film: Image.Image, number: int) -> Image.Image:
+    film.seek(number)
+    return film.convert("RGB")
+
+
 def _resized(image: Array, height: int) -> Image.Image:
     picture = Image.fromarray(np.ascontiguousarray(image))
     if picture.height == height:

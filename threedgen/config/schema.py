@@ -486,11 +486,20 @@ class RuntimeConfig:
 
 
 @dataclass
+class BatchConfig:
+    """How the runs of `prompts` and `seeds` are carried out."""
+
+    workers: int = setting(0, 0, 1024, incidental=True)  # at once, each a process of its own; 0: one after another here
+    timeout: float = setting(0.0, 0, incidental=True)  # minutes after which one is ended, with workers; 0: none
+
+
+@dataclass
 class Config:
     task: Task = Task.generate
     prompt: str = ""
     negative_prompt: str = ""
-    prompts: str = ""  # a file with one prompt a line; `prompt` is then not used
+    prompts: str = ""  # a file with one prompt a line, or .jsonl with settings in each; `prompt` is then not used
+    seeds: str = setting("", incidental=True)  # such as 0..3 or 1,5,9: each prompt with each of them
     image: str = ""  # task dense_views: a picture of the object, for a prior that is shown one
     image_border: float = setting(0.2, 0, 0.9)  # of it around the object, which is moved to the middle
     image_background: float = setting(0.5, 0, 1)  # grey level behind it, as in the prior's training
@@ -505,6 +514,7 @@ class Config:
     checkpoint_every: int = setting(500, 1, incidental=True)
     preview_every: int = setting(500, 1, incidental=True)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     scene: SceneConfig = field(default_factory=SceneConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)

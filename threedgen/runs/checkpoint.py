@@ -89,6 +89,11 @@ def load_latest_checkpoint(folder: str | Path) -> Checkpoint | None:
     return None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is any, whole or not."""
+    return folder.is_dir() and bool(_saved_steps(folder))
+
+
 def flatten_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimiser's memory (for AdamW: step, exp_avg, exp_avg_sq) as {"optimizer.PARAMETER.NAME": tensor}.
 

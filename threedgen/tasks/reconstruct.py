@@ -75,6 +75,7 @@ def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out:
             found.total,
             lambda: (found.total.item(), {"psnr": -10.0 * found.color.log10().item()}),
             lambda: tile([watched.on(GREY)[0], render_views(scene, watched)[0]]),
+            found.opacity_range,
         )
 
     fit(scene, config, run, "reconstruct", take)
@@ -89,10 +90,18 @@ class Losses:
     opacity: Tensor
     distortion: Tensor
     eikonal: Tensor
+    seen_opacity: Tensor  # [R] of the scene
+    true_opacity: Tensor | None  # [R] of the pictures; None: they have none
 
     @property
     def total(self) -> Tensor:
         return self.color + self.opacity + self.distortion + self.eikonal
+
+    def opacity_range(self) -> tuple[float, float]:
+        """The scene's lowest opacity where the pictures show nothing (0 where that is not known), and its highest."""
+        seen = self.seen_opacity.detach()
+        empty = seen[:0] if self.true_opacity is None else seen[self.true_opacity < 0.5]
+        return empty.min().item() if len(empty) else 0.0, seen.max().item()
 
 
 def losses(scene: RayScene, training: PosedImages, background: Tensor | None, config: Config, step: int) -> Losses:
@@ -113,12 +122,13 @@ def losses(scene: RayScene, training: PosedImages, background: Tensor | None, co
         opacity_loss = weights.opacity_weight * mse_loss(seen.opacity, alpha[:, 0])
     else:
         behind = scene.background(rays.directions) if background is None else background.to(scene.device)
-        target, opacity_loss = pixels, torch.zeros_like(seen.opacity[0])
+        alpha, target, opacity_loss = None, pixels, torch.zeros_like(seen.opacity[0])
     color_loss = mse_loss(seen.rgb + (1.0 - seen.opacity[:, None]) * behind, target)
     fog = value_at(weights.distortion, step / config.steps)
     distortion_loss = fog * distortion(seen.weights, samples).mean() if fog > 0 else torch.zeros_like(color_loss)
     eikonal_loss = weights.eikonal_weight * regularizers.eikonal(scene, step)
-    return Losses(color_loss, opacity_loss, distortion_loss, eikonal_loss)
+    true_opacity = None if alpha is None else alpha[:, 0]
+    return Losses(color_loss, opacity_loss, distortion_loss, eikonal_loss, seen.opacity, true_opacity)
 
 
 @torch.no_grad()
