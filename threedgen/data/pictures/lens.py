@@ -175,10 +175,10 @@ def straightened(picture: Image.Image, lens: Lens, pinhole: Pinhole) -> tuple[Ar
     Smaller ones average areas. Colours are weighted by alpha: what transparent pixels hide stays so.
     """
     if _is_pinhole(lens, pinhole):
-        return np.asarray(_resized(picture, pinhole.width, pinhole.height)), None
+        return np.asarray(resized(picture, pinhole.width, pinhole.height)), None
     factor = pinhole.focal / max(lens.focal_x, lens.focal_y)
     if factor < 1:
-        picture = _resized(picture, max(round(picture.width * factor), 1), max(round(picture.height * factor), 1))
+        picture = resized(picture, max(round(picture.width * factor), 1), max(round(picture.height * factor), 1))
         lens = lens.scaled(*picture.size)
     x = ((np.arange(pinhole.width) + 0.5 - 0.5 * pinhole.width) / pinhole.focal)[None, :]
     y = ((np.arange(pinhole.height) + 0.5 - 0.5 * pinhole.height) / pinhole.focal)[:, None]
@@ -195,7 +195,8 @@ def straightened(picture: Image.Image, lens: Lens, pinhole: Pinhole) -> tuple[Ar
     return made[..., 0] if mode == "L" else made, None if shown.all() else shown
 
 
-def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
+def resized(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """By areas where it becomes smaller, smoothly where it becomes larger; colours are weighted by alpha."""
     if picture.size == (width, height):
         return picture
     smaller = width <= picture.width and height <= picture.height

@@ -11,6 +11,7 @@ from PIL import Image
 
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.pictures.decoding import PICTURES, open_picture
+from threedgen.data.pictures.lens import resized
 
 _ASPECT_TOLERANCE = 0.01  # relative
 
@@ -47,4 +48,4 @@ def read_mask(file: Path, size: tuple[int, int]) -> Image.Image:
     grey = np.asarray(mask)
     if grey.max() == 1:  # numbers of classes instead of colours
         mask = Image.fromarray(grey * np.uint8(255))
-    return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
+    return resized(mask, *size)
