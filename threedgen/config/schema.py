@@ -80,6 +80,22 @@ class Geometry(Enum):
     sdf = "sdf"  # a signed distance, rendered as NeuS does
 
 
+class DataConvention(Enum):
+    """What the matrices of a cameras' file are; docs/howto/reconstruct.md."""
+
+    opengl = "opengl"  # camera to world, a camera's axes right, up, back
+    opencv = "opencv"  # camera to world, right, down, forward
+    opengl_world_to_camera = "opengl_world_to_camera"
+    opencv_world_to_camera = "opencv_world_to_camera"
+
+
+class MaskUse(Enum):
+    """What is black in a mask beside a picture."""
+
+    empty = "empty"  # empty space: the mask is the object's
+    ignored = "ignored"  # not looked at, such as people who walk through
+
+
 class DeviceName(Enum):
     auto = "auto"  # cuda if there is one
     cpu = "cpu"
@@ -429,6 +445,7 @@ class ReconstructConfig:
     scale: float = setting(0.0, 0, 1e6)  # of the cameras' world; 0: chosen, see `normalization` in data/posed_images.py
     max_size: int = setting(800, 0, 65536)  # pixels: larger pictures are made smaller; 0: they stay
     held_out_every: int = setting(8, 0)  # of so many pictures one is kept for measuring; 0: none
+    masks: MaskUse = MaskUse.empty  # what is black in mask_path of transforms.json, or in masks/
 
 
 @dataclass
@@ -504,7 +521,8 @@ class Config:
     image_border: float = setting(0.2, 0, 0.9)  # of it around the object, which is moved to the middle
     image_background: float = setting(0.5, 0, 1)  # grey level behind it, as in the prior's training
     remove_background: bool = False  # of a picture without alpha, by rembg
-    data: str = ""  # task reconstruct: pictures with cameras.json or transforms.json; dreambooth: pictures
+    data: str = ""  # task reconstruct: pictures with cameras.json, transforms.json or COLMAP's; dreambooth: pictures
+    data_convention: DataConvention = DataConvention.opengl  # task reconstruct: what the cameras' matrices are
     weights: str = "mini"  # `mini` (bundled), a folder in diffusers' layout, or a hub id (owner/name)
     allow_unknown_words: bool = False
     output_root: str = setting("outputs", incidental=True)
