@@ -27,6 +27,7 @@ from threedgen.runs.distributed import process_group, rank, world_size
 DEFAULT_RECIPE = "mvdream-mini.yaml"
 # words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
 VERBS: dict[str, str] = {
+    "app": "threedgen.app.command",
     "doctor": "threedgen.tasks.tools.doctor",
     "export": "threedgen.tasks.export_run",
     "refine": "threedgen.tasks.refine_run",
@@ -232,6 +233,7 @@ def _help() -> str:
         "  --resume RUN_DIR   go on with the run in that folder",
         "  --help             this text",
         "",
+        "  app                all this in a browser",
         "  doctor             what this machine can run, and why not the rest",
         "  export RUN         write the assets of a run again, with other export.* settings",
         "  render-meshes ...  pictures of meshes from known cameras",

@@ -31,6 +31,7 @@ from threedgen.core.files import remove_temporaries, write_text_atomically
 from threedgen.runs.distributed import barrier, rank
 from threedgen.runs.events import EventLog
 
+SAMPLED_VIEWS = "sampled_views.png"  # side by side, what the prior alone makes of the prompt
 _LOCK = ".lock"
 
 
@@ -68,13 +69,18 @@ class RunDirectory:
         self.events.write("finished", results=relative)
 
     def finished_results(self) -> dict[str, Path] | None:
-        """The results (name -> path) if the run was finished and all of them are still there, otherwise None."""
-        try:
-            relative = json.loads((self.folder / "result.json").read_text("utf-8"))
-        except FileNotFoundError:
-            return None
-        results = {name: self.folder / path for name, path in relative.items()}
-        return results if all(path.exists() for path in results.values()) else None
+        """As the function of this name, of this run."""
+        return finished_results(self.folder)
+
+
+def finished_results(folder: Path) -> dict[str, Path] | None:
+    """The results (name -> path) of the run in `folder` if it was finished and all of them are there, otherwise None."""
+    try:
+        relative = json.loads((folder / "result.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    results = {name: folder / path for name, path in relative.items()}
+    return results if all(path.exists() for path in results.values()) else None
 
 
 @contextmanager

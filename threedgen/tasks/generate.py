@@ -19,13 +19,13 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
 from threedgen.mesh import make_rasterizer
-from threedgen.runs.directory import RunDirectory
+from threedgen.runs.directory import SAMPLED_VIEWS, RunDirectory
 from threedgen.scene import regularizers
 from threedgen.scene.make import make_scene
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
-from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
+from threedgen.tasks.export import export_scene
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
