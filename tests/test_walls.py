@@ -103,7 +103,9 @@ def test_no_folder_is_full():
         assert len(files) <= 14, f"{folder} holds {len(files)} files: {', '.join(sorted(files))}"
 
 
-@pytest.mark.parametrize("module", ["threedgen.cli", "threedgen.config.load", "threedgen.config.schema", "threedgen.app.page"])
+@pytest.mark.parametrize(
+    "module", ["threedgen.cli", "threedgen.config.load", "threedgen.config.schema", "threedgen.app.page"]
+)
 def test_the_command_line_starts_without_torch(module):
     assert not {name.split(".")[0] for name in reached(module, lazy=False)} & HEAVY
 

@@ -74,7 +74,7 @@ class RunDirectory:
 
 
 def finished_results(folder: Path) -> dict[str, Path] | None:
-    """The results (name -> path) of the run in `folder` if it was finished and all of them are there, otherwise None."""
+    """The results (name -> path) of the run in `folder` if it was finished and all are there, otherwise None."""
     try:
         relative = json.loads((folder / "result.json").read_text("utf-8"))
     except FileNotFoundError:

@@ -81,7 +81,7 @@ def optimize(
         output = _render(scene, cameras, config, step)
         guided = guidance(output.rgb, ask(cameras), step, config.steps)
         loss = guided.loss + _regularization(scene, output, config, step)
-        return SceneStep(loss, lambda: _figures(guided, output), lambda: _preview(guided, output))
+        return SceneStep(loss, lambda: _figures(guided, output), lambda: _preview(guided, output), cameras)
 
     done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config, sampler))
     return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done)

@@ -75,6 +75,7 @@ def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out:
             found.total,
             lambda: (found.total.item(), {"psnr": -10.0 * found.color.log10().item()}),
             lambda: tile([watched.on(GREY)[0], render_views(scene, watched)[0]]),
+            training.cameras,
         )
 
     fit(scene, config, run, "reconstruct", take)

@@ -106,4 +106,5 @@ class _Fitting:
             loss,
             lambda: (loss.item(), {"psnr": -10.0 * difference.log10().item()}),
             lambda: tile([seen.rgb.detach(), target]),
+            self.cameras[chosen],
         )

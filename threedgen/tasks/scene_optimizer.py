@@ -15,6 +15,7 @@ from typing import NamedTuple
 from PIL.Image import Image
 from torch import Tensor
 
+from threedgen.cameras import Cameras
 from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config, Schedule
 from threedgen.imaging import save_png
@@ -24,17 +25,19 @@ from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import ProgressLine, StepReport
 from threedgen.scene.protocol import Scene
 from threedgen.training.log import REPORT_EVERY
+from threedgen.viewer.live import watching
 
 SCENE = "scene."  # before the names of the scene's tensors in a checkpoint
 
 
 class SceneStep(NamedTuple):
     """What a step is: loss [], to be minimised; told: the loss that is reported, and further figures; preview: a
-    picture. The last two are asked for when they are due."""
+    picture; cameras: that what it is compared with is seen from. told and preview are asked for when due."""
 
     loss: Tensor
     told: Callable[[], tuple[float, dict[str, float]]]
     preview: Callable[[], Image]
+    cameras: Cameras | None = None
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,13 @@ def fit(
         optimizer = SceneOptimizer(scene, config, span)
     elif start:
         print(f"resumed    at step {start}")
+    live = watching(config.viewer)
     with ProgressLine(label) as progress:
         for step in range(max(start, span.first), span.last):
             taken, done = take(step), step + 1
             optimizer.step(taken.loss, step)
+            if live is not None:
+                live.after_step(scene, done, span.last, taken.told, taken.cameras)
             if done % REPORT_EVERY == 0 or done == span.last:
                 loss, fields = taken.told()
                 progress.update(StepReport(done, span.last, loss, fields))
