@@ -88,6 +88,7 @@ def page(app):
         browser.close()
 
 
+@pytest.mark.slow
 def test_from_a_click_to_a_glb(app, page):
     address, outputs = app
     page.click("#prompt textarea")
@@ -128,6 +129,7 @@ def test_from_a_click_to_a_glb(app, page):
     assert all(url.startswith((address, f"blob:{address}", "data:")) for url in page.asked)  # no other machine
 
 
+@pytest.mark.slow
 def test_stop_and_go_on(app, page):
     outputs = app[1]
     page.reload()

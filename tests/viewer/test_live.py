@@ -34,6 +34,7 @@ class Server:
         self.pictures, self.frames, self.box = [], [], []
         self.scene = SimpleNamespace(set_up_direction=lambda axis: None, add_camera_frustum=self._frame)
         self.gui = SimpleNamespace(add_markdown=lambda text: SimpleNamespace(content=text), add_checkbox=self._box)
+        self.initial_camera = SimpleNamespace()
         self.clients = {}
 
     def _frame(self, name, **what):

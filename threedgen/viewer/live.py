@@ -5,8 +5,10 @@ It looks at the scene and changes nothing: no gradient, no random number, so a r
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,6 +27,7 @@ from threedgen.viewer.throttle import Throttle
 Told = Callable[[], tuple[float, dict[str, float]]]  # the loss and further figures
 _COARSE = 3  # a camera that moves is shown at so much smaller a size
 _MOST_CAMERAS = 24  # of a step, drawn as frames
+_FIRST_PLACE = (2.3, 0.8, 0.7)  # of a browser's camera, which looks at the origin: the front, from a little aside
 _ASPECTS = (0.25, 4.0)  # of the picture, width / height
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0])  # viser's cameras look along their +z, with y down
 
@@ -52,6 +55,7 @@ class Live:
         self._cameras: Cameras | None = None
         self._frames: list[Any] = []
         server.scene.set_up_direction("+z")
+        server.initial_camera.position = _FIRST_PLACE
         self._text = server.gui.add_markdown("The first step is on its way.")
         self._is_paused = server.gui.add_checkbox("Pause", False)
         self._shows_cameras = server.gui.add_checkbox("Cameras of the step", True)
@@ -198,11 +202,12 @@ def _open(host: str, port: int, token: str, share: float, size: int) -> Live:
         ) from error
     settings = ViewerConfig(enable=True, host=host, port=port, token=token, share=share, size=size)
     try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # its own banner
+            inner_host, inner_port = ("127.0.0.1", 0) if token else (host, port)
+            server = viser.ViserServer(inner_host, inner_port, label="threedgen", verbose=False)
         if token:  # viser knows no secrets: it stays on this machine, behind a door that does
-            server = viser.ViserServer("127.0.0.1", 0, label="threedgen", verbose=False)
             open_gate(host, port, token, server.get_port())
         else:
-            server = viser.ViserServer(host, port, label="threedgen", verbose=False)
             port = server.get_port()  # the next one that is free
     except OSError as error:
         raise ConfigError(f"viewer.port={port}: {error.strerror or error}") from error
