@@ -53,7 +53,10 @@ setup(
     packages=[*find_packages(include=["threedgen", "threedgen.*"]), "threedgen.configs", "threedgen.cuda_ext"],
     package_dir={"threedgen": "threedgen", "threedgen.configs": "configs", "threedgen.cuda_ext": "cuda_ext"},
     package_data={
-        "threedgen": ["**/*.safetensors", "**/*.json", "**/*.txt", "**/*.md", "**/*.gz", "**/*.html", "**/*.js"],
+        "threedgen": [
+            *("**/*.safetensors", "**/*.json", "**/*.txt", "**/*.md", "**/*.gz"),
+            *("**/*.html", "**/*.js", "**/*.css"),
+        ],
         "threedgen.configs": ["*.yaml"],
         "threedgen.cuda_ext": ["**/*.h", "**/*.cpp", "**/*.cu", "**/*.cuh"],
     },
@@ -77,9 +80,11 @@ setup(
         "ninja>=1.10",
     ],
     extras_require={
+        "app": ["gradio>=6"],
         "eval": ["torchmetrics>=1.6", "matplotlib>=3.8"],
         "serve": ["cog>=0.23.1,<0.24"],
         "tensorboard": ["tensorboard>=2.15"],
+        "viewer": ["viser>=1"],
         "video": ["imageio-ffmpeg>=0.6"],
     },
     entry_points={"console_scripts": ["threedgen=threedgen.cli:main"]},

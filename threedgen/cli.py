@@ -30,6 +30,7 @@ from threedgen.runs.stopping import Terminated, terminated_like_interrupted
 DEFAULT_RECIPE = "mvdream-mini.yaml"
 # words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
 VERBS: dict[str, str] = {
+    "app": "threedgen.app.command",
     "doctor": "threedgen.tasks.tools.doctor",
     "export": "threedgen.tasks.export_run",
     "refine": "threedgen.tasks.refine_run",
@@ -322,6 +323,7 @@ def _help() -> str:
         "  --resume RUN_DIR   go on with the run in that folder",
         "  --help             this text",
         "",
+        "  app                all this in a browser",
         "  doctor             what this machine can run, and why not the rest",
         "  export RUN         write the assets of a run again, with other export.* settings",
         "  render-meshes ...  pictures of meshes from known cameras",

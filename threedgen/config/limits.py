@@ -20,6 +20,7 @@ from threedgen.config.schema import (
 )
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
+from threedgen.core.network import is_local
 
 _INF = math.inf
 
@@ -96,6 +97,8 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         if name == "to_fraction" and flat[f"{section}.from_fraction"] > value:
             fail(key, f"must not be smaller than {section}.from_fraction={flat[f'{section}.from_fraction']}")
 
+    if not config.viewer.token and not is_local(config.viewer.host):
+        fail("viewer.host", "can be reached by others: add viewer.token=WORD, or stay on 127.0.0.1")
     if not config.eval.views:
         fail("eval.views", "must name at least one number of views")
     for table in config.ablation.only:

@@ -511,6 +511,18 @@ class BatchConfig:
 
 
 @dataclass
+class ViewerConfig:
+    """The scene in a browser while it is optimised; the outcome is the same with and without."""
+
+    enable: bool = setting(False, incidental=True)
+    host: str = setting("127.0.0.1", incidental=True)  # another address needs a token
+    port: int = setting(8080, 1, 65535, incidental=True)
+    token: str = setting("", incidental=True)  # asked for by ?token=... in the address; "": nothing is
+    share: float = setting(0.1, 0.001, 0.5, incidental=True)  # of wall time, at most
+    size: int = setting(384, 16, 4096, incidental=True)  # pixels of the picture's longer edge
+
+
+@dataclass
 class Config:
     task: Task = Task.generate
     prompt: str = ""
@@ -533,6 +545,7 @@ class Config:
     preview_every: int = setting(500, 1, incidental=True)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    viewer: ViewerConfig = field(default_factory=ViewerConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     scene: SceneConfig = field(default_factory=SceneConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)

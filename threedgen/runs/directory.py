@@ -31,6 +31,7 @@ from threedgen.core.files import remove_temporaries, write_text_atomically
 from threedgen.runs.distributed import barrier, rank
 from threedgen.runs.events import EventLog
 
+SAMPLED_VIEWS = "sampled_views.png"  # side by side, what the prior alone makes of the prompt
 _LOCK = ".lock"
 
 

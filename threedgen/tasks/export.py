@@ -38,13 +38,12 @@ from threedgen.mesh import (
 from threedgen.mesh.bake import color_vertices
 from threedgen.mesh.render import GREY
 from threedgen.metrics.image import psnr
-from threedgen.runs.directory import RunDirectory
+from threedgen.runs.directory import SAMPLED_VIEWS, RunDirectory
 from threedgen.runs.events import read_events
 from threedgen.scene.protocol import Shown, Solid
 from threedgen.viewer.preview import write_preview
 
-SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
-SAMPLED_VIEWS = "sampled_views.png"  # side by side, what the prior alone makes of the prompt from these azimuths
+SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)  # of SAMPLED_VIEWS too
 _NUM_COMPARED = 8  # views in which mesh and scene are compared; every other one is a column of the sheet
 SHEET_ELEVATION = 15.0
 _FRAMES_PER_SECOND = 24

@@ -20,13 +20,13 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
 from threedgen.mesh import make_rasterizer
-from threedgen.runs.directory import RunDirectory
+from threedgen.runs.directory import SAMPLED_VIEWS, RunDirectory
 from threedgen.scene import regularizers
 from threedgen.scene.make import make_scene
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
-from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
+from threedgen.tasks.export import export_scene
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
@@ -88,7 +88,8 @@ def optimize(
         output = _render(scene, cameras, config, step)
         guided = guidance(output.rgb, ask(cameras), step, config.steps)
         loss = guided.loss + _regularization(scene, output, config, step)
-        return SceneStep(loss, lambda: _figures(guided, output), lambda: _preview(guided, output), output.opacity_range)
+        told, preview = lambda: _figures(guided, output), lambda: _preview(guided, output)
+        return SceneStep(loss, told, preview, output.opacity_range, cameras)
 
     done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config, sampler))
     return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done, mix)

@@ -77,6 +77,7 @@ def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out:
             lambda: (found.total.item(), {"psnr": -10.0 * found.color.log10().item()}),
             lambda: tile([watched.on(GREY)[0], render_views(scene, watched)[0]]),
             found.opacity_range,
+            training.cameras,
         )
 
     fit(scene, config, run, "reconstruct", take)

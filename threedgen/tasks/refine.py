@@ -117,4 +117,5 @@ class _Fitting:
             lambda: (loss.item(), {"psnr": -10.0 * difference.log10().item()}),
             lambda: tile([seen.rgb.detach(), target]),
             seen.opacity_range,
+            self.cameras[chosen],
         )

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from PIL.Image import Image
 from torch import Tensor
 
+from threedgen.cameras import Cameras
 from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config, Schedule
 from threedgen.imaging import save_png
@@ -26,6 +27,7 @@ from threedgen.runs.progress import REPORT_EVERY, ProgressLine, StepReport
 from threedgen.runs.stopping import stopping
 from threedgen.scene.protocol import Scene
 from threedgen.training.guard import NumberGuard, SceneGuard
+from threedgen.viewer.live import watching
 
 SCENE = "scene."  # before the names of the scene's tensors in a checkpoint
 
@@ -33,12 +35,13 @@ SCENE = "scene."  # before the names of the scene's tensors in a checkpoint
 class SceneStep(NamedTuple):
     """What a step is: loss [], to be minimised; told: the loss that is reported, and further figures; preview: a
     picture; opacity: the lowest of a pixel in which nothing is known to be, see `SceneGuard`, and the highest of any.
-    The last three are asked for when they are due."""
+    These three are asked for when they are due. cameras: that what it is compared with is seen from."""
 
     loss: Tensor
     told: Callable[[], tuple[float, dict[str, float]]]
     preview: Callable[[], Image]
     opacity: Callable[[], tuple[float, float]]
+    cameras: Cameras | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def fit(
             print(f"resumed    at step {start}")
         return start
 
+    live = watching(config.viewer)
     guard = NumberGuard(parameters, saved, "optimizer.grid_lr, optimizer.network_lr", tell=tell)
     with stopping() as stop:
         for start in guard.attempts(restore, run.checkpoints):
@@ -130,6 +134,8 @@ def fit(
                 for step in range(max(start, span.first), span.last):
                     taken, done = take(step), step + 1
                     optimizer.step(taken.loss, step, guard.allows)
+                    if live is not None:
+                        live.after_step(scene, done, span.last, taken.told, taken.cameras)
                     asked, every = stop.is_asked(), span.checkpoint_every
                     is_kept = done == span.last or is_due(done) or (every > 0 and (asked or done % every == 0))
                     guard.look(done, is_kept)
