@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tokenizers.models import WordLevel
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it imports torch, and a prompt is read before that
 
     from threedgen.diffusion.text.word_file import WordFile
 
-    PromptTokenizer = PreTrainedTokenizerFast | WordFile
+    PromptTokenizer: TypeAlias = PreTrainedTokenizerFast | WordFile
 
 ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
 _ENDS_AS_ASSET = re.compile(r"[\s,;.]*\b3d[\s-]asset[\s.]*$", re.IGNORECASE)

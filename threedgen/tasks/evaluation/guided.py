@@ -33,7 +33,7 @@ from threedgen.tasks.prompting import load_prior
 
 MULTIVIEW_RECIPE, IMAGE_RECIPE = "train-plain-mini.yaml", "train-patterned-mini.yaml"
 _DENSE_VIEWS = 24  # drawn together to see whether they agree
-_DENSE_CAPTIONS, _CALIBRATED_WITH = 8, 2  # the first patterned ones
+_DENSE_CAPTIONS, _CALIBRATED_WITH = 6, 2  # the first patterned ones
 
 
 def _weight(start: float, end: float, shape: Shape = Shape.linear) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
     image = config.ablation.image_weights or _trained_by(IMAGE_RECIPE, config, run)
     joint = JointConfig(weights=str(image))
     base = replace(config, task=Task.sample_views, weights=str(multiview), views=replace(config.views, joint=joint))
-    specs, folder = tuple(judged_specs(config)), run.folder / "mixtures"
+    specs, folder = judged_specs(config, config.ablation.prompts // 4), run.folder / "mixtures"
     jobs = [Variant(c.name, with_settings(base, c.settings), folder / c.name, specs) for c in table.conditions]
     todo = [job for job in jobs if not all((job.sample(i) / SCORE).exists() for i in range(len(specs)))]
     print(f"{table.name}: {len(todo)} mixtures to draw and judge, {len(jobs) - len(todo)} there", flush=True)

@@ -141,13 +141,14 @@ def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
     return collect([(v.name, spec.caption, v.sample(i)) for v in mine for i, spec in enumerate(specs)], failures)
 
 
-def judged_specs(config: Config) -> tuple[Spec, ...]:
-    """Held-out captions, then as many patterned ones, whose second colour is one of the palette; of trained kinds."""
+def judged_specs(config: Config, plain: int | None = None) -> tuple[Spec, ...]:
+    """Held-out captions, `plain` of them or as many as of the patterned ones that follow, whose second colour is one of
+    the palette; of trained kinds."""
     kinds = config.train.kinds
     patterned = [spec for spec in of_kinds(patterned_specs(), kinds) if spec.feature_color in COLORS]
     count = min(config.ablation.prompts, len(patterned))
     chosen = Random(stable_seed(config.seed, 0, "ablated patterns")).sample(patterned, count)
-    return (*of_kinds(held_out(), kinds)[: config.ablation.prompts], *chosen)
+    return (*of_kinds(held_out(), kinds)[: config.ablation.prompts if plain is None else plain], *chosen)
 
 
 def train_start(config: Config, run: RunDirectory) -> Path:
