@@ -258,7 +258,7 @@ def judge(spec: Spec, views: np.ndarray, camera: CameraConfig, pattern_scale: fl
     A sample may choose any background: colours count inside the truth's silhouettes, and outlines are compared as what
     differs from the background, in the views and in the truth on the views' own background.
     """
-    cameras, truth = judged_truth(spec, camera, views.shape[1], pattern_scale)
+    _, truth = judged_truth(spec, camera, views.shape[1], pattern_scale)
     silhouette = (truth.opacity > 0.5).astype(np.float64)
     inside = silhouette[..., 0] > 0
     likeness = psnr(views[inside], truth.rgb[inside])
@@ -271,7 +271,7 @@ def judge(spec: Spec, views: np.ndarray, camera: CameraConfig, pattern_scale: fl
             # shading can make one colour of the palette another: then its share says nothing
             "pattern_share": share / true_share if true_share > LEAST_SHARE else None,
             "pattern_shown": float(share > 0.5 * true_share) if true_share > LEAST_SHARE else None,
-            "pattern_named": named_patterns(views, [spec.caption] * len(views), cameras, pattern_scale).rate,
+            "pattern_named": named_patterns(views, [spec.caption] * len(views), None, pattern_scale).rate,
             "pattern_iou": _outline_iou(views, truth),
             "pattern_spread": _background_spread(views),
         }
