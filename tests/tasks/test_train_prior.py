@@ -180,7 +180,7 @@ def test_training_moves_what_it_should(config, straight, tmp_path):
 @pytest.mark.parametrize("attention", [ViewAttention.epipolar, ViewAttention.spad])
 def test_layers_that_know_the_cameras_learn_and_are_kept(config, tmp_path, attention):
     """The tiny prior is of the inflated kind; the run's folder is of this one."""
-    train(config, tmp_path, steps=3, view_attention=attention, multiview_probability=1.0, ema_decay=0.5)
+    train(config, tmp_path, steps=3, checkpoint_every=3, view_attention=attention, multiview_probability=1.0)
     end = weights(tmp_path, 3)
     start = start_prior(config.train.start_from, attention).unet.state_dict()
     new = start.keys() - start_prior(config.train.start_from).unet.state_dict().keys()
