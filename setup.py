@@ -68,7 +68,7 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "scikit-image>=0.22",
-        "pillow>=10.0",
+        "pillow>=11.3",  # the first that reads AVIF
         "trimesh>=5.0",
         "embreex>=2.17",
         "PyMCubes>=0.1.4",
@@ -77,6 +77,8 @@ setup(
         "ninja>=1.10",
     ],
     extras_require={
+        "colmap": ["pycolmap>=3.12"],  # before it, poses were told in another way
+        "heic": ["pillow-heif>=0.16"],
         "serve": ["cog>=0.23.1,<0.24"],
         "tensorboard": ["tensorboard>=2.15"],
         "video": ["imageio-ffmpeg>=0.6"],
