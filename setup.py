@@ -71,7 +71,7 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "scikit-image>=0.22",
-        "pillow>=10.0",
+        "pillow>=11.3",  # the first that reads AVIF
         "trimesh>=5.0",
         "embreex>=2.17",
         "PyMCubes>=0.1.4",
@@ -81,7 +81,9 @@ setup(
     ],
     extras_require={
         "app": ["gradio>=6"],
+        "colmap": ["pycolmap>=3.12"],  # before it, poses were told in another way
         "eval": ["torchmetrics>=1.6", "matplotlib>=3.8"],
+        "heic": ["pillow-heif>=0.16"],
         "serve": ["cog>=0.23.1,<0.24"],
         "tensorboard": ["tensorboard>=2.15"],
         "viewer": ["viser>=1"],

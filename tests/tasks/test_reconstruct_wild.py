@@ -16,7 +16,7 @@ from threedgen.config.schema import MaskUse
 from threedgen.data.mesh_views import SPHERE, write_views
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, background_color, cameras_at
-from threedgen.metrics.image import psnr
+from threedgen.metrics.image import silhouette_iou
 from threedgen.runs.directory import open_run
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks import reconstruct
@@ -113,20 +113,16 @@ def test_an_object_that_turns_before_a_wall_is_found_by_its_masks(views, tmp_pat
         Image.fromarray(picture[..., 3]).save(folder / f"masks/{i:03}.png")
     write(folder, photographs, poses, w=40, h=40, fl_x=42)
 
-    def of_object(scene):
-        """PSNR of the object on grey against the truth, in pictures that were not learned."""
-        held_out = list(range(7, len(pictures), 8))
-        posed = PosedImages(
-            torch.from_numpy(np.stack(pictures)),
-            cameras_at(torch.from_numpy(poses), torch.full((24,), 2 * math.atan(20 / 42)), SIZE, SIZE),
-            ("",) * 24,
-        ).select(held_out)
-        return psnr(posed.on((0.5, 0.5, 0.5))[0], reconstruct.render_views(scene, posed)[0])
+    def found(scene):
+        """Its silhouette against the true one in pictures that were not learned, intersection over union."""
+        fov_y = torch.full((24,), 2 * math.atan(20 / 42))
+        cameras = cameras_at(torch.from_numpy(poses), fov_y, SIZE, SIZE)
+        posed = PosedImages(torch.from_numpy(np.stack(pictures)), cameras, ("",) * 24).select([7, 15, 23])
+        return silhouette_iou(posed.on((0.5, 0.5, 0.5))[1], reconstruct.render_views(scene, posed)[1])
 
-    with_masks = of_object(fitted(folder, tmp_path)[1])
+    assert found(fitted(folder, tmp_path)[1]) > 0.85
     (folder / "masks").rename(folder / "unused")
-    assert with_masks > 18.5
-    assert with_masks > of_object(fitted(folder, tmp_path / "without")[1]) + 3
+    assert found(fitted(folder, tmp_path / "without")[1]) < 0.7
 
 
 def test_the_loss_of_pictures_with_and_without_alpha_is_their_own():
