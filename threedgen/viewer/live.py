@@ -205,6 +205,7 @@ def _open(host: str, port: int, token: str, share: float, size: int) -> Live:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # its own banner
             inner_host, inner_port = ("127.0.0.1", 0) if token else (host, port)
             server = viser.ViserServer(inner_host, inner_port, label="threedgen", verbose=False)
+        server.gui.configure_theme(show_share_button=False)  # which would bring the view to a public address
         if token:  # viser knows no secrets: it stays on this machine, behind a door that does
             open_gate(host, port, token, server.get_port())
         else:
