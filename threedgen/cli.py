@@ -144,7 +144,7 @@ def _run_batch(config: Config, arguments: argparse.Namespace) -> int:
                 outcomes = run_batch(jobs, lambda job: _run_and_show(job, arguments.fresh), gallery.take)
         finally:
             page = gallery.write()
-    print(f"{summary(outcomes)}\ngallery    {page}")
+    print(f"gallery    {page}\n{summary(outcomes)}")
     return 1 if any(outcome.results is None for outcome in outcomes) else 0
 
 

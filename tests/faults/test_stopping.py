@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 from threedgen import cli
-from threedgen.runs import stopping
 from threedgen.runs.checkpoint import load_latest_checkpoint
 from threedgen.runs.stopping import Terminated
 from threedgen.training.loop import Losses, Pace, Training, states, train
@@ -54,10 +54,15 @@ def test_an_echo_is_no_second_signal_and_a_second_one_ends_at_once(toy, tmp_path
     def end(status):
         raise Ended(status)
 
-    monkeypatch.setattr(stopping, "_ECHO", -1.0)
+    def impatient(scene, loss):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.6)
+        os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
     monkeypatch.setattr(os, "_exit", end)
     with pytest.raises(Ended) as caught:
-        toy("twice", {16: told(signal.SIGTERM, signal.SIGINT)})
+        toy("twice", {16: impatient})
     assert caught.value.args == (128 + signal.SIGINT,)
     assert load_latest_checkpoint(tmp_path / "twice/checkpoints").step == 10
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,10 +62,7 @@ class Gallery:
 
     def take(self, number: int, outcome: Outcome) -> None:
         """A job, counted from 0, has ended."""
-        frames = _frames(outcome.results or {})
-        report = (outcome.results or {}).get("report")
-        facts = {} if report is None else json.loads(report.read_text("utf-8"))
-        self._entries[number] = _Entry(outcome, _strip(frames), len(frames), facts)
+        self._entries[number] = _entry(outcome)
         if time.monotonic() - self._written > _WRITE_EVERY or len(self._entries) == len(self.jobs):
             self.write()
 
@@ -138,6 +136,17 @@ class Gallery:
                 row |= {"seconds": round(entry.outcome.seconds, 1), "error": entry.outcome.error}
             writer.writerow(row)
         return text.getvalue()
+
+
+def _entry(outcome: Outcome) -> _Entry:
+    results = outcome.results or {}
+    try:
+        frames = _frames(results)
+        facts = json.loads(results["report"].read_text("utf-8")) if "report" in results else {}
+        return _Entry(outcome, _strip(frames), len(frames), facts)
+    except (OSError, ValueError) as error:  # somebody has changed a file; the other runs have their page all the same
+        print(f"warning: {outcome.prompt}: no picture on the page: {error}", file=sys.stderr, flush=True)
+        return _Entry(outcome, b"", 0, {})
 
 
 def _state(entry: _Entry | None) -> str:
