@@ -84,6 +84,12 @@ def test_what_is_the_same_is_in_memory_once(prior, sd_folder):
     assert beside.vae is prior.vae and beside.text_encoder is prior.text_encoder and beside.unet is not prior.unet
 
 
+def test_the_text_encoder_that_an_adapter_may_change_is_its_own(prior, tmp_path):
+    (tmp_path / "adapter.json").write_text('{"base": "mini"}')
+    beside = ImagePrior.beside(prior, JointConfig(str(tmp_path))).prior
+    assert beside.text_encoder is not prior.text_encoder and beside.vae is prior.vae
+
+
 def test_another_text_encoder_reads_for_itself(prior, copied):
     file = copied / "text_encoder/model.safetensors"
     changed = {name: tensor * 1.5 if tensor.ndim == 2 else tensor for name, tensor in load_file(file).items()}

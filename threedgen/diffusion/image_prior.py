@@ -17,8 +17,8 @@ from threedgen.config.schema import OWN_2D_MODE, JointConfig, JointMode
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading
-from threedgen.diffusion.checkpoints.folders import load_vae, read_config
-from threedgen.diffusion.checkpoints.locate import locate_base, locate_part
+from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_vae, read_config
+from threedgen.diffusion.checkpoints.locate import adapter_base, locate_base, locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided, Model
 from threedgen.diffusion.formats.video_unet import is_video_unet
@@ -47,7 +47,8 @@ class ImagePrior:
     def beside(cls, multiview: MultiViewPrior, config: JointConfig) -> ImagePrior:
         """The config's 2D model, loaded with the precision and on the device of `multiview`.
 
-        Its VAE is not kept, nor is a text encoder that is the same: two full-size models share them.
+        Its VAE is not kept, nor is a text encoder that is the same: two full-size models share them, and its UNet is
+        loaded when the others are gone.
 
         Raises ConfigError, before anything is drawn, for one that cannot be mixed: no 2D mode or inputs of its own,
         another VAE, other latents, a noise schedule or a prediction that cannot be converted; and for settings that
@@ -68,9 +69,13 @@ class ImagePrior:
         _check_has_2d_mode(folder)
         _check_schedule(folder)
         _check_vae(multiview.vae, folder)
-        image = MultiViewPrior.from_pretrained(config.weights, multiview.unet.dtype, multiview.device, multiview.vae)
-        if multiview.text_encoder is not None and _are_equal(image.text_encoder, multiview.text_encoder):
-            image.text_encoder = multiview.text_encoder
+        image = MultiViewPrior.from_pretrained(
+            config.weights,
+            multiview.unet.dtype,
+            multiview.device,
+            multiview.vae,
+            multiview.text_encoder if _reads_alike(multiview, config.weights) else None,
+        )
         _check_levels(image.schedule, multiview.schedule, config)
         notes: tuple[str, ...] = ()
         if image.image_size != multiview.image_size:
@@ -187,6 +192,15 @@ def _are_equal(one: nn.Module | None, other: nn.Module | None) -> bool:
     """Whether two modules have the same numbers under the same names."""
     ours, theirs = (module.state_dict() if module is not None else {} for module in (one, other))
     return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def _reads_alike(multiview: MultiViewPrior, weights: str) -> bool:
+    """Whether other weights have the prior's text encoder and will not change it."""
+    folder = locate_weights(weights)
+    if multiview.text_encoder is None or adapter_base(folder):
+        return False
+    theirs = load_text_encoder(locate_part(folder, "text_encoder"), multiview.text_encoder.dtype, multiview.device)
+    return _are_equal(theirs, multiview.text_encoder)
 
 
 def _on_schedule(image: MultiViewPrior, schedule: NoiseSchedule) -> Model:

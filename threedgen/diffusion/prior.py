@@ -76,10 +76,11 @@ class MultiViewPrior(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         vae: AutoencoderKL | None = None,
+        text_encoder: CLIPTextModel | None = None,
     ) -> Self:
         """Load the bundled mini prior ("mini"), a folder in diffusers' layout, an adapter or a hub id, frozen.
 
-        vae: one that is in memory, used in place of the folder's.
+        vae, text_encoder: those that are in memory, used in place of the folder's; an adapter may change the latter.
 
         The weights are held in `dtype`. Each tensor is read, converted and moved on its own, so that the peak memory
         is that of the loaded prior. Raises WeightsMissingError if the weights are not there (see `locate_weights`)
@@ -87,12 +88,12 @@ class MultiViewPrior(nn.Module):
         """
         folder = locate_weights(str(weights))
         if base := adapter_base(folder):
-            prior = cls.from_pretrained(base, dtype, device, vae)
+            prior = cls.from_pretrained(base, dtype, device, vae, text_encoder)
             merge_adapter(prior, folder)
             return prior
         prior = cls(
             load_tokenizer(locate_part(folder, "tokenizer")),
-            load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
+            text_encoder or load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
             load_unet(locate_part(folder, "unet"), dtype, device),
             vae or load_vae(locate_part(folder, "vae"), dtype, device),
             DDIMScheduler.from_pretrained(locate_part(folder, "scheduler")),
