@@ -1,6 +1,6 @@
 """Posed pictures from the layouts that people have.
 
-cameras.json       views rendered from a mesh (`mesh_views.py`), or sampled from a prior (task sample_views)
+cameras.json       views rendered from a mesh (`meshes/views.py`), or sampled from a prior (task sample_views)
 transforms.json    the layout of NeRF's synthetic scenes, of instant-ngp and of nerfstudio
 """
 
@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from threedgen.core.errors import ConfigError
-from threedgen.data.mesh_views import CAMERAS
+from threedgen.data.meshes.views import CAMERAS
 from threedgen.data.posed_images import PosedImages, cameras_at
 from threedgen.mesh.types import Array
 

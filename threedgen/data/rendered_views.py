@@ -14,7 +14,7 @@ import torch
 
 from threedgen.cameras import Cameras
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.data.mesh_views import CAMERAS, Layout
+from threedgen.data.meshes.views import CAMERAS, Layout
 from threedgen.data.posed_images import cameras_at
 from threedgen.data.shards import Shards
 from threedgen.data.training_samples import ReplacingSource, ViewSet, decode_picture
