@@ -17,7 +17,7 @@ from pathlib import Path
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
 from threedgen.config.schema import DRAWING, Config, Task
-from threedgen.core.arguments import ArgumentParser
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.runs.batch import read_prompts, run_batch, summary
@@ -38,11 +38,11 @@ INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 _EXAMPLES = f"""\
 examples:
-  launch.py --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
-  launch.py --config {DEFAULT_RECIPE} prompt="a blue cube with a red nose" steps=300 seed=1
-  launch.py --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt output_root=/data/runs
-  launch.py --config {DEFAULT_RECIPE} --print-config
-  launch.py --resume outputs/mvdream-mini/a-red-cat-with-a-green-face-0a1b2c3d
+  PROGRAM --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
+  PROGRAM --config {DEFAULT_RECIPE} prompt="a blue cube with a red nose" steps=300 seed=1
+  PROGRAM --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt output_root=/data/runs
+  PROGRAM --config {DEFAULT_RECIPE} --print-config
+  PROGRAM --resume outputs/mvdream-mini/a-red-cat-with-a-green-face-0a1b2c3d
 
 The same command again goes on where it stopped."""
 
@@ -208,7 +208,7 @@ def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = ArgumentParser(prog="launch.py", add_help=False, allow_abbrev=False)
+    parser = ArgumentParser(prog=program(), add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("--resume")
@@ -220,8 +220,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _help() -> str:
     lines = [
-        "usage: launch.py [--config NAME] [key=value ...] [--print-config] [--fresh] [--resume RUN_DIR]",
-        f"       launch.py {'|'.join(VERBS)} ...",
+        f"usage: {program()} [--config NAME] [key=value ...] [--print-config] [--fresh] [--resume RUN_DIR]",
+        f"       {program()} {'|'.join(VERBS)} ...",
         "",
         "From a sentence to a textured 3D mesh.",
         "",
@@ -243,7 +243,7 @@ def _help() -> str:
     recipes = {path.name: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
     width = max((len(name) for name in recipes), default=0)
     lines += [f"  {name:{width}}  {_first_comment(path)}".rstrip() for name, path in sorted(recipes.items())]
-    return "\n".join([*lines, "", _EXAMPLES])
+    return "\n".join([*lines, "", _EXAMPLES.replace("PROGRAM", program())])
 
 
 def _first_comment(path: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.runs.progress import format_seconds
 
-_REPOSITORY = Path(__file__).resolve().parent.parent.parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ def read_prompts(name: str) -> list[str]:
     Raises:
         ConfigError: there is no such file, it is no UTF-8 text, or it holds no prompt.
     """
-    folders = (Path(), Path("custom_prompts"), _REPOSITORY / "custom_prompts")
+    roots = (Path(), _PACKAGE.parent, _PACKAGE)  # here, in a checkout, in an installed package
+    folders = (Path(), *(root / "custom_prompts" for root in roots), *roots[1:])
     path = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if path is None:
         raise ConfigError(f"prompts={name}: no such file here or in custom_prompts/")

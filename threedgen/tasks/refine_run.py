@@ -10,6 +10,7 @@ import torch
 
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.mesh import make_rasterizer
 from threedgen.runs.directory import open_run
@@ -19,7 +20,7 @@ from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import tell_times
 
-USAGE = 'usage: launch.py refine RUN [prompt="..."] [refine.KEY=VALUE ...] [KEY=VALUE ...]   (RUN: the folder of a run)'
+USAGE = 'usage: {} refine RUN [prompt="..."] [refine.KEY=VALUE ...] [KEY=VALUE ...]   (RUN: the folder of a run)'
 _OF_THE_SCENE = ("scene.", "steps=", "task=", "data=", "output_root=", "prompts=")
 
 
@@ -31,10 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     recipe has none.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        print(f"{USAGE}\n\n{main.__doc__}")
+        print(f"{USAGE.format(program())}\n\n{main.__doc__}")
         return 0
     if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(USAGE)
+        raise ConfigError(USAGE.format(program()))
     folder, config = Path(arguments[0]), _config(Path(arguments[0]), arguments[1:])
     make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
     if config.num_threads > 0:

@@ -5,6 +5,7 @@ import re
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import COLORS, vocabulary
 from threedgen.data.miniworld.reading import Reading, read, read_negative
@@ -72,7 +73,7 @@ def check_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> None:
         known = sorted(word for word in vocabulary if not word.startswith("<"))
         raise ConfigError(
             f"the mini prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; it knows: "
-            f"{' '.join(known)} (launch.py vocabulary says how they go together). For any other prompt use "
+            f"{' '.join(known)} ({program()} vocabulary says how they go together). For any other prompt use "
             "--config mvdream-sd21.yaml (full-size weights), or set allow_unknown_words=true to go on"
         )
     tokens, limit = len(tokenizer(prompt).input_ids), tokenizer.model_max_length

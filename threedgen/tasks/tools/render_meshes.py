@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from threedgen.config.schema import RasterizerName
-from threedgen.core.arguments import ArgumentParser
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import sha256_of_file
 from threedgen.data.captions import CAPTIONS, read_caption_lines
@@ -275,7 +275,7 @@ def _settings(given: argparse.Namespace) -> RenderSettings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
-        prog="launch.py render-meshes",
+        prog=f"{program()} render-meshes",
         description=_DESCRIPTION,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
