@@ -23,6 +23,7 @@ from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.runs.batch import read_prompts, run_batch, summary
 from threedgen.runs.directory import RunDirectory, open_run, run_folder
 from threedgen.runs.distributed import process_group, rank, world_size
+from threedgen.runs.longer import LENGTHENED, as_it_went_on, check_longer, lengthen
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"
 # words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
@@ -71,13 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str]) -> int:
     if argv and argv[0] in VERBS:
         return importlib.import_module(VERBS[argv[0]]).main(argv[1:])
-    arguments = _parse(argv)
+    arguments, before = _parse(argv), None
     if arguments.help:
         print(_help())
         return 0
     if arguments.resume:
         folder = Path(arguments.resume)
-        config, name = _config_to_resume(folder, arguments), ""
+        (before, config), name = _config_to_resume(folder, arguments), ""
     else:
         recipe = find_config(arguments.config or DEFAULT_RECIPE)
         folder, config, name = None, load_config(recipe, arguments.settings), config_name(recipe)
@@ -96,7 +97,7 @@ def _command(argv: Sequence[str]) -> int:
     if needs_data and not (config.data and Path(config.data).exists()):
         guide = f"docs/howto/{config.task.name}.md"
         raise ConfigError(f"data={config.data}: no such folder: add data=FOLDER, see {guide}")
-    _show(_run(config, folder or run_folder(config, name), arguments.fresh))
+    _show(_run(config, folder or run_folder(config, name), arguments.fresh, before))
     return 0
 
 
@@ -114,11 +115,19 @@ def _run_prompts(config: Config, name: str, fresh: bool) -> int:
     return 1 if any(outcome.results is None for outcome in outcomes) else 0
 
 
-def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
-    """Carry out one run, or find it finished; its results as name -> path."""
+def _run(config: Config, folder: Path, fresh: bool, before: Config | None = None) -> dict[str, Path]:
+    """Carry out one run, or find it finished; its results as name -> path.
+
+    before: what the run in the folder is, if it is to go on with more steps.
+    """
     if not folder.exists():
         _require_weights(config)  # before a folder is made
-    with process_group(config.runtime), open_run(folder, config, fresh=fresh) as run:
+    elif not fresh:
+        config = as_it_went_on(config, folder)
+    longer = before is not None and before.steps != config.steps
+    with process_group(config.runtime), open_run(folder, before if longer else config, fresh=fresh) as run:
+        if longer:
+            print(lengthen(run, before, config), flush=True)
         finished = run.finished_results()
         if finished is not None:
             print(f"this run was finished before (--fresh starts it anew): {folder}")
@@ -192,8 +201,9 @@ def _show(results: dict[str, Path]) -> None:
         print(f"{name:10} {path}", flush=True)
 
 
-def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
-    """The saved config of a run; only settings that leave its outcome alone may differ."""
+def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> tuple[Config, Config]:
+    """The saved config of a run, and what it goes on with: only settings that leave its outcome alone may differ, and
+    its steps may be more."""
     if arguments.config or arguments.fresh:
         raise ConfigError("--resume goes on with a run as it is: leave out --config and --fresh")
     saved = folder / "config.yaml"
@@ -201,10 +211,15 @@ def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
         raise ConfigError(f"--resume {folder}: there is no run in that folder ({saved} is missing)")
     before, config = load_config(saved.resolve()), load_config(saved.resolve(), arguments.settings)
     old, new = flatten(before), flatten(config)
+    may_grow = config.task in LENGTHENED
+    if may_grow and config.steps != before.steps:
+        check_longer(folder, before, config)
     for key in new:
+        if key == "steps" and may_grow:
+            continue
         if new[key] != old[key] and (key not in INCIDENTAL or key == "output_root"):
             raise ConfigError(f"--resume cannot change {key}: start another run with --config {saved} {key}=...")
-    return config
+    return before, config
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -229,7 +244,7 @@ def _help() -> str:
         "  key=value          change a setting: prompt=TEXT, seed=1, camera.num_views=1, ...",
         "  --print-config     show every setting as it would be used, and stop",
         "  --fresh            delete what this very run has left and start it anew",
-        "  --resume RUN_DIR   go on with the run in that folder",
+        "  --resume RUN_DIR   go on with the run in that folder; with steps=N, more than it had, until that many",
         "  --help             this text",
         "",
         "  doctor             what this machine can run, and why not the rest",

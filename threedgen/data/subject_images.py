@@ -34,7 +34,7 @@ def read_subject_images(folder: Path, size: int, remove_background: bool = False
     if not pictures:
         raise ConfigError(f"data={folder}: none of its {len(files)} pictures can be read")
     if remove_background:
-        pictures = [picture if _has_alpha(picture) else _cut_out(picture) for picture in pictures]
+        pictures = [picture if _has_alpha(picture) else cut_out(picture) for picture in pictures]
     return np.stack([_square(picture, size) for picture in pictures])
 
 
@@ -59,7 +59,7 @@ def read_object_picture(path: Path, size: int, border: float, remove_background:
                 f"image={path}: it has no transparent pixels that say where the object is; cut it out, or set "
                 "remove_background=true"
             )
-        picture = _cut_out(picture)
+        picture = cut_out(picture)
     opaque = np.argwhere(np.asarray(picture.getchannel("A")) > _SOLID)
     if not len(opaque):
         raise ConfigError(f"image={path}: there is no object in it, it is transparent everywhere")
@@ -90,7 +90,8 @@ def _has_alpha(picture: Image.Image) -> bool:
     return bool(np.asarray(picture.getchannel("A")).min() < 255)
 
 
-def _cut_out(picture: Image.Image) -> Image.Image:
+def cut_out(picture: Image.Image) -> Image.Image:
+    """The picture's object with alpha, by rembg. Raises ConfigError if that is not installed."""
     try:
         from rembg import remove
     except ImportError as error:

@@ -16,6 +16,7 @@ from threedgen.mesh import make_rasterizer
 from threedgen.runs.directory import open_run
 from threedgen.tasks.export import write_assets
 from threedgen.tasks.export_run import copy_newest_checkpoint, load_newest, scene_of
+from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import tell_times
@@ -62,8 +63,10 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
     text = encode_prompts(config, prior)
     with open_run(folder / "refined", config, fresh=True) as run:
         begin = checkpoint.step
-        done = refine(scene, config, run, prior.without_text_encoder(), *text, begin, begin)
+        prior = prior.without_text_encoder()
+        done = refine(scene, config, run, prior, *text, begin, begin)
         refined = time.monotonic()
+        note_prior_fit(scene, config, run, prior, *text, done)
         results = write_assets(scene, config, folder, run.folder, done)
         tell_times(run, started, refined)
         run.finish(results)
