@@ -124,10 +124,10 @@ def _run(config: Config, folder: Path, fresh: bool, before: Config | None = None
         _require_weights(config)  # before a folder is made
     elif not fresh:
         config = as_it_went_on(config, folder)
-    longer = before is not None and before.steps != config.steps
-    with process_group(config.runtime), open_run(folder, before if longer else config, fresh=fresh) as run:
-        if longer:
-            print(lengthen(run, before, config), flush=True)
+    shorter = before if before and before.steps < config.steps else None
+    with process_group(config.runtime), open_run(folder, shorter or config, fresh=fresh) as run:
+        if shorter:
+            print(lengthen(run, shorter, config), flush=True)
         finished = run.finished_results()
         if finished is not None:
             print(f"this run was finished before (--fresh starts it anew): {folder}")

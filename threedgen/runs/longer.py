@@ -17,7 +17,7 @@ LENGTHENED = (Task.generate, Task.reconstruct)  # tasks whose `steps` may grow
 
 
 def check_longer(folder: Path, before: Config, config: Config) -> None:
-    """Raise ConfigError if the run in `folder` cannot go on from `before.steps` to `config.steps`, before it is touched."""
+    """Raise ConfigError, before anything is touched, if the run in `folder` cannot go on to `config.steps`."""
     if config.steps < before.steps:
         raise ConfigError(f"--resume cannot go back: the run has steps={before.steps}, more than steps={config.steps}")
     saved = _saved(folder)

@@ -1,8 +1,9 @@
 """How well a scene fits the prior: what the prior would still change in the scene's own views.
 
 That a mesh looks like its scene says nothing of the scene. Here the scene's views from the contact sheet's four sides
-are noised to three quarters of the prior's schedule, where outlines are left and little else, and the prior denoises
-them, told the prompt. What it would have drawn itself comes back as it was; of anything else it makes something else.
+are noised to three quarters of the prior's schedule, where little of them is left, and the prior denoises them, told
+the prompt and the cameras. What it would draw itself comes back much as it was; of anything else it makes something
+else.
 """
 
 from __future__ import annotations
