@@ -77,7 +77,7 @@ AnySurface = TypeVar("AnySurface", bound=Surface)
 
 def lifted(surface: AnySurface, height: float) -> AnySurface:
     """The surface moved upwards by so many world units."""
-    return replace(surface, vertices=surface.vertices + np.float32([0.0, 0.0, height]))
+    return replace(surface, vertices=surface.vertices + np.array([0.0, 0.0, height], np.float32))
 
 
 def sample_texture(texture: Array, uvs: Array) -> Array:
