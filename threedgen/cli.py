@@ -17,7 +17,7 @@ from pathlib import Path
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
 from threedgen.config.schema import DRAWING, OWN_2D_MODE, Config, Task
-from threedgen.core.arguments import ArgumentParser
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import storage_errors_told
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
@@ -25,6 +25,7 @@ from threedgen.runs.batch import Item, Job, read_items, read_seeds, run_batch, s
 from threedgen.runs.directory import RunDirectory, config_hash, locked, open_run, run_folder, slug
 from threedgen.runs.dispatch import run_in_processes
 from threedgen.runs.distributed import process_group, rank, world_size
+from threedgen.runs.longer import LENGTHENED, as_it_went_on, check_longer, lengthen
 from threedgen.runs.stopping import Terminated, terminated_like_interrupted
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"
@@ -42,11 +43,11 @@ INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 _EXAMPLES = f"""\
 examples:
-  launch.py --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
-  launch.py --config {DEFAULT_RECIPE} prompt="a blue cube with a red nose" steps=300 seed=1
-  launch.py --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt seeds=0..3 batch.workers=2 batch.timeout=60
-  launch.py --config {DEFAULT_RECIPE} --print-config
-  launch.py --resume outputs/mvdream-mini/a-red-cat-with-a-green-face-0a1b2c3d
+  PROGRAM --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
+  PROGRAM --config {DEFAULT_RECIPE} prompt="a blue cube with a red nose" steps=300 seed=1
+  PROGRAM --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt seeds=0..3 batch.workers=2 batch.timeout=60
+  PROGRAM --config {DEFAULT_RECIPE} --print-config
+  PROGRAM --resume outputs/mvdream-mini/a-red-cat-with-a-green-face-0a1b2c3d
 
 The same command again goes on where it stopped."""
 
@@ -84,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str]) -> int:
     if argv and argv[0] in VERBS:
         return importlib.import_module(VERBS[argv[0]]).main(argv[1:])
-    arguments = _parse(argv)
+    arguments, before = _parse(argv), None
     if arguments.help:
         print(_help())
         return 0
     if arguments.resume:
         folder = Path(arguments.resume)
-        config, name = _config_to_resume(folder, arguments), ""
+        (before, config), name = _config_to_resume(folder, arguments), ""
     else:
         recipe = find_config(arguments.config or DEFAULT_RECIPE)
         folder, config, name = None, load_config(recipe, arguments.settings), config_name(recipe)
@@ -113,7 +114,7 @@ def _command(argv: Sequence[str]) -> int:
     if needs_data and not (config.data and Path(config.data).exists()):
         guide = f"docs/howto/{config.task.name}.md"
         raise ConfigError(f"data={config.data}: no such folder: add data=FOLDER, see {guide}")
-    _show(_run(config, folder or run_folder(config, name), arguments.fresh))
+    _show(_run(config, folder or run_folder(config, name), arguments.fresh, before))
     return 0
 
 
@@ -184,11 +185,19 @@ def _run_and_show(job: Job, fresh: bool) -> dict[str, Path]:
 
 
 @storage_errors_told()
-def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
-    """Carry out one run, or find it finished; its results as name -> path."""
+def _run(config: Config, folder: Path, fresh: bool, before: Config | None = None) -> dict[str, Path]:
+    """Carry out one run, or find it finished; its results as name -> path.
+
+    before: what the run in the folder is, if it is to go on with more steps.
+    """
     if not folder.exists():  # before one is made
         _check_prompt(config, _require_weights(config))
-    with process_group(config.runtime), open_run(folder, config, fresh=fresh) as run:
+    elif not fresh:
+        config = as_it_went_on(config, folder)
+    shorter = before if before and before.steps < config.steps else None
+    with process_group(config.runtime), open_run(folder, shorter or config, fresh=fresh) as run:
+        if shorter:
+            print(lengthen(run, shorter, config), flush=True)
         finished = run.finished_results()
         if finished is not None:
             print(f"this run was finished before (--fresh starts it anew): {folder}")
@@ -283,8 +292,9 @@ def _show(results: dict[str, Path]) -> None:
         print(f"{name:10} {path}", flush=True)
 
 
-def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
-    """The saved config of a run; only settings that leave its outcome alone may differ."""
+def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> tuple[Config, Config]:
+    """The saved config of a run, and what it goes on with: only settings that leave its outcome alone may differ, and
+    its steps may be more."""
     if arguments.config or arguments.fresh:
         raise ConfigError("--resume goes on with a run as it is: leave out --config and --fresh")
     saved = folder / "config.yaml"
@@ -292,14 +302,19 @@ def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
         raise ConfigError(f"--resume {folder}: there is no run in that folder ({saved} is missing)")
     before, config = load_config(saved.resolve()), load_config(saved.resolve(), arguments.settings)
     old, new = flatten(before), flatten(config)
+    may_grow = config.task in LENGTHENED
+    if may_grow and config.steps != before.steps:
+        check_longer(folder, before, config)
     for key in new:
+        if key == "steps" and may_grow:
+            continue
         if new[key] != old[key] and (key not in INCIDENTAL or key == "output_root"):
             raise ConfigError(f"--resume cannot change {key}: start another run with --config {saved} {key}=...")
-    return config
+    return before, config
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = ArgumentParser(prog="launch.py", add_help=False, allow_abbrev=False)
+    parser = ArgumentParser(prog=program(), add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("--resume")
@@ -311,8 +326,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _help() -> str:
     lines = [
-        "usage: launch.py [--config NAME] [key=value ...] [--print-config] [--fresh] [--resume RUN_DIR]",
-        f"       launch.py {'|'.join(VERBS)} ...",
+        f"usage: {program()} [--config NAME] [key=value ...] [--print-config] [--fresh] [--resume RUN_DIR]",
+        f"       {program()} {'|'.join(VERBS)} ...",
         "",
         "From a sentence to a textured 3D mesh.",
         "",
@@ -320,7 +335,7 @@ def _help() -> str:
         "  key=value          change a setting: prompt=TEXT, seed=1, camera.num_views=1, ...",
         "  --print-config     show every setting as it would be used, and stop",
         "  --fresh            delete what this very run has left and start it anew",
-        "  --resume RUN_DIR   go on with the run in that folder",
+        "  --resume RUN_DIR   go on with the run in that folder; with steps=N, more than it had, until that many",
         "  --help             this text",
         "",
         "  app                all this in a browser",
@@ -335,7 +350,7 @@ def _help() -> str:
     recipes = {path.name: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
     width = max((len(name) for name in recipes), default=0)
     lines += [f"  {name:{width}}  {_first_comment(path)}".rstrip() for name, path in sorted(recipes.items())]
-    return "\n".join([*lines, "", _EXAMPLES])
+    return "\n".join([*lines, "", _EXAMPLES.replace("PROGRAM", program())])
 
 
 def _first_comment(path: Path) -> str:

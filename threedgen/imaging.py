@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from threedgen.core.files import write_bytes_atomically
 
@@ -40,11 +42,16 @@ def to_uint8(images: Any) -> Array:
     return np.rint(np.clip(np.nan_to_num(images.astype(np.float32)), 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def save_png(image: Any, path: str | Path) -> None:
-    """Write a PIL image, or [H, W, 3] in 0..1 or uint8, as a PNG. The file is whole or not there."""
+def save_png(image: Any, path: str | Path, text: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write a PIL image, or [H, W, 3 or 4] in 0..1 or uint8, as a PNG. The file is whole or not there.
+
+    text: goes into the PNG's text chunks, which `exiftool` and image viewers show.
+    """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(to_uint8(image))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    buffer, told = io.BytesIO(), PngInfo()
+    for name, value in text.items():
+        told.add_text(name, value)
+    picture.save(buffer, "PNG", pnginfo=told)
     write_bytes_atomically(path, buffer.getvalue())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from threedgen.config.schedules import value_at
 from threedgen.config.schema import (
     ABLATION_TABLES,
+    EXPORT_FORMATS,
     GUIDED_TABLE,
     Config,
     Geometry,
@@ -106,6 +107,11 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
             fail(
                 "ablation.only", f"there is no table {table!r}; there are {', '.join((*ABLATION_TABLES, GUIDED_TABLE))}"
             )
+    for name in config.export.formats:
+        if name not in EXPORT_FORMATS:
+            fail("export.formats", f"there is no format {name!r}; there are {', '.join(EXPORT_FORMATS)}")
+    if not config.export.formats:
+        fail("export.formats", f"must name at least one of {', '.join(EXPORT_FORMATS)}")
     if config.scene.grid.max_resolution < config.scene.grid.base_resolution:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
     if config.scene.geometry is Geometry.sdf and config.export.threshold > 0:

@@ -299,6 +299,9 @@ class ShadingConfig:
     light_position_noise: float = setting(1.0, 0, 1e6)  # of the light's direction, against the camera's position
 
 
+EXPORT_FORMATS = ("glb", "obj", "ply", "stl")  # what an asset can be written as
+
+
 @dataclass
 class ExportConfig:
     resolution: int = setting(128, 8, 1024)  # cells of the isosurface grid along the longest edge of the object's box
@@ -307,7 +310,9 @@ class ExportConfig:
     smooth: int = setting(0, 0, 1000)  # iterations of Taubin's filter
     colors: MeshColors = MeshColors.texture
     texture_size: int = setting(1024, 16, 16384)  # pixels, square
-    ply: bool = False  # also write asset.ply with a colour at every vertex
+    formats: tuple[str, ...] = ("glb", "obj")  # some of EXPORT_FORMATS; ply: a colour at every vertex; stl: none
+    ply: bool = False  # the same as ply among the formats
+    on_floor: bool = False  # the asset's lowest point at height 0; otherwise where the scene has it
     rasterizer: RasterizerName = RasterizerName.auto
     turntable_frames: int = setting(120, 1, 10000)
     image_size: int = setting(256, 8, 8192)  # pixels of the turntable and of the contact sheet's tiles
@@ -327,11 +332,13 @@ class ViewsConfig(ViewSettings):
 
     sampler: Sampler = Sampler.ddim
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
+    transparent: bool = False  # the files have alpha, from the background's one colour; with remove_background by rembg
     joint: JointConfig = field(default_factory=JointConfig)
 
     def inputs(self) -> dict[str, Any]:
-        """All but `joint`: what `MultiViewPipeline` is called with."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "joint"}
+        """What `MultiViewPipeline` is called with: all but `joint`, and `transparent`, which is of the files."""
+        names = {entry.name for entry in fields(self)} - {"joint", "transparent"}
+        return {name: getattr(self, name) for name in names}
 
 
 class AwareGuidance(Enum):

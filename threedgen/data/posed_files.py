@@ -1,6 +1,6 @@
 """Posed pictures from the layouts that people have.
 
-cameras.json       views rendered from a mesh (`mesh_views.py`), or sampled from a prior (task sample_views)
+cameras.json       views rendered from a mesh (`meshes/views.py`), or sampled from a prior (task sample_views)
 transforms.json    the layout of NeRF's synthetic scenes, of instant-ngp and of nerfstudio
 sparse/0           COLMAP's model, text or binary
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from threedgen.config.schema import DataConvention, MaskUse
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.data.mesh_views import CAMERAS
+from threedgen.data.meshes.views import CAMERAS
 from threedgen.data.pictures.colmap import read_model
 from threedgen.data.pictures.conventions import check_convention, to_opengl
 from threedgen.data.pictures.decoding import PICTURES, VIDEOS, Stored, open_picture, stored

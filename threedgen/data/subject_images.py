@@ -63,7 +63,7 @@ def _subject_of(picture: Image.Image, where: str, remove_background: bool) -> Im
     if min(picture.size) < _SMALLEST:
         raise ThreedgenError(f"{where} has only {picture.width} x {picture.height} pixels")
     if remove_background and not has_transparency(picture):
-        picture = _cut_out(picture)
+        picture = cut_out(picture)
     if has_transparency(picture) and not _solid_pixels(picture).any():
         raise ThreedgenError(f"{where} is transparent everywhere")
     return picture
@@ -89,7 +89,7 @@ def read_object_picture(path: Path, size: int, border: float, remove_background:
                 f"image={path}: it has no transparent pixels that say where the object is; cut it out, or set "
                 "remove_background=true"
             )
-        picture = _cut_out(picture)
+        picture = cut_out(picture)
     opaque = np.argwhere(_solid_pixels(picture))
     if not len(opaque):
         raise ConfigError(f"image={path}: there is no object in it, it is transparent everywhere")
@@ -107,7 +107,8 @@ def _solid_pixels(picture: Image.Image) -> NDArray[np.bool_]:
     return np.asarray(picture.getchannel("A")) > _SOLID
 
 
-def _cut_out(picture: Image.Image) -> Image.Image:
+def cut_out(picture: Image.Image) -> Image.Image:
+    """The picture's object with alpha, by rembg. Raises ConfigError if that is not installed."""
     try:
         from rembg import remove
     except ImportError as error:

@@ -16,7 +16,7 @@ from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.runs.progress import format_seconds
 
-_REPOSITORY = Path(__file__).resolve().parent.parent.parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 _OF_THE_BATCH = ("prompts", "seeds", "output_root")  # settings that a line cannot have, nor any of batch.*
 _MOST_SEEDS = 10_000
 
@@ -95,7 +95,8 @@ def read_seeds(text: str, own: int) -> list[int]:
 
 
 def _find(name: str) -> Path:
-    folders = (Path(), Path("custom_prompts"), _REPOSITORY / "custom_prompts")
+    roots = (Path(), _PACKAGE.parent, _PACKAGE)  # here, in a checkout, in an installed package
+    folders = (Path(), *(root / "custom_prompts" for root in roots), *roots[1:])
     path = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if path is None:
         raise ConfigError(f"prompts={name}: no such file here or in custom_prompts/")

@@ -27,6 +27,7 @@ from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import export_scene
+from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
@@ -44,6 +45,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     prior = prior.without_text_encoder()
     scene, done = optimize(as_read, run, prior, *told)
     optimized = time.monotonic()
+    note_prior_fit(scene, as_read, run, prior, *told[:2], done)
     results = export_scene(scene, config, run, done)
     tell_times(run, started, optimized)
     return results
@@ -54,7 +56,8 @@ def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None
     path = run.path(SAMPLED_VIEWS)
     if path.exists():
         return
-    save_png(np.concatenate(list(draw_prompt(config, prior)), axis=1), path)
+    text = {"prompt": config.prompt, "seed": f"{config.seed}", "Software": "threedgen"}
+    save_png(np.concatenate(list(draw_prompt(config, prior)), axis=1), path, text)
     print(f"{'views':10} {path}", flush=True)
 
 

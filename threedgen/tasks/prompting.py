@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threedgen.cameras import viewing_cameras
+from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.schema import Config, JointConfig
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading
@@ -75,12 +75,17 @@ def show_notes(notes: Iterable[str]) -> None:
         print(f"{'note':10} {note}", flush=True)
 
 
+def sheet_cameras(config: Config, prior: MultiViewPrior) -> tuple[Cameras, int]:
+    """The contact sheet's cameras at the prior's size, and every which of them they are: a video has more between."""
+    between = _FRAMES_BETWEEN if prior.is_video else 1
+    azimuths = [azimuth + 90 / between * k for azimuth in SHEET_AZIMUTHS for k in range(between)]
+    return viewing_cameras(config.camera, azimuths, SHEET_ELEVATION, prior.image_size), between
+
+
 @torch.no_grad()
 def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
     """The contact sheet's views of the prompt as the prior draws them by itself, [4, H, W, 3] in 0..1."""
-    between = _FRAMES_BETWEEN if prior.is_video else 1
-    azimuths = [azimuth + 90 / between * k for azimuth in SHEET_AZIMUTHS for k in range(between)]
-    cameras = viewing_cameras(config.camera, azimuths, SHEET_ELEVATION, prior.image_size)
+    cameras, between = sheet_cameras(config, prior)
     views = sample_views(
         prior,
         [config.prompt],

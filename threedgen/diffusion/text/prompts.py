@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tokenizers.models import WordLevel
 
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import COLORS, vocabulary
 from threedgen.data.miniworld.reading import Reading, read, read_negative
@@ -84,7 +85,7 @@ def check_prompt(tokenizer: PromptTokenizer, prompt: str) -> None:
         nearest = f"nearest that it knows: {', '.join(near)}; " if near else ""
         raise ConfigError(
             f"the mini prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; {nearest}it knows: "
-            f"{' '.join(known)} (launch.py vocabulary says how they go together). For any other prompt use "
+            f"{' '.join(known)} ({program()} vocabulary says how they go together). For any other prompt use "
             "--config mvdream-sd21.yaml (full-size weights), or set allow_unknown_words=true to go on"
         )
     tokens, limit = len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
