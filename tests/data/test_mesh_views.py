@@ -334,9 +334,9 @@ def test_a_mask_has_no_smaller_copies(tmp_path):
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.fromarray(picture), alphaMode="MASK")
     quad.visual.material = material
     quad.export(tmp_path / "net.glb")
-    image = seen(read_mesh(tmp_path / "net.glb")[0], 0, size=32, supersample=16)
-    inside = image[12:20, 12:20, 3] / 255
-    assert inside.mean() == pytest.approx((1 - math.log(2)) / 2, abs=0.01)
+    image = seen(read_mesh(tmp_path / "net.glb")[0], 0, size=32, supersample=4)  # rays four texels apart
+    inside = image[10:22, 10:22, 3] / 255
+    assert inside.mean() == pytest.approx((1 - math.log(2)) / 2, abs=0.03)
 
 
 @pytest.mark.parametrize(

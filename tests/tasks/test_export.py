@@ -116,7 +116,7 @@ def test_formats_and_the_floor(folder, capsys):
     assert cli.main(["export", str(folder), "export.formats=[stl, ply]", "export.on_floor=true"]) == 0
     assert {path.suffix for path in folder.glob("asset.*")} == {".stl", ".ply"}
     assert "data:model/gltf-binary" in (folder / "preview.html").read_text()  # the page shows it all the same
-    printed, ply = (trimesh.load(folder / f"asset.{name}", process=False) for name in ("stl", "ply"))
+    printed, ply = trimesh.load(folder / "asset.stl"), trimesh.load(folder / "asset.ply", process=False)
     assert len(printed.faces) == len(ply.faces) == len(before.faces) and printed.is_watertight
     np.testing.assert_allclose(printed.triangles[..., [1, 2, 0]], ply.triangles, atol=1e-6)
     heights = ply.vertices[:, 1]

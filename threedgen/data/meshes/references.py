@@ -86,7 +86,7 @@ def _find(folder: Path, name: str) -> Path | None:
     for part in name.split("/"):
         if part in ("", "."):
             continue
-        if part == ".." or not path.is_dir():
+        if not path.is_dir():
             return None
         alike = sorted(entry.name for entry in path.iterdir() if entry.name.lower() == part.lower())
         if not alike:
