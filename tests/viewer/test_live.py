@@ -192,6 +192,20 @@ def test_pause_waits_and_goes_on_showing(scene):
     assert not waiting.is_alive()
 
 
+def test_a_run_that_is_to_stop_is_paused_no_longer(scene):
+    server, over = Server(), []
+    live = Live(server, ViewerConfig(share=0.5, size=24), Hurried())
+    server.connect(orbit(30, 15, 2.0, 40, height=8))
+    server.box[0].value = True
+    waiting = threading.Thread(target=live.after_step, args=(scene, 1, 9, told, None, lambda: bool(over)))
+    waiting.start()
+    time.sleep(0.2)
+    assert waiting.is_alive()
+    over.append(True)
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
 def test_it_is_throttled_by_what_rendering_takes(scene, monkeypatch):
     """A render of a second, steps of a second, a tenth of the time: one picture in about ten steps."""
     clock = SimpleNamespace(now=0.0)

@@ -135,7 +135,7 @@ def fit(
                     taken, done = take(step), step + 1
                     optimizer.step(taken.loss, step, guard.allows)
                     if live is not None:
-                        live.after_step(scene, done, span.last, taken.told, taken.cameras)
+                        live.after_step(scene, done, span.last, taken.told, taken.cameras, stop.is_asked)
                     asked, every = stop.is_asked(), span.checkpoint_every
                     is_kept = done == span.last or is_due(done) or (every > 0 and (asked or done % every == 0))
                     guard.look(done, is_kept)

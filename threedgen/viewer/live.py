@@ -62,10 +62,18 @@ class Live:
         server.on_client_connect(self._meet)
         server.on_client_disconnect(lambda client: self._eyes.pop(client.client_id, None))
 
-    def after_step(self, scene: Shown, step: int, num_steps: int, told: Told, cameras: Cameras | None) -> None:
+    def after_step(
+        self,
+        scene: Shown,
+        step: int,
+        num_steps: int,
+        told: Told,
+        cameras: Cameras | None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Show the scene to all who look, if time allows; while it is paused, stay and show it.
 
-        step: done so far; told: see `SceneStep`; cameras: of the step, None: it has none.
+        step: done so far; told: see `SceneStep`; cameras: of the step, None: it has none; is_over: ends a pause.
         """
         if not self._eyes:
             return
@@ -74,7 +82,7 @@ class Live:
                 self._tell(step, num_steps, *told())
                 self._show_cameras(cameras)
                 self._show(scene)
-        while self._is_paused.value and self._eyes:
+        while self._is_paused.value and self._eyes and not is_over():
             if any(eye.has_moved or not eye.is_sharp for eye in self._eyes.copy().values()):
                 self._show(scene)
             time.sleep(0.02)
