@@ -3,6 +3,8 @@
 import errno
 import os
 import resource
+import subprocess
+from contextlib import suppress
 
 import pytest
 import torch
@@ -54,6 +56,34 @@ def test_a_checkpoint_that_cannot_be_written(toy, tmp_path, monkeypatch, where, 
     assert whole(tmp_path / "full") == 10
     resumed, straight = toy("full"), toy("straight")
     assert torch.equal(resumed.table, straight.table)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB; skips where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_really_full(toy, small_disk):
+    def fill(scene, loss):
+        with suppress(OSError), open(small_disk / "ballast", "wb", buffering=0) as file:
+            while file.write(b"0" * 512):
+                pass
+        return loss
+
+    straight = toy("straight")
+    with pytest.raises(StorageError, match="No space left on device"), storage_errors_told():
+        toy("disk/run", {16: fill})
+    assert whole(small_disk / "run") == 10
+    assert [event["event"] for event in read_events(small_disk / "run/events.jsonl")]
+    (small_disk / "ballast").unlink()
+    assert toy.same(toy("disk/run"), straight)
 
 
 def test_other_errors_keep_their_kind():
