@@ -120,7 +120,7 @@ def test_the_package_brings_libraries_and_sources(tmp_path):
     assert (package / "cuda_ext/include/threedgen/lane.h").is_file()
     assert (package / "configs/mvdream-mini.yaml").is_file() and (package / "custom_prompts/demo.txt").is_file()
     (about,) = tmp_path.glob("installed/*.dist-info/METADATA")
-    assert "License-Expression: Apache-2.0" in about.read_text() and list(about.parent.rglob("LICENSE"))
+    assert "License: Apache-2.0" in about.read_text() and list(about.parent.rglob("LICENSE"))
 
     # installed, without a home: it says its own name, finds its prompt files, and uses the kernels that it brings
     program = "import sys; sys.argv[0] = '/usr/bin/threedgen'; from threedgen.runs.batch import read_prompts; "
