@@ -1,5 +1,6 @@
 # make demo    a sentence in, a textured mesh out
 # make test    the tests
+# make faults  of these what happens to runs: signals, full disks, bad numbers, killed processes
 # make check   style and types
 # make setup   only the environment: .venv with the pinned requirements and this package
 # make gpu-wheels  into gpu-wheels/, for a CUDA machine without a network: see docs/howto/gpu.md
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 GLIBCS := 17 24 27 28 34 35
 
-.PHONY: setup demo test check gpu-wheels clean
+.PHONY: setup demo test faults check gpu-wheels clean
 
 setup: $(VENV)/.setup
 
@@ -18,6 +19,9 @@ demo: setup
 # two processes of one thread each: torch's threads would wait for each other
 test: $(VENV)/.setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+faults: $(VENV)/.setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/faults
 
 check: $(VENV)/.setup-dev
 	$(BIN)/ruff check .

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 from setuptools import Distribution, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "threedgen/__init__.py").read_text("utf-8")).group(1)
 README = ROOT / "README.md"
+BROUGHT = ("configs", "custom_prompts", "cuda_ext")  # recipes, prompt files, the kernels' sources
 
 
 class BuildWithKernels(build_py):
@@ -33,6 +35,13 @@ class BuildWithKernels(build_py):
             print(f"note: installed without compiled kernels: {error}", file=sys.stderr)
 
 
+class AnyPythonWheel(bdist_wheel):
+    """Its kernels are loaded through ctypes: a wheel belongs to a platform, and to no version of Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 class PlatformDistribution(Distribution):
     """Its wheels belong to one platform."""
 
@@ -41,20 +50,26 @@ class PlatformDistribution(Distribution):
 
 
 setup(
-    cmdclass={"build_py": BuildWithKernels},
+    cmdclass={"build_py": BuildWithKernels, "bdist_wheel": AnyPythonWheel},
     distclass=PlatformDistribution,
     name="threedgen",
     version=VERSION,
     description="Text to 3D: multi-view diffusion guidance, NeRF, textured mesh",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    # the recipes and the kernels' sources stand at the top of the repository and are installed inside the package
-    packages=[*find_packages(include=["threedgen", "threedgen.*"]), "threedgen.configs", "threedgen.cuda_ext"],
-    package_dir={"threedgen": "threedgen", "threedgen.configs": "configs", "threedgen.cuda_ext": "cuda_ext"},
+    # folders of the repository's top that are installed inside the package
+    packages=[*find_packages(include=["threedgen", "threedgen.*"]), *(f"threedgen.{name}" for name in BROUGHT)],
+    package_dir={"threedgen": "threedgen", **{f"threedgen.{name}": name for name in BROUGHT}},
     package_data={
-        "threedgen": ["**/*.safetensors", "**/*.json", "**/*.txt", "**/*.md", "**/*.gz", "**/*.html", "**/*.js"],
+        "threedgen": [
+            *("**/*.safetensors", "**/*.json", "**/*.txt", "**/*.md", "**/*.gz"),
+            *("**/*.html", "**/*.js", "**/*.css"),
+        ],
         "threedgen.configs": ["*.yaml"],
+        "threedgen.custom_prompts": ["*.txt"],
         "threedgen.cuda_ext": ["**/*.h", "**/*.cpp", "**/*.cu", "**/*.cuh"],
     },
     install_requires=[
@@ -68,7 +83,7 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "scikit-image>=0.22",
-        "pillow>=10.0",
+        "pillow>=11.3",  # the first that reads AVIF
         "trimesh>=5.0",
         "embreex>=2.17",
         "PyMCubes>=0.1.4",
@@ -77,8 +92,13 @@ setup(
         "ninja>=1.10",
     ],
     extras_require={
+        "app": ["gradio>=6"],
+        "colmap": ["pycolmap>=3.12"],  # before it, poses were told in another way
+        "eval": ["torchmetrics>=1.6", "matplotlib>=3.8"],
+        "heic": ["pillow-heif>=0.16"],
         "serve": ["cog>=0.23.1,<0.24"],
         "tensorboard": ["tensorboard>=2.15"],
+        "viewer": ["viser>=1"],
         "video": ["imageio-ffmpeg>=0.6"],
     },
     entry_points={"console_scripts": ["threedgen=threedgen.cli:main"]},

@@ -2,22 +2,26 @@
 
 A checkpoint in the original's layout is written first, all 1244 keys of sd-v2.1-base-4view.pt at their real shapes,
 with random numbers. Then it is imported, four views of 256 pixels are sampled in two steps, two steps of score
-distillation are made, the gradients of a training step are computed, and an adapter is tuned for one step. Last,
-VideoMV's networks, text and image to video, are asked once for 24 frames of 32 x 32 latents. The public weights do the
-same work: nothing depends on the numbers.
+distillation are made, the gradients of a training step are computed, and an adapter is tuned for one step; a plain
+Stable Diffusion 2.1 is written, and one step is sampled with both together. Last, VideoMV's networks, text and image to
+video, are asked once for 24 frames of 32 x 32 latents. The public weights do the same work: nothing depends on the
+numbers.
 
     python benchmarks/full_size_cpu.py --threads 2 --json full_size_cpu.json
+    python benchmarks/full_size_cpu.py --threads 1 --only write import image guided
     python benchmarks/full_size_cpu.py --only video picture
 
-It takes up to 16 GB of disk for its temporary files, and minutes. Each stage is a process of its own, so that its
+It takes up to 21 GB of disk for its temporary files, and minutes. Each stage is a process of its own, so that its
 peak memory is its own.
 """
 
 import argparse
+import inspect
 import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,14 +35,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextConfig
 
 from threedgen.cameras import viewing_cameras
 from threedgen.config.load import load_config
-from threedgen.config.schema import CameraConfig, GuidanceConfig
+from threedgen.config.schema import CameraConfig, GuidanceConfig, JointConfig
+from threedgen.diffusion.checkpoints.folders import load_unet
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.formats.ldm_unet import unet_config, unet_sources
@@ -46,6 +51,7 @@ from threedgen.diffusion.formats.ldm_vae import vae_source
 from threedgen.diffusion.formats.text_towers import new_text_encoder, open_clip_source
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
+from threedgen.diffusion.pipeline import MultiViewPipeline
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.schedule import stable_diffusion_schedule
@@ -258,6 +264,33 @@ def video(folder: Path, size: str, image_conditioning: bool = False) -> str:
     )
 
 
+def write_image_model(weights: Path, folder: Path) -> None:
+    """The 2D model that a multi-view prior was made from, in `folder` as its repository has it: without cameras."""
+    shutil.copytree(weights, folder, ignore=shutil.ignore_patterns("unet"))
+    unet = load_unet(weights / "unet", torch.float32, "cpu")
+    words = {"class_embed_type": None, "projection_class_embeddings_input_dim": None}
+    plain = set(inspect.signature(UNet2DConditionModel.__init__).parameters) & set(unet.config)
+    with torch.device("meta"):
+        image = UNet2DConditionModel(**{name: unet.config[name] for name in plain} | words)
+    tensors = {name: tensor for name, tensor in unet.state_dict().items() if not name.startswith("class_embedding.")}
+    image.load_state_dict(tensors, assign=True)
+    image.save_pretrained(folder / "unet")
+
+
+def image_model(folder: Path, size: str) -> str:
+    write_image_model(folder / "weights", folder / "image")
+    return f"{sum(file.stat().st_size for file in (folder / 'image').rglob('*.*')) / GIB:.2f} GiB"
+
+
+def guided(folder: Path, size: str) -> str:
+    loading = time.monotonic()
+    pipeline = MultiViewPipeline.from_pretrained(folder / "weights", joint=JointConfig(str(folder / "image")))
+    seconds, loaded = time.monotonic() - loading, peak_gib()
+    views = pipeline("an astronaut riding a horse", num_inference_steps=1, seed=0)
+    assert views.drawn.shape == (NUM_VIEWS, 3, 256, 256) and views.drawn.isfinite().all()
+    return f"{seconds:.1f} s of them to load, {loaded:.2f} GiB until then; VAE and text encoder are held once"
+
+
 STAGES: dict[str, tuple[str, Callable[[Path, str], str]]] = {
     "write": ("write the checkpoint", write),
     "import": ("weights import", import_checkpoint),
@@ -265,6 +298,8 @@ STAGES: dict[str, tuple[str, Callable[[Path, str], str]]] = {
     "distill": (f"load, {STEPS} steps of score distillation", distill),
     "train": ("load, gradients of a training step", train),
     "tune": ("load, one step of DreamBooth (LoRA), draw", tune),
+    "image": ("write a 2D Stable Diffusion", image_model),
+    "guided": (f"load both, sample {NUM_VIEWS} views, 1 step, decode", guided),
     "video": (f"text to video, {FRAMES} frames, one forward pass", video),
     "picture": (f"image to video, {FRAMES} frames, one forward pass", partial(video, image_conditioning=True)),
 }
@@ -275,16 +310,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each stage")
     parser.add_argument("--size", choices=SIZES, default="full", help="small: only to try the script")
     parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's folder)")
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="of the stages")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--only", choices=STAGES, nargs="+", default=list(STAGES), help="these stages")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.stage:
         torch.set_num_threads(given.threads)
         started = time.monotonic()
         note = STAGES[given.stage][1](given.folder, given.size)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": time.monotonic() - started, "peak_memory_gib": peak / GIB, "note": note}))
+        print(json.dumps({"seconds": time.monotonic() - started, "peak_memory_gib": peak_gib(), "note": note}))
         return
     report: dict[str, Any] = {"size": given.size, "threads": given.threads, "cpu": _cpu(), "torch": torch.__version__}
     report["stages"] = {}
@@ -292,7 +326,7 @@ def main() -> None:
     print(f"{'stage':42} {'seconds':>8} {'peak GiB':>9}")
     with tempfile.TemporaryDirectory(prefix="full-size-", dir=given.folder) as folder:
         for stage in given.only:
-            title, _ = STAGES[stage]
+            title = STAGES[stage][0]
             command = [sys.executable, __file__, "--stage", stage, "--folder", folder, "--size", given.size]
             command += ["--threads", str(given.threads)]
             result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -302,6 +336,11 @@ def main() -> None:
             )
     if given.json:
         given.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+def peak_gib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
 def _cpu() -> str:

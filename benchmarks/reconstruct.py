@@ -39,8 +39,8 @@ sys.path.insert(0, str(ROOT))
 
 from threedgen.config.load import load_config  # noqa: E402
 from threedgen.core.errors import ThreedgenError  # noqa: E402
-from threedgen.data.mesh_files import read_mesh  # noqa: E402
-from threedgen.data.mesh_views import SPHERE, draw_cameras, normalize, prepare, write_views  # noqa: E402
+from threedgen.data.meshes.files import read_mesh  # noqa: E402
+from threedgen.data.meshes.views import SPHERE, draw_cameras, normalize, prepare, write_views  # noqa: E402
 from threedgen.imaging import contact_sheet, save_png  # noqa: E402
 from threedgen.mesh.render import render_mesh  # noqa: E402
 from threedgen.metrics import (  # noqa: E402

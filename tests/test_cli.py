@@ -136,11 +136,12 @@ def test_wrong_commands(words, message, capsys, workspace):
 
 def test_a_run_prints_its_results_and_keeps_the_prompt_byte_for_byte(task, capsys, workspace):
     prompt = "../../a #cat: ${seed} 😀"
-    assert cli.main([f"prompt={prompt}", "--config", "tiny", "seed=1"]) == 0  # settings and options in any order
+    words = [f"prompt={prompt}", "--config", "tiny", "seed=1", "allow_unknown_words=true"]
+    assert cli.main(words) == 0  # settings and options in any order
     glb = Path(capsys.readouterr().out.splitlines()[-1].split(maxsplit=1)[1])
     assert glb.parts[:2] == ("outputs", "tiny")
     assert glb.read_text() == prompt
-    assert task.calls == [Config(prompt=prompt, seed=1, steps=3)]
+    assert task.calls == [Config(prompt=prompt, seed=1, steps=3, allow_unknown_words=True)]
     events = read_events(glb.parent.parent / "events.jsonl")
     assert [event["event"] for event in events] == ["started", "finished"]
     assert json.loads((glb.parent.parent / "result.json").read_text()) == {"glb": "mesh/asset.glb"}
@@ -234,7 +235,8 @@ def test_batch_runs_every_prompt_and_reports_the_failed(monkeypatch, workspace, 
         return {"glb": run.path("asset.glb")}
 
     monkeypatch.setattr(cli, "_task", lambda config: fail_for_dogs)
-    assert cli.main(["--config", "tiny", "prompts=list.txt"]) == 1
+    tiny = ["--config", "tiny", "allow_unknown_words=true"]
+    assert cli.main([*tiny, "prompts=list.txt"]) == 1
     captured = capsys.readouterr()
     assert "RuntimeError: no dogs" in captured.err
     table = captured.out.splitlines()[-4:]
@@ -242,11 +244,11 @@ def test_batch_runs_every_prompt_and_reports_the_failed(monkeypatch, workspace, 
     assert "a #2 dog" in table[1]
 
     # a prompt of the batch is the same run as that prompt alone
-    assert cli.main(["--config", "tiny", "prompt=a bear"]) == 0
+    assert cli.main([*tiny, "prompt=a bear"]) == 0
     assert "finished before" in capsys.readouterr().out
 
     (workspace / "list.txt").write_text("a cat\na bear\n")
-    assert cli.main(["--config", "tiny", "prompts=list.txt"]) == 0
+    assert cli.main([*tiny, "prompts=list.txt"]) == 0
 
 
 # ---------------------------------------------------------------- real tasks

@@ -38,6 +38,12 @@ def test_png_round_trip(tmp_path):
         assert np.array_equal(np.asarray(Image.open(tmp_path / f"{i}.png")), image)
 
 
+def test_text_of_any_language_is_kept_in_a_png(tmp_path):
+    text = {"prompt": "a r\u00f6d cat \u732b\nof two lines", "seed": "7"}
+    save_png(plain(RED)[0], tmp_path / "a.png", text)
+    assert Image.open(tmp_path / "a.png").text == text
+
+
 def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     save_png(plain(RED)[0], tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()

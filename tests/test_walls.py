@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # bottom to top; a room imports only from its own floor and those below
 FLOORS = ["core", "config", "cameras", "imaging", "ops", "mesh", "data", "scene", "diffusion", "guidance", "metrics"]
-FLOORS += ["runs", "viewer", "training", "tasks", "cli"]
+FLOORS += ["runs", "viewer", "training", "tasks", "app", "cli", "__main__"]
 HEAVY = {"torch", "diffusers", "transformers", "safetensors", "torchvision"}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -103,7 +103,9 @@ def test_no_folder_is_full():
         assert len(files) <= 14, f"{folder} holds {len(files)} files: {', '.join(sorted(files))}"
 
 
-@pytest.mark.parametrize("module", ["threedgen.cli", "threedgen.config.load", "threedgen.config.schema"])
+@pytest.mark.parametrize(
+    "module", ["threedgen.cli", "threedgen.config.load", "threedgen.config.schema", "threedgen.app.page"]
+)
 def test_the_command_line_starts_without_torch(module):
     assert not {name.split(".")[0] for name in reached(module, lazy=False)} & HEAVY
 

@@ -10,23 +10,28 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
-from threedgen.config.schema import DRAWING, Config, Task
-from threedgen.core.arguments import ArgumentParser
+from threedgen.config.schema import DRAWING, OWN_2D_MODE, Config, Task
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.diffusion.checkpoints.locate import locate_weights
-from threedgen.runs.batch import read_prompts, run_batch, summary
-from threedgen.runs.directory import RunDirectory, open_run, run_folder
+from threedgen.core.files import storage_errors_told
+from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
+from threedgen.runs.batch import Item, Job, read_items, read_seeds, run_batch, summary
+from threedgen.runs.directory import RunDirectory, config_hash, locked, open_run, run_folder, slug
+from threedgen.runs.dispatch import run_in_processes
 from threedgen.runs.distributed import process_group, rank, world_size
+from threedgen.runs.longer import LENGTHENED, as_it_went_on, check_longer, lengthen
+from threedgen.runs.stopping import Terminated, terminated_like_interrupted
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"
 # words that stand where --config would: each a module with `main(arguments) -> exit status`, imported when it is used
 VERBS: dict[str, str] = {
+    "app": "threedgen.app.command",
     "doctor": "threedgen.tasks.tools.doctor",
     "export": "threedgen.tasks.export_run",
     "refine": "threedgen.tasks.refine_run",
@@ -38,11 +43,11 @@ INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 _EXAMPLES = f"""\
 examples:
-  launch.py --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
-  launch.py --config {DEFAULT_RECIPE} prompt="a blue cube with a red nose" steps=300 seed=1
-  launch.py --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt output_root=/data/runs
-  launch.py --config {DEFAULT_RECIPE} --print-config
-  launch.py --resume outputs/mvdream-mini/a-red-cat-with-a-green-face-0a1b2c3d
+  PROGRAM --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
+  PROGRAM --config {DEFAULT_RECIPE} prompt="a blue cube with a red nose" steps=300 seed=1
+  PROGRAM --config {DEFAULT_RECIPE} prompts=custom_prompts/demo.txt seeds=0..3 batch.workers=2 batch.timeout=60
+  PROGRAM --config {DEFAULT_RECIPE} --print-config
+  PROGRAM --resume outputs/mvdream-mini/a-red-cat-with-a-green-face-0a1b2c3d
 
 The same command again goes on where it stopped."""
 
@@ -56,8 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         if rank() == 0:
-            return _command(argv)
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the first process speaks for all
+            with terminated_like_interrupted(), storage_errors_told():
+                return _command(argv)
+        with (
+            terminated_like_interrupted(),
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+        ):  # the first process speaks for all
             return _command(argv)
     except ThreedgenError as error:
         if rank() == 0:
@@ -66,18 +76,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
+    except Terminated as error:
+        if rank() == 0:
+            print("stopped by SIGTERM; the same command goes on from the last checkpoint", file=sys.stderr)
+        return error.exit_status
 
 
 def _command(argv: Sequence[str]) -> int:
     if argv and argv[0] in VERBS:
         return importlib.import_module(VERBS[argv[0]]).main(argv[1:])
-    arguments = _parse(argv)
+    arguments, before = _parse(argv), None
     if arguments.help:
         print(_help())
         return 0
     if arguments.resume:
         folder = Path(arguments.resume)
-        config, name = _config_to_resume(folder, arguments), ""
+        (before, config), name = _config_to_resume(folder, arguments), ""
     else:
         recipe = find_config(arguments.config or DEFAULT_RECIPE)
         folder, config, name = None, load_config(recipe, arguments.settings), config_name(recipe)
@@ -88,37 +102,102 @@ def _command(argv: Sequence[str]) -> int:
     if world_size() > 1 and config.task is not Task.train_prior:
         raise ConfigError(f"task {config.task.name} runs in one process: start it without torchrun")
     needs_prompt = config.task in DRAWING and not (config.task is Task.dense_views and config.image)
-    if needs_prompt and config.prompts and not folder:
-        return _run_prompts(config, name, arguments.fresh)
+    if config.seeds and (folder or not needs_prompt):
+        raise ConfigError(f"seeds={config.seeds}: only for new runs of a prompt; elsewhere it is seed=N")
+    if needs_prompt and not folder and config.prompts:
+        return _run_batch(config, arguments)
     if needs_prompt and not config.prompt.strip():
         raise ConfigError('the prompt is empty: add prompt="a red cat with a green face" (or prompts=FILE)')
+    if config.seeds:
+        return _run_batch(config, arguments)
     needs_data = config.task in (Task.reconstruct, Task.dreambooth)
     if needs_data and not (config.data and Path(config.data).exists()):
         guide = f"docs/howto/{config.task.name}.md"
         raise ConfigError(f"data={config.data}: no such folder: add data=FOLDER, see {guide}")
-    _show(_run(config, folder or run_folder(config, name), arguments.fresh))
+    _show(_run(config, folder or run_folder(config, name), arguments.fresh, before))
     return 0
 
 
-def _run_prompts(config: Config, name: str, fresh: bool) -> int:
-    """Every prompt of a file as a run of its own, in the folder that the same prompt alone would have."""
+def _run_batch(config: Config, arguments: argparse.Namespace) -> int:
+    """Every prompt with every seed as a run of its own, in the folder that the same prompt alone would have."""
+    from threedgen.viewer.gallery import Gallery
 
-    def run_one(prompt: str) -> dict[str, Path]:
-        one = replace(config, prompt=prompt, prompts="")
-        results = _run(one, run_folder(one, name), fresh)
-        _show(results)
-        return results
-
-    outcomes = run_batch(read_prompts(config.prompts), run_one)
-    print(summary(outcomes))
+    recipe = find_config(arguments.config or DEFAULT_RECIPE)
+    name = config_name(recipe)
+    if config.batch.timeout and not config.batch.workers:
+        raise ConfigError("batch.timeout needs processes that can be ended: add batch.workers=1")
+    items = read_items(config.prompts) if config.prompts else [Item(config.prompt)]
+    found = [job for item in items for job in _jobs(item, config, recipe, arguments.settings)]
+    jobs = list({job.folder: job for job in found}.values())
+    if len(jobs) < len(found):
+        print(f"note       {len(found) - len(jobs)} runs are the same as another and are left out", flush=True)
+    title = Path(config.prompts).stem or config.prompt
+    folder = Path(config.output_root) / name / "batches" / f"{slug(title) or 'batch'}-{config_hash(config, name)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        gallery = Gallery(folder, title, jobs)
+        try:
+            if config.batch.workers:
+                words, logs = _words_of(recipe, arguments), folder / "logs"
+                limits = config.batch.workers, 60.0 * config.batch.timeout, arguments.fresh
+                outcomes = run_in_processes(jobs, words, logs, *limits, gallery.take)
+            else:
+                outcomes = run_batch(jobs, lambda job: _run_and_show(job, arguments.fresh), gallery.take)
+        finally:
+            page = gallery.write()
+    print(f"gallery    {page}\n{summary(outcomes)}")
     return 1 if any(outcome.results is None for outcome in outcomes) else 0
 
 
-def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
-    """Carry out one run, or find it finished; its results as name -> path."""
-    if not folder.exists():
-        _require_weights(config)  # before a folder is made
-    with process_group(config.runtime), open_run(folder, config, fresh=fresh) as run:
+def _jobs(item: Item, config: Config, recipe: Path, settings: Sequence[str]) -> list[Job]:
+    """The runs of a line: one for each seed, or, where it names its own, one."""
+    if item.settings:
+        try:
+            config = load_config(recipe, [*settings, f"seed={config.seed}", *item.settings])
+        except ConfigError as error:
+            raise ConfigError(f"{item.where}: {error}") from error
+    has_own_seed = any(word.startswith("seed=") for word in item.settings)
+    seeds = [config.seed] if has_own_seed else read_seeds(config.seeds, config.seed)
+    name, configs = (
+        config_name(recipe),
+        [replace(config, prompt=item.prompt, prompts="", seeds="", seed=s) for s in seeds],
+    )
+    return [Job(one, run_folder(one, name), item.settings) for one in configs]
+
+
+def _words_of(recipe: Path, arguments: argparse.Namespace) -> Callable[[Job], list[str]]:
+    """The command line of a job alone, in a process that shares the machine with the other workers."""
+
+    def words(job: Job) -> list[str]:
+        threads = job.config.num_threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
+        own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"num_threads={threads}"]
+        fresh = ["--fresh"] if arguments.fresh else []
+        given = ["--config", str(recipe), *fresh, *arguments.settings, *job.settings]
+        return [*given, *own, f"prompt={job.config.prompt}"]
+
+    return words
+
+
+def _run_and_show(job: Job, fresh: bool) -> dict[str, Path]:
+    results = _run(job.config, job.folder, fresh)
+    _show(results)
+    return results
+
+
+@storage_errors_told()
+def _run(config: Config, folder: Path, fresh: bool, before: Config | None = None) -> dict[str, Path]:
+    """Carry out one run, or find it finished; its results as name -> path.
+
+    before: what the run in the folder is, if it is to go on with more steps.
+    """
+    if not folder.exists():  # before one is made
+        _check_prompt(config, _require_weights(config))
+    elif not fresh:
+        config = as_it_went_on(config, folder)
+    shorter = before if before and before.steps < config.steps else None
+    with process_group(config.runtime), open_run(folder, shorter or config, fresh=fresh) as run:
+        if shorter:
+            print(lengthen(run, shorter, config), flush=True)
         finished = run.finished_results()
         if finished is not None:
             print(f"this run was finished before (--fresh starts it anew): {folder}")
@@ -128,17 +207,38 @@ def _run(config: Config, folder: Path, fresh: bool) -> dict[str, Path]:
         try:
             results = _task(config)(config, run)
         except BaseException as error:
-            run.events.write("stopped", error=type(error).__name__, message=str(error))
+            with suppress(OSError):  # the disk may be what has failed
+                run.events.write("stopped", error=type(error).__name__, message=str(error))
             raise
         run.finish(results)
         return results
 
 
-def _require_weights(config: Config) -> None:
-    """Raise WeightsMissingError, before torch is imported, if the task needs weights that are not there."""
+def _require_weights(config: Config) -> Path | None:
+    """The folder of the weights that the task needs; None: it needs none.
+
+    Raises WeightsMissingError, before torch is imported, if they are not there.
+    """
     weights = config.train.start_from if config.task is Task.train_prior else config.weights
-    if weights and config.task is not Task.reconstruct:
-        locate_weights(weights)
+    for joint in (config.views.joint, config.guidance.joint):
+        if joint.weights not in ("", OWN_2D_MODE):
+            locate_weights(joint.weights)
+    return locate_weights(weights) if weights and config.task is not Task.reconstruct else None
+
+
+def _check_prompt(config: Config, weights: Path | None) -> None:
+    """Raise ConfigError, before torch is imported, if the weights know their words one by one and not the prompt's."""
+    if weights is None or config.task not in DRAWING or config.allow_unknown_words:
+        return
+    from threedgen.diffusion.text.prompts import read_prompt
+    from threedgen.diffusion.text.word_file import WordFile
+
+    tokenizer = None if adapter_base(weights) else WordFile.of_folder(locate_part(weights, "tokenizer"))
+    if tokenizer is None:
+        return
+    if config.prompt.strip():
+        read_prompt(tokenizer, config.prompt)
+    read_prompt(tokenizer, config.negative_prompt, negative=True)
 
 
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
@@ -192,8 +292,9 @@ def _show(results: dict[str, Path]) -> None:
         print(f"{name:10} {path}", flush=True)
 
 
-def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
-    """The saved config of a run; only settings that leave its outcome alone may differ."""
+def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> tuple[Config, Config]:
+    """The saved config of a run, and what it goes on with: only settings that leave its outcome alone may differ, and
+    its steps may be more."""
     if arguments.config or arguments.fresh:
         raise ConfigError("--resume goes on with a run as it is: leave out --config and --fresh")
     saved = folder / "config.yaml"
@@ -201,14 +302,19 @@ def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> Config:
         raise ConfigError(f"--resume {folder}: there is no run in that folder ({saved} is missing)")
     before, config = load_config(saved.resolve()), load_config(saved.resolve(), arguments.settings)
     old, new = flatten(before), flatten(config)
+    may_grow = config.task in LENGTHENED
+    if may_grow and config.steps != before.steps:
+        check_longer(folder, before, config)
     for key in new:
+        if key == "steps" and may_grow:
+            continue
         if new[key] != old[key] and (key not in INCIDENTAL or key == "output_root"):
             raise ConfigError(f"--resume cannot change {key}: start another run with --config {saved} {key}=...")
-    return config
+    return before, config
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = ArgumentParser(prog="launch.py", add_help=False, allow_abbrev=False)
+    parser = ArgumentParser(prog=program(), add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("--resume")
@@ -220,8 +326,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _help() -> str:
     lines = [
-        "usage: launch.py [--config NAME] [key=value ...] [--print-config] [--fresh] [--resume RUN_DIR]",
-        f"       launch.py {'|'.join(VERBS)} ...",
+        f"usage: {program()} [--config NAME] [key=value ...] [--print-config] [--fresh] [--resume RUN_DIR]",
+        f"       {program()} {'|'.join(VERBS)} ...",
         "",
         "From a sentence to a textured 3D mesh.",
         "",
@@ -229,9 +335,10 @@ def _help() -> str:
         "  key=value          change a setting: prompt=TEXT, seed=1, camera.num_views=1, ...",
         "  --print-config     show every setting as it would be used, and stop",
         "  --fresh            delete what this very run has left and start it anew",
-        "  --resume RUN_DIR   go on with the run in that folder",
+        "  --resume RUN_DIR   go on with the run in that folder; with steps=N, more than it had, until that many",
         "  --help             this text",
         "",
+        "  app                all this in a browser",
         "  doctor             what this machine can run, and why not the rest",
         "  export RUN         write the assets of a run again, with other export.* settings",
         "  render-meshes ...  pictures of meshes from known cameras",
@@ -243,7 +350,7 @@ def _help() -> str:
     recipes = {path.name: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
     width = max((len(name) for name in recipes), default=0)
     lines += [f"  {name:{width}}  {_first_comment(path)}".rstrip() for name, path in sorted(recipes.items())]
-    return "\n".join([*lines, "", _EXAMPLES])
+    return "\n".join([*lines, "", _EXAMPLES.replace("PROGRAM", program())])
 
 
 def _first_comment(path: Path) -> str:

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from threedgen.core.files import write_bytes_atomically
 
@@ -40,11 +42,16 @@ def to_uint8(images: Any) -> Array:
     return np.rint(np.clip(np.nan_to_num(images.astype(np.float32)), 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def save_png(image: Any, path: str | Path) -> None:
-    """Write a PIL image, or [H, W, 3] in 0..1 or uint8, as a PNG. The file is whole or not there."""
+def save_png(image: Any, path: str | Path, text: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write a PIL image, or [H, W, 3 or 4] in 0..1 or uint8, as a PNG. The file is whole or not there.
+
+    text: goes into the PNG's text chunks, which `exiftool` and image viewers show.
+    """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(to_uint8(image))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    buffer, told = io.BytesIO(), PngInfo()
+    for name, value in text.items():
+        told.add_text(name, value)
+    picture.save(buffer, "PNG", pnginfo=told)
     write_bytes_atomically(path, buffer.getvalue())
 
 
@@ -162,6 +169,29 @@ def save_turntable_gif(frames: Any, path: str | Path, fps: float = 24) -> None:
     duration = max(round(100 / fps), 1) * 10  # milliseconds
     indexed[0].save(buffer, "GIF", save_all=True, append_images=indexed[1:], duration=duration, loop=0, optimize=False)
     write_bytes_atomically(path, buffer.getvalue())
+
+
+def read_turntable(path: Path, count: int) -> list[Image.Image]:
+    """About `count` frames, evenly spaced, of what `save_turntable` wrote; none of a film where there is no ffmpeg."""
+    if path.suffix == ".gif":
+        with Image.open(path) as film:
+            total = getattr(film, "n_frames", 1)
+            return [_frame(film, i * total // min(count, total)) for i in range(min(count, total))]
+    ffmpeg = find_ffmpeg()
+    if ffmpeg is None:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [ffmpeg, "-v", "error", "-i", str(path), "-threads", "2", f"{folder}/%06d.png"]
+        if subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
+            return []
+        frames = sorted(Path(folder).iterdir())
+        chosen = [frames[i * len(frames) // min(count, len(frames))] for i in range(min(count, len(frames)))]
+        return [Image.open(frame).convert("RGB") for frame in chosen]
+
+
+def _frame(film: Image.Image, number: int) -> Image.Image:
+    film.seek(number)
+    return film.convert("RGB")
 
 
 def _resized(image: Array, height: int) -> Image.Image:

@@ -1,7 +1,7 @@
 import pytest
 
 from threedgen.config.schedules import value_at
-from threedgen.config.schema import Schedule
+from threedgen.config.schema import Schedule, Shape, ShapedSchedule
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,16 @@ def test_equal_fractions_are_a_step():
 
 def test_the_default_is_zero_everywhere():
     assert {value_at(Schedule(), fraction) for fraction in (0.0, 0.3, 1.0)} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("shape", "halfway"), [(Shape.linear, 3.5), (Shape.power, 2 + 3 / 8), (Shape.cosine, 3.5), (Shape.step, 5.0)]
+)
+def test_shapes_lie_between_the_fractions(shape, halfway):
+    schedule = ShapedSchedule(2.0, 5.0, 0.2, 0.6, shape, exponent=3.0)
+    assert [value_at(schedule, fraction) for fraction in (0.0, 0.2, 0.6, 1.0)] == [2.0, 2.0, 5.0, 5.0]
+    assert value_at(schedule, 0.4) == pytest.approx(halfway)
+    values = [value_at(schedule, i / 100) for i in range(101)]
+    assert values == sorted(values)
+    if shape is Shape.step:
+        assert value_at(schedule, 0.399) == 2.0

@@ -38,6 +38,17 @@ def test_single_images_show_patterns_mostly_from_the_front(tmp_path):
     assert 0.7 < front.mean() < 1.0
 
 
+def test_coarser_patterns_are_the_same_patterns_and_have_a_cache_of_their_own(tmp_path):
+    fine, coarse = (patterned_captures(tmp_path, 12, CAMERA, 48, 0, 1, ["cube"], scale) for scale in (1.0, 2.0))
+    assert fine.captions == coarse.captions and len(list(tmp_path.iterdir())) == 2
+    edges = []
+    for captures in (fine, coarse):
+        striped = [i for i, caption in enumerate(captures.captions) if caption.endswith("stripes")]
+        column = captures.images[striped][:, 0, :, 24, :3].astype(float)  # stripes lie: they change down a column
+        edges.append((np.abs(np.diff(column, axis=1)).sum(-1) > 60).sum())
+    assert len(striped) > 2 and 0.3 < edges[1] / edges[0] < 0.75
+
+
 def test_photographs_prefer_the_front_and_their_chances_sum_to_one():
     azimuth = np.array([[0.0, 90, 180, 270], [80, 170, 260, 350], [100, 120, 140, 160]])
     chances = front_probabilities(azimuth)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from threedgen.cameras import orbit
 from threedgen.core.errors import ThreedgenError
-from threedgen.data.mesh_files import PLAIN, read_mesh
-from threedgen.data.mesh_views import ORBIT, SPHERE, Light, draw_cameras, normalize, prepare, render_rgba, write_views
+from threedgen.data.meshes.files import PLAIN, read_mesh
+from threedgen.data.meshes.views import ORBIT, SPHERE, Light, draw_cameras, normalize, prepare, render_rgba, write_views
 from threedgen.mesh import ColoredMesh, TexturedMesh, write_glb, write_obj
 from threedgen.mesh.rasterize import Fragments, NativeRasterizer
 
@@ -52,8 +52,8 @@ def middle(image):
 
 def test_every_side_of_a_box_is_where_the_file_has_it(tmp_path):
     colored_box().export(tmp_path / "box.ply")
-    mesh, missing = read_mesh(tmp_path / "box.ply")
-    assert missing == []
+    mesh, remarks = read_mesh(tmp_path / "box.ply")
+    assert remarks == []
     # y is up in the file and +z its front, which azimuth 0 looks at; its left side, +x, is at azimuth 90
     assert middle(seen(mesh, 0)) == SIDES["+z"] and middle(seen(mesh, 90)) == SIDES["+x"]
     assert middle(seen(mesh, 180)) == SIDES["-z"] and middle(seen(mesh, 270)) == SIDES["-x"]
@@ -252,4 +252,125 @@ def test_a_missing_texture_is_named(tmp_path):
     picture_quad().export(tmp_path / "quad.obj")
     (picture,) = [path for path in tmp_path.iterdir() if path.suffix in (".png", ".jpeg", ".jpg")]
     picture.unlink()
-    assert read_mesh(tmp_path / "quad.obj")[1] == [picture.name]
+    assert f"without {picture.name}, which it names" in read_mesh(tmp_path / "quad.obj")[1]
+
+
+def test_what_has_no_colour_is_lit_and_what_has_one_is_not(tmp_path):
+    """A red box beside one whose material says nothing."""
+    (tmp_path / "two.mtl").write_text("newmtl red\nKd 1 0 0\nnewmtl none\nNs 10\n")
+    corners = trimesh.creation.box().vertices
+    lines = [f"v {x + shift} {y} {z}" for shift in (0, 3) for x, y, z in corners]
+    triangles = trimesh.creation.box().faces + 1
+    faces = ["f " + " ".join(map(str, face + 8 * n)) for n in (0, 1) for face in triangles]
+    lines += ["usemtl red", *faces[:12], "usemtl none", *faces[12:]]
+    (tmp_path / "two.obj").write_text("mtllib two.mtl\n" + "\n".join(lines))
+    mesh = read_mesh(tmp_path / "two.obj")[0]
+    seen_from_above = seen(mesh, 0, 89, light=Light.auto), seen(mesh, 0, -89, light=Light.auto)
+    red = [image[16, 11] for image in seen_from_above]  # +x, the second box, is to the right
+    grey = [image[16, 22] for image in seen_from_above]
+    if grey[0][1] == 0:
+        red, grey = grey, red
+    assert all(tuple(pixel) == (255, 0, 0, 255) for pixel in red)
+    assert grey[0][0] > grey[1][0] + 20 and all(pixel[0] == pixel[1] == pixel[2] for pixel in grey)
+
+
+def see_through(tmp_path, mode, alphas, cutoff=None, factor=(255, 255, 255, 255)):
+    """A red square with these alphas of its texture's rows, from the top, before a blue opaque one; seen from ahead."""
+    picture = np.zeros((64, 64, 4), np.uint8)
+    picture[..., 0], picture[..., 3] = 255, np.repeat(alphas, 64 // len(alphas))[:, None]
+    front, back = picture_quad(), picture_quad()
+    front.visual.material = trimesh.visual.material.PBRMaterial(
+        baseColorTexture=Image.fromarray(picture), alphaMode=mode, alphaCutoff=cutoff, baseColorFactor=list(factor)
+    )
+    back.apply_translation((0, 0, -0.5))
+    back.visual.material = trimesh.visual.material.PBRMaterial(
+        baseColorTexture=Image.new("RGB", (4, 4), (0, 0, 255)), baseColorFactor=[255, 255, 255, 255]
+    )
+    scene = trimesh.Scene([front] if cutoff == "alone" else [front, back])
+    scene.export(tmp_path / "two.glb")
+    return seen(read_mesh(tmp_path / "two.glb")[0], 0, size=32, supersample=2)
+
+
+def rows(image):
+    """The colours in the middles of four rows of the square, from the top."""
+    return [tuple(image[row, 16]) for row in (10, 14, 18, 22)]
+
+
+RED, BLUE = (255, 0, 0, 255), (0, 0, 255, 255)
+
+
+def test_alpha_masks_of_gltf_are_exact(tmp_path):
+    """At the cutoff and above it a texel is opaque, below it what is behind shows; 0.5 where the file says none."""
+    assert rows(see_through(tmp_path, "MASK", [0, 102, 103, 255], 102.5 / 255)) == [BLUE, BLUE, RED, RED]
+    assert rows(see_through(tmp_path, "MASK", [0, 127, 128, 255])) == [BLUE, BLUE, RED, RED]
+    assert rows(see_through(tmp_path, "MASK", [0, 127, 128, 255], factor=(255, 255, 255, 127))) == [BLUE] * 3 + [BLUE]
+    assert rows(see_through(tmp_path, "OPAQUE", [0, 127, 128, 255])) == [RED] * 4
+
+
+def test_blended_alpha_of_gltf_is_coverage(tmp_path):
+    """By hand: a of the front's red, and of what it lets pass the opaque blue behind it."""
+    for row, alpha in zip(rows(see_through(tmp_path, "BLEND", [0, 51, 153, 255])), (0, 51, 153, 255), strict=True):
+        assert np.abs(np.subtract(row, (alpha, 0, 255 - alpha, 255), dtype=int)).max() <= 1
+    # two of them in a row before nothing: 1 - (1 - a)^2 is covered
+    quad = picture_quad()
+    quad.visual.material = trimesh.visual.material.PBRMaterial(baseColorFactor=[255, 0, 0, 153], alphaMode="BLEND")
+    behind = quad.copy()
+    behind.apply_translation((0, 0, -0.5))
+    trimesh.Scene([quad, behind]).export(tmp_path / "glass.glb")
+    pixel = seen(read_mesh(tmp_path / "glass.glb")[0], 0, size=32)[16, 16]
+    assert np.abs(pixel.astype(int) - (255, 0, 0, round(255 * (1 - 0.4**2)))).max() <= 1
+
+
+def test_a_mask_has_no_smaller_copies(tmp_path):
+    """Lone opaque texels, one in four, keep their share of the area however small they are seen.
+
+    Interpolated alpha is above a half where (1 - |x|) (1 - |y|) > 1/2, 2 - 2 ln 2 texels around each; a mean of texels
+    would be a quarter everywhere, so nothing would be left.
+    """
+    picture = np.full((512, 512, 4), 255, np.uint8)
+    picture[::2, :, 3] = 0
+    picture[:, ::2, 3] = 0  # three quarters of the texels are holes
+    quad = picture_quad()
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.fromarray(picture), alphaMode="MASK")
+    quad.visual.material = material
+    quad.export(tmp_path / "net.glb")
+    image = seen(read_mesh(tmp_path / "net.glb")[0], 0, size=32, supersample=4)  # rays four texels apart
+    inside = image[10:22, 10:22, 3] / 255
+    assert inside.mean() == pytest.approx((1 - math.log(2)) / 2, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "line, remark",
+    [
+        ("map_Kd -s 1 1 1 -o 0 0 0 textures/Fish Skin.png", ""),
+        ("map_Kd -clamp on -bm 0.5 textures\\Fish Skin.png", ""),
+        ("map_Kd C:\\Users\\me\\fish skin.PNG", ""),
+        ("map_Kd TEXTURES/FISH SKIN.PNG", ""),
+        ("map_Kd -s 2 2 1 textures/fish skin.png", "without -s 2 2 1 of textures/fish skin.png"),
+    ],
+)
+def test_pictures_are_found_however_they_are_named(tmp_path, line, remark):
+    picture_quad().export(tmp_path / "quad.obj")
+    (found,) = [path for path in tmp_path.iterdir() if path.suffix in (".png", ".jpeg", ".jpg")]
+    is_beside = "Users" in line
+    (tmp_path / "textures").mkdir()
+    found.rename(tmp_path / ("Fish Skin.png" if is_beside else "textures/Fish Skin.png"))
+    (material,) = tmp_path.glob("*.mtl")
+    text = material.read_text()
+    material.write_text("\n".join(line if row.startswith("map_Kd") else row for row in text.splitlines()))
+    mesh, remarks = read_mesh(tmp_path / "quad.obj")
+    assert remarks == ([remark] if remark else [])
+    image = seen(mesh, 0, size=32)
+    assert np.abs(image[12, 12, :3].astype(int) - QUARTERS[0, 0]).max() <= 1
+
+
+def test_nothing_outside_the_meshs_folder_is_read(tmp_path):
+    (tmp_path / "inside").mkdir()
+    picture_quad().export(tmp_path / "inside/quad.obj")
+    (found,) = [path for path in (tmp_path / "inside").iterdir() if path.suffix in (".png", ".jpeg", ".jpg")]
+    found.rename(tmp_path / "secret.png")
+    (material,) = (tmp_path / "inside").glob("*.mtl")
+    for name in ("../secret.png", f"{tmp_path}/secret.png"):
+        text = "\n".join(r for r in material.read_text().splitlines() if not r.startswith("map_Kd"))
+        material.write_text(f"{text}\nmap_Kd {name}\n")
+        assert f"without {name}, which it names" in read_mesh(tmp_path / "inside/quad.obj")[1]

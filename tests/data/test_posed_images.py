@@ -72,9 +72,7 @@ def test_nerfstudio_intrinsics_are_read(tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"k1": 0.02, "p2": -0.001}, r"distorts \(k1, p2\)"),
-        ({"fl_x": 100, "fl_y": 120, "w": 9, "h": 6}, "not square"),
-        ({"fl_x": 9, "fl_y": 9, "w": 9, "h": 6, "cx": 4.5, "cy": 2.0}, "cy 2 is not the middle of 6"),
+        ({"k4": 0.02}, r"not read \(k4\)"),
         ({"fl_x": 9, "fl_y": 9, "w": 6, "h": 9}, "width / height is 1.500, its camera's 0.667"),
         ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE is not supported"),
         ({"camera_angle_x": None}, "neither camera_angle_x nor fl_x"),
@@ -101,13 +99,7 @@ def test_damaged_and_uneven_files_are_named(tmp_path):
         read_posed_images(tmp_path)
     synthetic(tmp_path)
     (tmp_path / "train/r_2.png").write_bytes(b"\x89PNG but no more")
-    with pytest.raises(ConfigError, match=r"r_2.png: is no picture"):
-        read_posed_images(tmp_path)
-    Image.new("RGBA", (18, 12)).save(tmp_path / "train/r_2.png")
-    with pytest.raises(ConfigError, match=r"r_2.png: is 18 x 12 pixels, r_0.png 9 x 6"):
-        read_posed_images(tmp_path)
-    Image.new("RGB", (9, 6)).save(tmp_path / "train/r_2.png")
-    with pytest.raises(ConfigError, match=r"r_2.png has no alpha"):
+    with pytest.raises(ConfigError, match=r"r_2.png is no picture"):
         read_posed_images(tmp_path)
     (tmp_path / "transforms_train.json").write_text("{")
     with pytest.raises(ConfigError, match=r"transforms_train.json: cannot be read"):

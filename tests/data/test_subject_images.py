@@ -1,6 +1,7 @@
 """Pictures of a subject: whatever people have becomes squares of one size, and what is no picture is named."""
 
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_nothing_to_learn_from_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no pictures in that folder"):
         read_subject_images(tmp_path, 32)
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match="none of its 1 pictures can be read"):
+    with pytest.raises(ConfigError, match="none of its 1 pictures can be used"):
         read_subject_images(tmp_path, 32)
     with pytest.raises(ConfigError, match="is not a folder"):
         read_subject_images(tmp_path / "a.png", 32)
@@ -116,13 +117,21 @@ def test_an_object_at_the_pictures_border_has_nothing_beyond_it(tmp_path):
     assert rgba[16, 16, 3] == 255 and not rgba[:7].any() and not rgba[:, :7].any()
 
 
+def _few(path):
+    picture = Image.new("RGBA", (90, 90), (0, 0, 0, 0))
+    picture.paste((1, 2, 3, 255), (40, 40, 43, 45))
+    picture.save(path)
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
         (lambda path: Image.new("RGB", (9, 9)).save(path), "no transparent pixels"),
         (lambda path: Image.new("RGBA", (1, 1), (1, 2, 3, 255)).save(path), "no transparent pixels"),
         (lambda path: Image.new("RGBA", (9, 9), (1, 2, 3, 0)).save(path), "no object in it"),
-        (lambda path: Image.new("I;16", (9, 9)).save(path), "more than eight bits"),
+        (lambda path: Image.new("F", (9, 9)).save(path, "TIFF"), "floating-point"),
+        (lambda path: Image.new("RGBA", (9, 9), (1, 2, 3, 255)).resize((20, 9)).save(path), "no transparent pixels"),
+        (lambda path: _few(path), "only 3 x 5 pixels"),
         (lambda path: Image.new("CMYK", (9, 9)).save(path, "TIFF"), "no transparent pixels"),
         (
             lambda path: Image.new("RGBA", (9, 9)).save(
@@ -130,10 +139,10 @@ def test_an_object_at_the_pictures_border_has_nothing_beyond_it(tmp_path):
             ),
             "it has 2 frames",
         ),
-        (lambda path: path.write_bytes(b"no picture"), "no picture that can be read"),
+        (lambda path: path.write_bytes(b"no picture"), "is no picture"),
         (lambda path: None, "there is no such file"),
     ],
-    ids=["opaque", "one pixel", "empty", "16 bit", "cmyk", "animated", "text", "absent"],
+    ids=["opaque", "one pixel", "empty", "float", "a strip", "a few pixels", "cmyk", "animated", "text", "absent"],
 )
 def test_pictures_without_an_object_are_refused_in_a_line(tmp_path, make, told):
     path = tmp_path / "picture.png"
@@ -141,3 +150,44 @@ def test_pictures_without_an_object_are_refused_in_a_line(tmp_path, make, told):
     with pytest.raises(ConfigError) as raised:
         read_object_picture(path, 32, 0.2, remove_background=False)
     assert told in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_everything_that_is_left_out_is_named_with_its_reason(tmp_path, capsys):
+    for i in range(8):  # more than six are as welcome
+        two_halves(40, 40).save(tmp_path / f"{i}.{('png', 'tiff', 'avif', 'bmp')[i % 4]}")
+    two_halves(15, 40).save(tmp_path / "narrow.png")
+    Image.new("RGBA", (40, 40), (200, 0, 0, 0)).save(tmp_path / "glass.png")
+    two_halves(40, 40).save(tmp_path / "moving.webp", save_all=True, append_images=[Image.new("RGB", (40, 40))])
+    (tmp_path / "._0.png").write_bytes(b"resource fork")
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic and no more")
+    images = read_subject_images(tmp_path, 32)
+    assert len(images) == 8 and all(is_red_over_blue(image) for image in images)
+    told = {
+        line.split(str(tmp_path) + "/")[1].split()[0].rstrip(":"): line for line in capsys.readouterr().err.splitlines()
+    }
+    reasons = {
+        "narrow.png": "only 15 x 40 pixels",
+        "glass.png": "transparent everywhere",
+        "moving.webp": "has 2 frames",
+        "._0.png": "hidden",
+        "film.mp4": "no picture by its name",
+        "more": "is a folder",
+        "photo.heic": "pillow-heif" if find_spec("pillow_heif") is None else "no picture",
+    }
+    assert set(told) == set(reasons)
+    assert all(reason in told[name] and "passed over" in told[name] for name, reason in reasons.items())
+
+
+def test_a_subject_that_the_background_takes_with_it_is_passed_over(tmp_path, monkeypatch, capsys):
+    def remove(picture):
+        result = picture.convert("RGBA")
+        result.putalpha(0 if picture.getpixel((20, 30)) == BLUE else 255)
+        return result
+
+    two_halves(40, 40).save(tmp_path / "a.png")
+    Image.new("RGB", (40, 40), RED).save(tmp_path / "b.png")
+    monkeypatch.setitem(sys.modules, "rembg", SimpleNamespace(remove=remove))
+    (image,) = read_subject_images(tmp_path, 32, remove_background=True)
+    assert (image == (*RED, 255)).all() and "a.png is transparent everywhere" in capsys.readouterr().err

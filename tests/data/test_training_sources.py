@@ -79,6 +79,31 @@ def test_half_of_miniworlds_photographs_are_patterned_and_the_others_show_fronts
     assert all(picture.caption == f"object {picture.image[0, 0, 0]}" for picture in drawn)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.8, 1.0])
+def test_any_share_of_the_photographs_may_be_patterned(share):
+    source = MiniworldPhotographs(numbered(5, 4), numbered(3, 1), share)
+    # one view is all that a patterned object has; of the others this generator picks any but the first
+    numbers = {"patterned": [], "objects": []}
+    for index in range(len(source)):
+        before = len(numbers["patterned"]) + len(numbers["objects"])
+        assert before == index
+        picture = source.draw(index, FromTheBack())
+        numbers["objects" if picture.image[0, 0, 1] else "patterned"].append(int(picture.image[0, 0, 0]))
+        assert abs(len(numbers["patterned"]) - share * (index + 1)) < 1
+    assert set(range(3)) <= set(numbers["patterned"]) or share == 0
+    assert set(range(5)) <= set(numbers["objects"]) or share == 1
+
+
+class FromTheBack:
+    """Draws the last of what there is."""
+
+    def choice(self, count, p=None):
+        return count - 1
+
+    def integers(self, count):
+        return count - 1
+
+
 def test_miniworld_is_opened_by_its_name(tmp_path, monkeypatch):
     # threads instead of new processes, which take seconds to start
     monkeypatch.setattr(captioned_views, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))

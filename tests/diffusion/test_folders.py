@@ -220,3 +220,111 @@ def test_a_vae_that_is_not_the_base_s_is_written(tmp_path):
 def _change(parameters):
     for parameter in parameters:
         parameter += 0.01
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_several_files_as_the_libraries_name_them(part, variant, tmp_path):
+    """Written by diffusers and transformers themselves, with and without a variant."""
+    module = getattr(MultiViewPrior.from_pretrained("mini"), part).half()
+    module.save_pretrained(tmp_path, max_shard_size={"unet": "2MB", "vae": "500KB"}.get(part, "100KB"), variant=variant)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len([name for name in names if name.endswith(".safetensors")]) > 1, names
+    assert any("index" in name and (variant or "index") in name for name in names), names
+    load = {"unet": load_unet, "vae": load_vae, "text_encoder": load_text_encoder}[part]
+    again, expected = _state(load(tmp_path, torch.float16, "cpu")), _state(module)
+    assert all(torch.equal(value, again[name]) for name, value in expected.items() if name in again)
+    assert set(again) <= set(expected)
+
+
+def _in_two(folder, index_name, pattern):
+    """The UNet's tensors in two files with an index of that name; the index and the files."""
+    tensors = load_file(folder / UNET_FILE)
+    (folder / UNET_FILE).unlink()
+    names, files = sorted(tensors), [pattern.format(1), pattern.format(2)]
+    shards = [{name: tensors[name] for name in names[i::2]} for i in range(2)]
+    for file, shard in zip(files, shards, strict=True):
+        save_file(shard, folder / file)
+    index = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+    (folder / index_name).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return index, files
+
+
+@pytest.mark.parametrize(
+    ("index_name", "pattern"),
+    [
+        ("diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model-{:05}-of-00002.safetensors"),
+        (
+            "diffusion_pytorch_model.safetensors.index.fp16.json",
+            "diffusion_pytorch_model.fp16-{:05}-of-00002.safetensors",
+        ),
+        (
+            "diffusion_pytorch_model.fp16.safetensors.index.json",
+            "diffusion_pytorch_model-{:05}-of-00002.fp16.safetensors",
+        ),
+    ],
+)
+def test_several_files_under_every_name_of_their_index(index_name, pattern, tmp_path):
+    folder = _copy("unet", tmp_path)
+    expected = _state(load_unet(folder, torch.float32, "cpu"))
+    _in_two(folder, index_name, pattern)
+    again = _state(load_unet(folder, torch.float32, "cpu"))
+    assert again.keys() == expected.keys() and all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+INDEX = f"{UNET_FILE}.index.json"
+
+
+def _without_a_shard(folder, index, files):
+    (folder / files[1]).unlink()
+
+
+def _with_a_tensor_in_no_file(folder, index, files):
+    shard = load_file(folder / files[0])
+    del shard["conv_in.weight" if "conv_in.weight" in shard else sorted(shard)[0]]
+    save_file(shard, folder / files[0])
+
+
+def _with_a_tensor_in_no_index(folder, index, files):
+    del index[sorted(index)[0]]
+    (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+
+
+def _with_a_tensor_in_two_files(folder, index, files):
+    first, second = (load_file(folder / file) for file in files)
+    name = sorted(first)[0]
+    save_file({**second, name: first[name] + 1}, folder / files[1])
+
+
+def _with_an_index_that_is_cut_off(folder, index, files):
+    (folder / INDEX).write_text((folder / INDEX).read_text()[:100])
+
+
+def _leading_to(place):
+    def spoil(folder, index, files):
+        index[sorted(index)[0]] = place
+        (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (_without_a_shard, "00002-of-2.safetensors is missing, although"),
+        (_with_a_tensor_in_no_file, r"00001-of-2.safetensors: 1 key in .*, but not in it \("),
+        (_with_a_tensor_in_no_index, r"00001-of-2.safetensors: 1 key in it, but not so in .* \("),
+        (_with_a_tensor_in_two_files, r"00002-of-2.safetensors: 1 key in it, but not so in .* \("),
+        (_with_an_index_that_is_cut_off, "index.json is missing or cannot be read"),
+        *(
+            (_leading_to(place), "is no index of files beside it")
+            for place in ("../a.safetensors", "/a", "", 3, "..", "a\\b")
+        ),
+    ],
+)
+def test_an_index_that_is_not_true_is_one_line(spoil, told, tmp_path):
+    folder = _copy("unet", tmp_path)
+    spoil(folder, *_in_two(folder, INDEX, "{:05}-of-2.safetensors"))
+    with pytest.raises(ThreedgenError, match=told) as caught:
+        load_unet(folder, torch.float32, "cpu")
+    assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tests.diffusion.tiny_unet import CAMERAS
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.diffusion.formats.ldm_unet import unet_sources
@@ -97,11 +98,11 @@ def test_step_0_is_the_2d_model_to_the_last_bit(started, unet_2d, attention, cam
     with torch.no_grad():
         expected = unet_2d(latents, timestep, text).sample
         assert torch.equal(unet(latents, timestep, text, None, 1), expected)  # 2D mode
-        one_view = unet(latents, timestep, text, camera, 1)
-        several_views = unet(latents, timestep, text, camera, 4)
+        one_view = unet(latents, timestep, text, camera, 1, CAMERAS)
+        several_views = unet(latents, timestep, text, camera, 4, CAMERAS)
     if camera_input is CameraInput.timestep:
         assert torch.equal(one_view, expected)
-        assert torch.equal(several_views, expected) == (attention is not ViewAttention.inflated)
+        assert torch.equal(several_views, expected) == (attention in (ViewAttention.temporal, ViewAttention.none))
     else:  # a token of zeros dilutes the text: the 2D model with that token in its text
         with torch.no_grad():
             diluted = unet_2d(latents, timestep, torch.cat([text, torch.zeros(4, 1, 12)], 1)).sample
@@ -113,11 +114,17 @@ def test_what_is_new_learns_from_the_first_step_on(started, attention, camera_in
     """A last layer at zero has a gradient; were the layer before it zero too, it would stay there for ever."""
     prior = started(attention, camera_input)
     latents, timestep, text, camera = _inputs(4)
-    prior.unet(latents, timestep, text, camera, 4).square().mean().backward()
+    prior.unet(latents, timestep, text, camera, 4, CAMERAS).square().mean().backward()
     last = {"class_embedding.linear_2.weight", "class_embedding.linear_2.bias"}
     if attention is ViewAttention.temporal:
         last |= {name for name, _ in prior.unet.named_parameters() if ".view_attn.to_out.0." in name}
         assert len(last) == 2 + 2 * 10  # a transformer block in 3 levels down, the middle, and 2 in 3 levels up
+    elif attention is ViewAttention.epipolar:
+        last |= {name for name, _ in prior.unet.named_parameters() if name.endswith(".ray_attn.to_out.weight")}
+        assert len(last) == 2 + 7  # without those at the finest level
+    elif attention is ViewAttention.spad:
+        last |= {name for name, _ in prior.unet.named_parameters() if name.endswith(".ray_in.weight")}
+        assert len(last) == 2 + 10
     parameters = dict(prior.unet.named_parameters())
     for name in last:
         assert parameters[name].count_nonzero() == 0 and parameters[name].grad.abs().max() > 0
@@ -170,6 +177,8 @@ def test_a_multiview_prior_goes_on_but_loses_no_layer(tmp_path):
     started.save_pretrained(tmp_path / "temporal")
     with pytest.raises(ConfigError, match=r"trained with view_attention=temporal, .*view_attention=inflated"):
         start_prior(tmp_path / "temporal")
+    with pytest.raises(ConfigError, match="view_attention=spad, camera_input=timestep would drop"):
+        start_prior(tmp_path / "temporal", ViewAttention.spad)
     with pytest.raises(ConfigError, match="camera_input=text would drop"):
         start_prior("mini", camera_input=CameraInput.text)
 

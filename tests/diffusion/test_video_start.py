@@ -70,12 +70,11 @@ def test_saved_and_loaded_it_is_the_same_prior(video, tmp_path):
         start_prior(tmp_path / "video")
 
 
-def test_layers_over_views_have_no_place_in_a_video_network():
+def test_layers_between_views_have_no_place_in_a_video_network():
     plain = start_prior("mini").unet
-    plain.register_to_config(view_attention="none")
-    temporal = inflate_unet(plain, ViewAttention.temporal, CameraInput.timestep)
-    with pytest.raises(ValueError, match="no Stable Diffusion 2"):
-        video_unet_of(temporal)
+    for attention in (ViewAttention.temporal, ViewAttention.epipolar, ViewAttention.spad):
+        with pytest.raises(ValueError, match="no Stable Diffusion 2"):
+            video_unet_of(inflate_unet(plain, attention, CameraInput.timestep))
 
 
 @torch.no_grad()

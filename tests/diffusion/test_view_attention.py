@@ -7,9 +7,9 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
+from tests.diffusion.tiny_unet import CAMERAS, inputs
 from tests.diffusion.tiny_unet import TINY as TINY_UNET
-from tests.diffusion.tiny_unet import inputs
-from threedgen.cameras import orbit
+from threedgen.cameras import Cameras
 from threedgen.config.schema import CameraInput, ViewAttention
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.checkpoints.folders import load_unet
@@ -25,11 +25,11 @@ variants = pytest.mark.parametrize(("attention", "camera_input"), VARIANTS)
 
 
 def _unet(attention, camera_input):
-    """As after some training: the output of the attention over views is not zero any more."""
+    """As after some training: the output of what is new is not zero any more."""
     torch.manual_seed(0)
     unet = MultiViewUNet(**TINY, view_attention=attention, camera_input=camera_input).eval()
     for name, parameter in unet.named_parameters():
-        if "view_attn.to_out" in name:
+        if any(layer in name for layer in ("view_attn.to_out", "ray_attn.to_out", "ray_in")):
             assert parameter.count_nonzero() == 0
             nn.init.normal_(parameter, std=0.3)
     return unet
@@ -40,13 +40,14 @@ def _unet(attention, camera_input):
 def test_views_have_no_order_and_see_only_what_they_may(attention, camera_input):
     unet = _unet(attention, camera_input)
     latents, timestep, text, camera = inputs(8)
-    both = unet(latents, timestep, text, camera, 4)
+    both = unet(latents, timestep, text, camera, 4, CAMERAS)
     order = torch.tensor([2, 0, 3, 1, 4, 5, 6, 7])
-    reordered = unet(latents[order], timestep, text[order], camera[order], 4)
+    cameras = Cameras.joined([CAMERAS, CAMERAS]).take(order, 4)
+    reordered = unet(latents[order], timestep, text[order], camera[order], 4, cameras)
     torch.testing.assert_close(reordered, both[order], atol=1e-5, rtol=1e-4)
     third = torch.tensor(3)
     for changed in ((latents.index_fill(0, third, 0.5), camera), (latents, camera.index_fill(0, third, 0.5))):
-        effect = (unet(changed[0], timestep, text, changed[1], 4) - both).abs().amax((1, 2, 3))
+        effect = (unet(changed[0], timestep, text, changed[1], 4, CAMERAS) - both).abs().amax((1, 2, 3))
         assert effect[3] > 1e-4 and (effect[4:] == 0).all()  # itself, and no other object
         assert (effect[:3] == 0).all() if attention is ViewAttention.none else (effect[:3] > 1e-6).all()
     assert not torch.allclose(unet(latents, timestep, text, None, 4), both, atol=1e-4)  # the camera says something
@@ -114,7 +115,7 @@ def test_all_layers_learn_and_checkpoints_of_activations_change_no_gradient(atte
         block = unet.mid_block.attentions[0].transformer_blocks[0]
         hook = block.register_forward_pre_hook(lambda *_: calls.append(None))
         unet.zero_grad()
-        unet(latents, timestep, text, camera, 4).square().mean().backward()
+        unet(latents, timestep, text, camera, 4, CAMERAS).square().mean().backward()
         hook.remove()
         gradients.append({name: parameter.grad.clone() for name, parameter in unet.named_parameters()})
     assert len(calls) == 1 + 2  # it did compute again
@@ -131,9 +132,9 @@ def test_a_variant_is_kept_with_its_weights(attention, camera_input, tmp_path):
     assert (words["view_attention"], words["camera_input"]) == (attention.value, camera_input.value)
     latents, timestep, text, camera = inputs(4)
     with torch.no_grad():
-        expected = unet(latents, timestep, text, camera, 4)
+        expected = unet(latents, timestep, text, camera, 4, CAMERAS)
         for loaded in (load_unet(tmp_path, torch.float32, "cpu"), MultiViewUNet.from_pretrained(tmp_path)):
-            assert torch.equal(loaded.eval()(latents, timestep, text, camera, 4), expected)
+            assert torch.equal(loaded.eval()(latents, timestep, text, camera, 4, CAMERAS), expected)
     (tmp_path / "config.json").write_text(json.dumps(words | {"view_attention": "sideways"}))
     with pytest.raises(ThreedgenError, match="'sideways' is not a valid ViewAttention"):
         load_unet(tmp_path, torch.float32, "cpu")
@@ -151,6 +152,12 @@ def test_variants_add_only_their_own_tensors():
             blocks = {name.split(".view_")[0] for name in added}
             assert len(blocks) == 2 * 4 and len(added) == 7 * len(blocks)  # depth 2; 1 down, 1 middle, 2 up
             assert all(".view_norm." in name or ".view_attn." in name for name in added)
+        elif attention is ViewAttention.epipolar:
+            blocks = {name.split(".epipolar")[0] for name in added}
+            # the middle alone: the others are at the finest level
+            assert len(blocks) == 2 and len(added) == (2 + 1 + 2 * 4) * 2
+        elif attention is ViewAttention.spad:
+            assert len(added) == 2 * 4 and all(name.endswith(".ray_in.weight") for name in added)
         else:
             assert not added
 
@@ -163,8 +170,8 @@ def test_mini_priors_of_every_variant_go_through_a_folder(attention, camera_inpu
     loaded = MultiViewPrior.from_pretrained(tmp_path / "prior")
     words = loaded.unet.config
     assert (words.view_attention, words.camera_input) == (attention.value, camera_input.value)
-    latents, cameras = torch.randn(4, 4, 16, 16), orbit([0, 90, 180, 270], 15, 2, 40, 64, num_views=4)
+    latents = torch.randn(4, 4, 16, 16)
     with torch.no_grad():
-        told = Conditions(prior.encode_text(["red cat"]), cameras, 4)
+        told = Conditions(prior.encode_text(["red cat"]), CAMERAS, 4)
         expected = prior.denoise(latents, torch.tensor(9), told).noise
         assert torch.equal(loaded.denoise(latents, torch.tensor(9), told).noise, expected)

@@ -2,6 +2,9 @@
 
 import torch
 
+from threedgen.cameras import orbit
+
+CAMERAS = orbit([0, 90, 180, 270], 15, 3, 40, 64, num_views=4)  # for the kinds of attention that know geometry
 TINY = {
     "sample_size": 8,
     "block_out_channels": (16, 32),

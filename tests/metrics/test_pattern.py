@@ -19,10 +19,10 @@ RANDOM = np.random.default_rng(3)
 CAMERAS = orbit(RANDOM.uniform(0, 360, 36), RANDOM.uniform(0, 30, 36), 2.5, 40, 64)
 
 
-def views(specs, change=lambda obj: obj):
+def views(specs, change=lambda obj: obj, scale=1.0):
     """One view of each, of jittered sizes."""
     poses, fovs = CAMERAS.camera_to_world.numpy(), CAMERAS.fov_y.numpy()
-    objects = [change(build(spec, Random(i))) for i, spec in enumerate(specs)]
+    objects = [change(build(spec, Random(i), scale)) for i, spec in enumerate(specs)]
     return np.concatenate([render(obj, poses[i : i + 1], fovs[i : i + 1], 64).rgb for i, obj in enumerate(objects)])
 
 
@@ -50,6 +50,18 @@ def test_the_pattern_that_is_there_is_seen_whatever_is_named(true_views):
     verdicts = named_patterns(true_views, wrong, CAMERAS)
     assert verdicts.rate < 0.1
     assert np.mean([seen == spec.feature for seen, spec in zip(verdicts.seen, SPECS, strict=True)]) > 0.9
+
+
+def test_coarser_patterns_are_told_apart_by_their_scale():
+    coarse = views(SPECS, scale=1.6)
+    assert named_patterns(coarse, CAPTIONS, CAMERAS, 1.6).rate > 0.9
+    assert named_patterns(coarse, CAPTIONS, CAMERAS).rate < 0.75
+
+
+def test_views_are_judged_without_their_cameras(true_views):
+    assert named_patterns(true_views, CAPTIONS, None).rate > 0.85
+    unlit = views([Spec(spec.kind, spec.color) for spec in SPECS])
+    assert named_patterns(unlit, CAPTIONS, None).seen.count("none") > 0.9 * 36
 
 
 def test_a_pattern_may_be_anywhere():

@@ -1,9 +1,12 @@
 """The kernels are compiled when they are needed, once for the same sources, and their absence is told."""
 
 import ctypes
+import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,21 @@ def test_without_a_compiler(sources, monkeypatch):
         build.cached_cpu_library()
 
 
+def test_without_a_folder_to_keep_them_in_it_is_said_what_to_do(sources, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in which no folder can be made")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(build.BuildError, match=r"cannot be kept \(Not a directory\): set XDG_CACHE_HOME"):
+        build.cached_cpu_library()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(build.Path, "home", unknown)
+    with pytest.raises(build.BuildError, match="no home folder is known"):
+        build.cached_cpu_library()
+
+
 def test_without_kernels_auto_says_so_and_native_refuses(monkeypatch, capsys):
     monkeypatch.setattr(library, "_load", lambda: (None, "no C++ compiler (g++ or clang++) is installed"))
     assert backends.select_backend(BackendName.auto).name == "reference"
@@ -86,13 +104,35 @@ def _one_ray():
 @needs_compiler
 @pytest.mark.skipif(len(build.LEVELS) < 2, reason="one SIMD level on this kind of machine")
 def test_the_package_brings_libraries_and_sources(tmp_path):
-    """A built package holds the library of each SIMD level and what another machine would compile."""
-    command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(tmp_path)]
+    """A wheel, of one platform and for every Python, holds the library of each SIMD level and what others compile."""
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(tmp_path), "bdist_wheel"]
+    command += ["--bdist-dir", str(tmp_path / "made"), "--dist-dir", str(tmp_path / "dist")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    (package,) = tmp_path.glob("lib*/threedgen")
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert re.fullmatch(r"threedgen-[\d.]+-py3-none-linux_\w+\.whl", wheel.name)
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    package = tmp_path / "installed/threedgen"
     libraries = {path.name: path for path in (package / "ops/native").glob("*.so")}
     assert set(libraries) == {build.library_name(level) for level in build.LEVELS}
     assert ctypes.CDLL(str(libraries[build.library_name("x86-64-v2")])).tg_adamw_f32
     assert (package / "cuda_ext/cpu/march.cpp").is_file()
     assert (package / "cuda_ext/include/threedgen/lane.h").is_file()
+    assert (package / "configs/mvdream-mini.yaml").is_file() and (package / "custom_prompts/demo.txt").is_file()
+    (about,) = tmp_path.glob("installed/*.dist-info/METADATA")
+    assert "License: Apache-2.0" in about.read_text() and list(about.parent.rglob("LICENSE"))
+
+    # installed, without a home: it says its own name, finds its prompt files, and uses the kernels that it brings
+    program = "import sys; sys.argv[0] = '/usr/bin/threedgen'; from threedgen.runs.batch import read_prompts; "
+    program += "from threedgen.ops.native import library; from threedgen import cli; cli.main(['--help']); "
+    program += "print(len(read_prompts('custom_prompts/demo.txt')), 'prompts', repr(library.why_not()))"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no-home").write_text("a file, in which no folder can be made")
+    home = {"HOME": str(tmp_path / "no-home"), "PYTHONPATH": str(package.parent), "CXX": "/nowhere/g++"}
+    environment = {k: v for k, v in os.environ.items() if k != "XDG_CACHE_HOME"} | home
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    assert "usage: threedgen [--config" in run.stdout and "launch.py" not in run.stdout
+    assert "mvdream-mini.yaml" in run.stdout and run.stdout.splitlines()[-1].endswith("prompts ''")

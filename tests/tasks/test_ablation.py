@@ -11,7 +11,7 @@ import torch
 from threedgen.cameras import viewing_cameras
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
-from threedgen.config.schema import ABLATION_TABLES, CameraInput, GuidanceLoss, ViewAttention
+from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLE, CameraInput, GuidanceLoss, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
@@ -28,7 +28,7 @@ def config_of(*settings):
 
 
 def test_the_tables_are_those_of_the_settings_and_every_condition_is_a_valid_config():
-    assert tuple(ablation._MEASURES) == ABLATION_TABLES
+    assert tuple(ablation._MEASURES) == (*ABLATION_TABLES, GUIDED_TABLE)
     with pytest.raises(ConfigError, match=r"ablation.only.*'veiws'.*views, annealing"):
         config_of("ablation.only=[veiws]")
     config = config_of()
@@ -140,7 +140,7 @@ def test_scenes_and_samples_are_computed_as_the_runtime_says(tmp_path, monkeypat
 
     for module in (scenes, priors):
         monkeypatch.setattr(module, "load_prior", load_prior)
-    monkeypatch.setattr(priors, "_trained", lambda config, folder: folder / "prior")
+    monkeypatch.setattr(priors, "trained", lambda config, folder: folder / "prior")
     scenes._loaded_prior.cache_clear()
     with pytest.raises(ThreedgenError, match="enough"):
         scenes.optimize_and_compare(jobs_of(scenes.TABLES[0].conditions, config, tmp_path)[0])
@@ -209,7 +209,7 @@ def test_variants_start_alike_and_differ_as_said(tmp_path):
     assert [s.form == "pattern" for s in specs] == [False, False, True, True]
     conditions = {c.name: c for table in priors.TABLES for c in table.conditions}
     variants = {n: priors.variant(c, config, tmp_path, tmp_path / "p", specs) for n, c in conditions.items()}
-    assert len(variants) == 5
+    assert len(variants) == 7
     baseline = flatten(variants["inflated"].config)
     assert baseline["train.steps"] == 7 and baseline["train.start_from"] == str(tmp_path / "p")
     changed = {name: {k: v for k, v in flatten(v.config).items() if v != baseline[k]} for name, v in variants.items()}
@@ -217,6 +217,8 @@ def test_variants_start_alike_and_differ_as_said(tmp_path):
         "inflated": {},
         "temporal": {"train.view_attention": ViewAttention.temporal},
         "none": {"train.view_attention": ViewAttention.none},
+        "epipolar": {"train.view_attention": ViewAttention.epipolar},
+        "spad": {"train.view_attention": ViewAttention.spad},
         "camera-on-text": {"train.camera_input": CameraInput.text},
         "without-2d-data": {"train.multiview_probability": 1.0},
     }

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from threedgen.config.schema import Schedule
+from threedgen.tasks.evaluation.plots import pareto_front
 from threedgen.tasks.evaluation.tables import (
     Claim,
     Column,
     Condition,
+    Measured,
     Table,
     as_json,
     difference_of,
@@ -51,7 +53,7 @@ def test_means_and_paired_differences():
 
 
 def test_markdown_shows_means_intervals_counts_and_the_truth():
-    lines = markdown(TABLE, SCORES, "views.png").splitlines()
+    lines = markdown(TABLE, Measured(SCORES, {}), ["views.png"]).splitlines()
     four, two, one, truth = (next(line for line in lines if line.startswith(f"| {name} ")) for name in LABELS)
     assert four.startswith("| 4 views | 24.00 [") and "| 0 [0, 0] (2) |" in four and "0.500 [0.500, 0.500]" in four
     assert "| 50 [" in two and one.startswith("| 1 view | 15.50 [15.00, 16.00] (2) |")
@@ -66,15 +68,33 @@ def test_markdown_shows_means_intervals_counts_and_the_truth():
 
 def test_prompts_of_another_kind_leave_the_count_alone():
     mixed = {name: {**SCORES["four"], "other": {"pattern": 1.0}} for name in ("four", "two", "one")}
-    assert "| 4 views | 24.00 [" in markdown(TABLE, mixed) and "] (3)" not in markdown(TABLE, mixed)
+    assert "| 4 views | 24.00 [" in markdown(TABLE, Measured(mixed, {})) and "] (3)" not in markdown(
+        TABLE, Measured(mixed, {})
+    )
 
 
 LABELS = ("4 views", "2 views", "1 view", "truth")
 
 
+def test_figures_of_whole_sets_stand_beside_the_means_and_have_no_intervals():
+    table = replace(TABLE, set_columns=(Column("far", "distance", 3),))
+    measured = Measured(SCORES, {}, of_sets={"four": {"far": 0.125}, "two": {"far": 2.0}})
+    head, _, four, two, one, *_ = markdown(table, measured).splitlines()[4:]
+    assert head.endswith("| distance |")
+    assert [line.rsplit("|", 2)[1] for line in (four, two, one)] == [" 0.125 ", " 2.000 ", " – "]
+    assert "distance" not in "".join(markdown(table, measured).splitlines()[10:])  # no differences of it
+    assert as_json(table, measured)["conditions"]["two"]["of_set"] == {"far": 2.0}
+
+
+def test_the_front_of_a_plot_is_what_nothing_beats():
+    points = [(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 4.0), (4.0, 1.0), (0.5, 5.0), (4.0, 0.5)]
+    assert pareto_front(points) == [(1.0, 5.0), (3.0, 4.0), (4.0, 1.0)]
+    assert pareto_front([(1.0, 1.0), (1.0, 1.0)]) == [(1.0, 1.0), (1.0, 1.0)]  # alike: neither beats the other
+
+
 def test_a_condition_without_scores_is_told():
     without = {**SCORES, "two": {}}
-    assert "| 2 views | – | – | – |" in markdown(TABLE, without)
+    assert "| 2 views | – | – | – |" in markdown(TABLE, Measured(without, {}))
     assert verdict(CLAIM, TABLE, without) == "Said. Not measured: 2 views failed."
 
 
@@ -93,7 +113,7 @@ def test_verdicts():
 
 def test_json_has_everything_as_plain_values():
     lone = {**SCORES, "one": {"p": figures(15.0)}}  # one value has no interval: nan
-    found = json.loads(json.dumps(as_json(TABLE, lone), allow_nan=False))
+    found = json.loads(json.dumps(as_json(TABLE, Measured(lone, {})), allow_nan=False))
     one = found["conditions"]["one"]
     assert one["settings"]["a.b"]["end"] == 2 and one["prompts"] == {"p": figures(15.0)}
     assert one["means"]["psnr"] == {"mean": 15.0, "low": None, "high": None, "count": 1}

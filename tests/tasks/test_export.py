@@ -110,6 +110,25 @@ def test_another_export_takes_the_place_of_the_first(folder, capsys):
     assert (folder / "asset.png").exists() and not (folder / "asset.ply").exists()
 
 
+def test_formats_and_the_floor(folder, capsys):
+    """The same shape in every file, z up in the .stl and y up in the others, its lowest point at 0."""
+    before = trimesh.load(folder / "asset.glb", force="mesh", process=False)
+    assert cli.main(["export", str(folder), "export.formats=[stl, ply]", "export.on_floor=true"]) == 0
+    assert {path.suffix for path in folder.glob("asset.*")} == {".stl", ".ply"}
+    assert "data:model/gltf-binary" in (folder / "preview.html").read_text()  # the page shows it all the same
+    printed, ply = trimesh.load(folder / "asset.stl"), trimesh.load(folder / "asset.ply", process=False)
+    assert len(printed.faces) == len(ply.faces) == len(before.faces) and printed.is_watertight
+    np.testing.assert_allclose(printed.triangles[..., [1, 2, 0]], ply.triangles, atol=1e-6)
+    heights = ply.vertices[:, 1]
+    assert heights.min() == pytest.approx(0, abs=1e-6) and np.ptp(heights) == pytest.approx(
+        np.ptp(before.vertices[:, 1])
+    )
+    report = json.loads((folder / "report.json").read_text())
+    assert report["bounds"][0][2] == pytest.approx(0, abs=1e-6)
+    assert report["lifted_by"] == pytest.approx(-before.vertices[:, 1].min(), abs=1e-6)
+    assert report["mesh_vs_scene_psnr"] > 25 and report["settings"]["formats"] == ["stl", "ply"]
+
+
 def test_a_run_that_stopped_early_is_not_called_finished(tmp_path):
     make_run(tmp_path / "run")
     assert cli.main(["export", str(tmp_path / "run")]) == 0
@@ -154,6 +173,8 @@ def test_nothing_to_export_leaves_what_is_there(folder, capsys):
         (["steps=4"], "changes only export.* settings: steps=4"),
         (["export.texture=4"], "did you mean export.texture_size"),
         (["export.colors=paint"], "one of texture, vertex"),
+        (["export.formats=[glb, usdz]"], "there is no format 'usdz'; there are glb, obj, ply, stl"),
+        (["export.formats=[]"], "must name at least one"),
         (["export.faces=-1"], "must be at least 0"),
         (["export.rasterizer=kaolin"], "export.rasterizer=kaolin"),
     ],

@@ -122,7 +122,7 @@ def test_the_command_writes_a_textured_asset(tmp_path, capsys):
     assert len(mesh.faces) > 100 and mesh.visual.material.baseColorTexture.size == (128, 128)
     report = json.loads(Path(printed["report"]).read_text())
     assert report["prompt"] == PROMPT and report["mesh_vs_scene_psnr"] > 15
-    assert report["step"] == 2 + 2 * 3  # refined twice
+    assert report["step"] == report["scene_vs_prior"]["step"] == 2 + 2 * 3  # refined twice
     # the same command finds the run finished
     assert cli.main(["--config", "mvdream-mini.yaml", *settings]) == 0
     assert "finished before" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from PIL import Image
 
 from threedgen import cli
 from threedgen.config.load import load_config
-from threedgen.data.mesh_views import SPHERE, write_views
+from threedgen.data.meshes.views import SPHERE, write_views
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, cameras_at
 from threedgen.imaging import to_uint8

@@ -10,6 +10,7 @@ import trimesh
 from PIL import Image
 
 from threedgen import cli
+from threedgen.data.meshes.files import PLAIN
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.shards import Shards
 from threedgen.tasks.tools import render_meshes
@@ -71,6 +72,63 @@ def test_a_second_call_renders_only_what_is_new_or_changed(meshes, tmp_path, cap
     assert capsys.readouterr().out.splitlines()[-1].startswith("3 rendered")
 
 
+def test_files_of_one_name_get_folders_of_their_own(meshes, tmp_path, capsys):
+    """Two endings, a file beside a folder of its name, and a file whose name is what the ending would make."""
+    for name in ("ball.obj", "toys.stl", "ball-obj.stl"):
+        trimesh.creation.box().export(meshes / name)
+    assert render(meshes, tmp_path / "views") == 0
+    folders = {path.parent.relative_to(tmp_path / "views").as_posix() for path in (tmp_path / "views").rglob("000.png")}
+    assert folders == {"ball-ply", "ball-obj-obj", "ball-obj", "toys-stl", "toys/brick"}
+    sources = {
+        path.parent.name: json.loads(path.read_text())["source"]["file"] for path in tmp_path.rglob("cameras.json")
+    }
+    assert (sources["ball-obj"], sources["ball-obj-obj"]) == ("ball-obj.stl", "ball.obj")
+    assert render(meshes, tmp_path / "shards", "--shards", 8) == 0
+    assert len(Shards([tmp_path / "shards/00000.tar"])) == 5
+
+
+def test_a_library_says_nothing_of_its_own(tmp_path, capfd):
+    """A .ply whose texture is missing: our line names it, and no traceback is printed."""
+    quad = "0 0 0 0 0\n1 0 0 1 0\n1 1 0 1 1\n0 1 0 0 1\n"
+    corners = "".join(f"property float {name}\n" for name in "xyzst")
+    (tmp_path / "quad.ply").write_text(
+        f"ply\nformat ascii 1.0\ncomment TextureFile gone.png\nelement vertex 4\n{corners}"
+        f"element face 1\nproperty list uchar int vertex_indices\nend_header\n{quad}4 0 1 2 3\n"
+    )
+    assert render(tmp_path / "quad.ply", tmp_path / "views") == 0
+    out, err = capfd.readouterr()
+    assert err == "" and len(out.splitlines()) == 2
+    assert "without gone.png, which it names" in out and "--texture FILE gives one" in out
+
+
+def test_a_picture_for_texture_coordinates_that_have_none(tmp_path, capsys):
+    """The .obj names no material: lit and said so without the picture, in its colours with it."""
+    text = "v -1 -1 0\nv 1 -1 0\nv 1 1 0\nv -1 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nf 1/1 2/2 3/3 4/4\n"
+    (tmp_path / "quad.obj").write_text(text)
+    Image.new("RGB", (4, 4), (200, 30, 10)).save(tmp_path / "skin.png")
+    (tmp_path / "no.png").write_text("no picture")
+    trimesh.creation.box().export(tmp_path / "box.stl")
+
+    def colors():
+        pixels = np.asarray(Image.open(tmp_path / "views/quad/000.png"))
+        return {tuple(pixel[:3].tolist()) for pixel in pixels[pixels[..., 3] == 255]}
+
+    assert render(tmp_path / "quad.obj", tmp_path / "views") == 0
+    assert "lit for want of colours of its own" in capsys.readouterr().out
+    (grey,) = colors()
+    assert grey[0] == grey[1] == grey[2] != round(255 * PLAIN)  # lit: another brightness than the plain grey
+    command = (tmp_path / "quad.obj", tmp_path / "views", "--texture", tmp_path / "skin.png")
+    assert render(*command) == 0
+    assert "lit" not in capsys.readouterr().out and colors() == {(200, 30, 10)}
+    assert render(*command) == 0 and "1 there already" in capsys.readouterr().out
+    Image.new("RGB", (4, 4), (20, 30, 210)).save(tmp_path / "skin.png")
+    assert render(*command) == 0 and colors() == {(20, 30, 210)}
+    assert render(tmp_path / "box.stl", tmp_path / "views", "--texture", tmp_path / "skin.png") == 1
+    assert "no part has texture coordinates" in capsys.readouterr().out
+    assert render(tmp_path / "quad.obj", tmp_path / "other", "--texture", tmp_path / "no.png") == 1
+    assert "no picture that can be read" in capsys.readouterr().out
+
+
 def test_two_workers_give_the_same_files(meshes, tmp_path):
     assert render(meshes, tmp_path / "one") == 0 and render(meshes, tmp_path / "two", "--workers", 2) == 0
     for path in (tmp_path / "one").rglob("*.png"):
@@ -109,10 +167,8 @@ def test_what_cannot_be_asked_for_is_one_line(meshes, tmp_path, capsys):
     (meshes / "captions.jsonl").write_text('{"file": "bull.ply", "caption": "a ball"}\n')
     assert "bull.ply is not there" in error(meshes, views)
     (meshes / "captions.jsonl").unlink()
-    trimesh.creation.box().export(meshes / "toys.stl")
-    assert "inside the folder of" in error(meshes, views)
-    trimesh.creation.box().export(meshes / "ball.obj")
-    assert "would be the same folder" in error(meshes, views)
+    assert "SRC is then one mesh file" in error(meshes, views, "--texture", meshes / "ball.ply")
+    assert "SRC is then one mesh file" in error(meshes / "ball.ply", views, "--texture", meshes / "none.png")
     assert not views.exists()
 
 

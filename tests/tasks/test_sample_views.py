@@ -8,6 +8,7 @@ from PIL import Image
 
 from threedgen import MultiViewPipeline, cli
 from threedgen.config.load import load_config
+from threedgen.core.errors import ThreedgenError
 
 SETTINGS = ["prompt=a red cat", "views.num_inference_steps=2", "views.num_frames=3", "num_threads=1"]
 
@@ -42,6 +43,26 @@ def test_the_command_writes_views_and_their_cameras(tmp_path, capsys):
     )
     for picture, image in zip(pictures, again.images, strict=True):
         assert np.abs(picture.astype(int) - np.asarray(image)).max() <= 1  # a level of rounding
+
+
+def test_views_can_be_transparent_and_say_what_they_are(tmp_path, capsys, monkeypatch):
+    settings = ["prompt=a red cat", "num_threads=1", "views.num_inference_steps=8", f"output_root={tmp_path}", "seed=2"]
+    assert cli.main(["--config", "views-mini.yaml", *settings, "views.transparent=true"]) == 0
+    views = [Image.open(path) for path in files(tmp_path, "view-*.png")]
+    assert len(views) == 4
+    for view in views:
+        assert view.text["prompt"] == "a red cat" and view.text["seed"] == "2"
+        assert view.text["prompt_as_read"] == "a red cat, 3d asset"
+        alpha = np.asarray(view)[..., 3]
+        assert alpha[0].max() == 0 and alpha[32, 32] == 255 and 0.05 < alpha.mean() / 255 < 0.7
+
+    def refuse(rgb):
+        raise ThreedgenError("its border is not of one colour")
+
+    monkeypatch.setattr("threedgen.tasks.sample_views.cut_from_flat", refuse)
+    assert cli.main(["--config", "views-mini.yaml", *settings, "views.transparent=true", "seed=3"]) == 1
+    assert "view 0: its border is not of one colour: remove_background=true" in capsys.readouterr().err
+    assert len(files(tmp_path, "view-*.png")) == 4  # none of the second run
 
 
 def test_plain_english_is_kept_as_typed_and_drawn_as_its_caption(tmp_path, capsys):

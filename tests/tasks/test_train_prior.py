@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from threedgen import cli
 from threedgen.cameras import orbit
 from threedgen.config.load import load_config
-from threedgen.config.schema import Precision
+from threedgen.config.schema import Precision, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.start import start_prior
 from threedgen.diffusion.text.prompts import unknown_words
 from threedgen.runs.budget import Budget
 from threedgen.runs.directory import open_run
@@ -110,6 +111,14 @@ def test_the_steps_of_these_tests_are_of_both_kinds(straight):
     assert any("2d" in event for event in last) and any("multiview" in event for event in last)
 
 
+def test_a_training_on_sets_of_views_alone_leaves_no_2d_mode(config, straight, tmp_path):
+    assert MultiViewPrior.from_pretrained(straight / "prior").has_2d_mode
+    results = train(config, tmp_path / "views", multiview_probability=1.0, steps=1, sample_every=100)
+    assert not MultiViewPrior.from_pretrained(results["prior"]).has_2d_mode
+    again = replace(config, train=replace(config.train, start_from=str(results["prior"])))
+    assert MultiViewPrior.from_pretrained(train(again, tmp_path / "both", steps=1)["prior"]).has_2d_mode
+
+
 def test_a_stopped_training_resumes_to_the_same_weights(config, straight, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "learning_rate", stopping(at=5))
     with pytest.raises(_Stopped):
@@ -166,6 +175,19 @@ def test_training_moves_what_it_should(config, straight, tmp_path):
         for a, b in zip(getattr(frozen, name).parameters(), getattr(start, name).parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)  # saved in half precision
     assert not any(key.startswith(("text_encoder", "average.text_encoder")) for key in weights(tmp_path, 2))
+
+
+@pytest.mark.parametrize("attention", [ViewAttention.epipolar, ViewAttention.spad])
+def test_layers_that_know_the_cameras_learn_and_are_kept(config, tmp_path, attention):
+    """The tiny prior is of the inflated kind; the run's folder is of this one."""
+    train(config, tmp_path, steps=3, checkpoint_every=3, view_attention=attention, multiview_probability=1.0)
+    end = weights(tmp_path, 3)
+    start = start_prior(config.train.start_from, attention).unet.state_dict()
+    new = start.keys() - start_prior(config.train.start_from).unet.state_dict().keys()
+    assert new and all((end[f"unet.{key}"] - start[key]).abs().max() > 0 for key in new)
+    loaded = MultiViewPrior.from_pretrained(tmp_path / "prior").unet
+    assert loaded.config.view_attention == attention.value and loaded.state_dict().keys() == start.keys()
+    assert max(loaded.state_dict()[key].abs().max() for key in new if start[key].count_nonzero() == 0) > 0
 
 
 def test_bfloat16_keeps_float32_weights_and_nearly_the_same_losses(config, straight, tmp_path):

@@ -35,7 +35,7 @@ def page_file(tmp_path_factory):
         folder / "preview.html",
         title=PROMPT,
         subtitle="a-run <i>",
-        glb=folder / "asset.glb",
+        glb=(folder / "asset.glb").read_bytes(),
         turntable=save_turntable(frames, folder),
         views=[("first & last", frames[:4]), ("mesh", frames[:4])],
         facts={"Mesh": {"faces": "5,120", "watertight": "yes"}, "Run": {"seed": "<0>"}},

@@ -8,9 +8,20 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from threedgen.config.schedules import value_at
-from threedgen.config.schema import ABLATION_TABLES, Config, Geometry, Schedule
+from threedgen.config.schema import (
+    ABLATION_TABLES,
+    EXPORT_FORMATS,
+    GUIDED_TABLE,
+    Config,
+    Geometry,
+    JointConfig,
+    JointMode,
+    Schedule,
+    Task,
+)
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
+from threedgen.core.network import is_local
 
 _INF = math.inf
 
@@ -21,7 +32,7 @@ def _described(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = getattr(config, entry.name)
         if isinstance(value, Schedule):
             yield from ((f"{prefix}{entry.name}.{end}", entry.metadata) for end in ("start", "end"))
-        elif is_dataclass(value):
+        if is_dataclass(value):
             yield from _described(value, f"{prefix}{entry.name}.")
         else:
             yield prefix + entry.name, entry.metadata
@@ -32,6 +43,11 @@ LIMITS = {
     key: metadata["range"]
     for key, metadata in _described(Config())
     if metadata.get("range", (-_INF, _INF)) != (-_INF, _INF)
+}
+# section whose `joint` it is -> tasks that make use of it, or whose runs `launch.py refine` goes on with
+_JOINT_IN = {
+    "views": (Task.sample_views, Task.dense_views, Task.generate, Task.dreambooth),
+    "guidance": (Task.generate, Task.evaluate, Task.reconstruct, Task.dense_views),
 }
 # settings that change how a run is carried out, never what comes out
 INCIDENTAL = tuple(key for key, metadata in _described(Config()) if metadata.get("incidental"))
@@ -82,15 +98,29 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         if name == "to_fraction" and flat[f"{section}.from_fraction"] > value:
             fail(key, f"must not be smaller than {section}.from_fraction={flat[f'{section}.from_fraction']}")
 
+    if not config.viewer.token and not is_local(config.viewer.host):
+        fail("viewer.host", "can be reached by others: add viewer.token=WORD, or stay on 127.0.0.1")
     if not config.eval.views:
         fail("eval.views", "must name at least one number of views")
     for table in config.ablation.only:
-        if table not in ABLATION_TABLES:
-            fail("ablation.only", f"there is no table {table!r}; there are {', '.join(ABLATION_TABLES)}")
+        if table not in (*ABLATION_TABLES, GUIDED_TABLE):
+            fail(
+                "ablation.only", f"there is no table {table!r}; there are {', '.join((*ABLATION_TABLES, GUIDED_TABLE))}"
+            )
+    for name in config.export.formats:
+        if name not in EXPORT_FORMATS:
+            fail("export.formats", f"there is no format {name!r}; there are {', '.join(EXPORT_FORMATS)}")
+    if not config.export.formats:
+        fail("export.formats", f"must name at least one of {', '.join(EXPORT_FORMATS)}")
     if config.scene.grid.max_resolution < config.scene.grid.base_resolution:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
     if config.scene.geometry is Geometry.sdf and config.export.threshold > 0:
         fail("export.threshold", "must be 0 with scene.geometry=sdf, whose surface is where the distance is 0")
+    for section, joint in (("views", config.views.joint), ("guidance", config.guidance.joint)):
+        if found := joint_problem(joint):
+            fail(f"{section}.joint.{found[0]}", found[1])
+        if joint.weights and config.task not in _JOINT_IN[section]:
+            fail(f"{section}.joint.weights", f"task {config.task.name} has no use for a 2D model there")
     lowest, highest = config.guidance.min_timestep, config.guidance.max_timestep
     # both are piecewise linear: it is enough to compare them where either bends
     for fraction in sorted({s for x in (lowest, highest) for s in (x.from_fraction, x.to_fraction)}):
@@ -98,6 +128,17 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         if low > high:
             problem = f"is {low:g}, above guidance.max_timestep's {high:g}, at fraction {fraction:g} of the run"
             fail("guidance.min_timestep", problem)
+
+
+def joint_problem(joint: JointConfig) -> tuple[str, str] | None:
+    """The first setting below `joint` that cannot work, and why; None if all can."""
+    highest = 1 if joint.mode is JointMode.mix else _INF
+    for end in ("start", "end"):
+        if not 0 <= getattr(joint.multiview_weight, end) <= highest:
+            return f"multiview_weight.{end}", f"must be {_span(0, highest)} with mode={joint.mode.name}"
+    if joint.self_camera and joint.mode is JointMode.mix:
+        return "self_camera", "only mode=consistency looks at each view alone"
+    return None
 
 
 def _span(low: float, high: float) -> str:

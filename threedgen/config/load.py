@@ -158,7 +158,8 @@ def _closest(key: str) -> list[str]:
 
     def score(candidate: str) -> float:
         whole, leaf = ratio(key, candidate), ratio(key.rpartition(".")[2], candidate.rpartition(".")[2])
-        return (whole + leaf) / 2 if "." in key else max(whole, leaf)
+        # a word without a section is first of all meant as one that has none
+        return (whole + leaf) / 2 if "." in key else max(whole, 0.98 * leaf)
 
     scores = {candidate: score(candidate) for candidate in [*_leaf_types(), *_sections()]}
     best = max(scores.values())

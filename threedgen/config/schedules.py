@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from threedgen.config.schema import Schedule
+import math
+
+from threedgen.config.schema import Schedule, Shape, ShapedSchedule
 
 
 def value_at(schedule: Schedule, fraction: float) -> float:
-    """The schedule's value at `fraction` of the run (0 first step, 1 last): linear between its ends, constant outside.
+    """The schedule's value at `fraction` of the run (0 first step, 1 last): linear between its ends, or as its shape
+    says, constant outside.
 
     A schedule with `from_fraction == to_fraction` is a step: `start` before that point, `end` from it on.
 
@@ -19,4 +22,18 @@ def value_at(schedule: Schedule, fraction: float) -> float:
     if fraction <= schedule.from_fraction:
         return schedule.start
     progress = (fraction - schedule.from_fraction) / (schedule.to_fraction - schedule.from_fraction)
+    if isinstance(schedule, ShapedSchedule):
+        progress = _shaped(schedule, progress)
     return schedule.start + (schedule.end - schedule.start) * progress
+
+
+def _shaped(schedule: ShapedSchedule, progress: float) -> float:
+    match schedule.shape:
+        case Shape.linear:
+            return progress
+        case Shape.power:
+            return progress**schedule.exponent
+        case Shape.cosine:
+            return (1 - math.cos(math.pi * progress)) / 2
+        case Shape.step:
+            return float(progress >= 0.5)

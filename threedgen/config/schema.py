@@ -6,7 +6,7 @@ anneals as far as a long one.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -39,6 +39,8 @@ class ViewAttention(Enum):
     inflated = "inflated"  # MVDream: over the tokens of all views
     temporal = "temporal"  # as video networks do: within a view, then, in new layers, over the views at each pixel
     none = "none"  # within a view only
+    epipolar = "epipolar"  # as inflated, then, in new layers, at points along each pixel's ray
+    spad = "spad"  # as inflated, but along epipolar lines only; each block is told the pixels' rays
 
 
 class CameraInput(Enum):
@@ -85,6 +87,22 @@ class Geometry(Enum):
     sdf = "sdf"  # a signed distance, rendered as NeuS does
 
 
+class DataConvention(Enum):
+    """What the matrices of a cameras' file are; docs/howto/reconstruct.md."""
+
+    opengl = "opengl"  # camera to world, a camera's axes right, up, back
+    opencv = "opencv"  # camera to world, right, down, forward
+    opengl_world_to_camera = "opengl_world_to_camera"
+    opencv_world_to_camera = "opencv_world_to_camera"
+
+
+class MaskUse(Enum):
+    """What is black in a mask beside a picture."""
+
+    empty = "empty"  # empty space: the mask is the object's
+    ignored = "ignored"  # not looked at, such as people who walk through
+
+
 class DeviceName(Enum):
     auto = "auto"  # cuda if there is one
     cpu = "cpu"
@@ -122,6 +140,23 @@ class Schedule:
     end: float = 0.0
     from_fraction: float = 0.0
     to_fraction: float = 1.0
+
+
+class Shape(Enum):
+    """How a schedule goes from its start to its end; p is how far it is between its two fractions, 0 .. 1."""
+
+    linear = "linear"  # p
+    power = "power"  # p ** exponent
+    cosine = "cosine"  # (1 - cos(pi p)) / 2
+    step = "step"  # 0, from the middle on 1
+
+
+@dataclass
+class ShapedSchedule(Schedule):
+    """A `Schedule` that need not be linear in between."""
+
+    shape: Shape = Shape.linear
+    exponent: float = setting(2.0, 0.01, 100)  # of shape power
 
 
 @dataclass
@@ -196,6 +231,29 @@ class OptimizerConfig:
     weight_decay: float = setting(0.01, 0)
 
 
+class JointMode(Enum):
+    """How a multi-view and a 2D model answer together; w is `multiview_weight`."""
+
+    mix = "mix"  # w * multi-view + (1 - w) * 2D: samples of p_multiview^w * p_2d^(1 - w)
+    consistency = "consistency"  # 2D + w * (multi-view of all views - multi-view of each view alone)
+
+
+OWN_2D_MODE = "own"  # as `joint.weights`: the multi-view prior itself, asked for single pictures
+
+
+@dataclass
+class JointConfig:
+    """A 2D model beside the multi-view prior: its looks on that one's geometry."""
+
+    weights: str = ""  # "": none; `own`: the prior's 2D mode; or as `weights`, also a 2D Stable Diffusion
+    prompt: str = ""  # what the 2D model reads; "": the same prompt, as it was typed
+    mode: JointMode = JointMode.mix
+    # over the sampling's progress 1 - t / 1000, whatever the number of steps
+    multiview_weight: ShapedSchedule = field(default_factory=lambda: ShapedSchedule(0.75, 0.75))
+    guidance_scale: float = setting(0.0, 0)  # of the 2D model; 0: that of the multi-view prior
+    self_camera: bool = False  # mode consistency: a view alone is told its camera; otherwise it is in 2D mode
+
+
 @dataclass
 class GuidanceConfig:
     loss: GuidanceLoss = GuidanceLoss.reconstruction
@@ -205,6 +263,7 @@ class GuidanceConfig:
     max_timestep: Schedule = setting(lambda: Schedule(0.98, 0.50, 0.0, 0.8), 0, 1)
     image_size: int = setting(256, 8, 8192)  # pixels that the prior's encoder sees
     gradient_clip: float = setting(0.0, 0)  # largest norm per image of the gradient w.r.t. the latents; 0: no limit
+    joint: JointConfig = field(default_factory=JointConfig)  # in refinement too
 
 
 @dataclass
@@ -247,6 +306,9 @@ class ShadingConfig:
     light_position_noise: float = setting(1.0, 0, 1e6)  # of the light's direction, against the camera's position
 
 
+EXPORT_FORMATS = ("glb", "obj", "ply", "stl")  # what an asset can be written as
+
+
 @dataclass
 class ExportConfig:
     resolution: int = setting(128, 8, 1024)  # cells of the isosurface grid along the longest edge of the object's box
@@ -255,7 +317,9 @@ class ExportConfig:
     smooth: int = setting(0, 0, 1000)  # iterations of Taubin's filter
     colors: MeshColors = MeshColors.texture
     texture_size: int = setting(1024, 16, 16384)  # pixels, square
-    ply: bool = False  # also write asset.ply with a colour at every vertex
+    formats: tuple[str, ...] = ("glb", "obj")  # some of EXPORT_FORMATS; ply: a colour at every vertex; stl: none
+    ply: bool = False  # the same as ply among the formats
+    on_floor: bool = False  # the asset's lowest point at height 0; otherwise where the scene has it
     rasterizer: RasterizerName = RasterizerName.auto
     turntable_frames: int = setting(120, 1, 10000)
     image_size: int = setting(256, 8, 8192)  # pixels of the turntable and of the contact sheet's tiles
@@ -271,10 +335,17 @@ class Sampler(Enum):
 
 @dataclass
 class ViewsConfig(ViewSettings):
-    """Multi-view images from text: the public API's inputs (`views.py` has them) and two of ours."""
+    """Multi-view images from text: the public API's inputs (`views.py` has them) and three of ours."""
 
     sampler: Sampler = Sampler.ddim
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
+    transparent: bool = False  # the files have alpha, from the background's one colour; with remove_background by rembg
+    joint: JointConfig = field(default_factory=JointConfig)
+
+    def inputs(self) -> dict[str, Any]:
+        """What `MultiViewPipeline` is called with: all but `joint`, and `transparent`, which is of the files."""
+        names = {entry.name for entry in fields(self)} - {"joint", "transparent"}
+        return {name: getattr(self, name) for name in names}
 
 
 class AwareGuidance(Enum):
@@ -372,6 +443,8 @@ class TrainConfig:
     kinds: tuple[str, ...] = ()  # of miniworld's things only these, such as [cat, duck]; empty: all
     num_objects: int = setting(12000, 1)
     num_patterned_images: int = setting(12000, 1)
+    pattern_scale: float = setting(1.0, 0.1, 10)  # of miniworld's patterns: 2: twice as coarse
+    patterned_share: float = setting(0.5, 0, 1)  # of miniworld's single pictures that show a pattern
     checkpoint_every: int = setting(500, 1, incidental=True)
     log_every: int = setting(50, 1, incidental=True)
     sample_every: int = setting(1000, 1, incidental=True)
@@ -388,6 +461,7 @@ class ReconstructConfig:
     scale: float = setting(0.0, 0, 1e6)  # of the cameras' world; 0: chosen, see `normalization` in data/posed_images.py
     max_size: int = setting(800, 0, 65536)  # pixels: larger pictures are made smaller; 0: they stay
     held_out_every: int = setting(8, 0)  # of so many pictures one is kept for measuring; 0: none
+    masks: MaskUse = MaskUse.empty  # what is black in mask_path of transforms.json, or in masks/
 
 
 @dataclass
@@ -416,17 +490,20 @@ class EvalConfig:
 
 # the tables of task ablation, in the order in which they are made
 ABLATION_TABLES = ("views", "annealing", "guidance", "rescale", "loss", "attention", "camera", "data")
+GUIDED_TABLE = "joint"  # another paper's, made where it is asked for
 
 
 @dataclass
 class AblationConfig:
     """The paper's ablations on held-out captions; cameras, picture size and processes are those of `eval`."""
 
-    only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale]; empty: all
+    only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale], or [joint]; empty: all but that
     prompts: int = setting(32, 1)
     pictured_prompts: int = setting(4, 1, 64)  # columns of a table's picture, two views each
     base_steps: int = setting(2000, 1)  # training on single pictures, from which every variant of the prior starts
     prior_steps: int = setting(5000, 1)  # training of each variant
+    multiview_weights: str = ""  # of table joint: a prior that knows no pattern; "": trained, by train-plain-mini.yaml
+    image_weights: str = ""  # and a 2D one that does; "": trained, by train-patterned-mini.yaml
 
 
 class MemoryUse(Enum):
@@ -442,16 +519,38 @@ class RuntimeConfig:
 
 
 @dataclass
+class BatchConfig:
+    """How the runs of `prompts` and `seeds` are carried out."""
+
+    workers: int = setting(0, 0, 1024, incidental=True)  # at once, each a process of its own; 0: one after another here
+    timeout: float = setting(0.0, 0, incidental=True)  # minutes after which one is ended, with workers; 0: none
+
+
+@dataclass
+class ViewerConfig:
+    """The scene in a browser while it is optimised; the outcome is the same with and without."""
+
+    enable: bool = setting(False, incidental=True)
+    host: str = setting("127.0.0.1", incidental=True)  # another address needs a token
+    port: int = setting(8080, 1, 65535, incidental=True)
+    token: str = setting("", incidental=True)  # asked for by ?token=... in the address; "": nothing is
+    share: float = setting(0.1, 0.001, 0.5, incidental=True)  # of wall time, at most
+    size: int = setting(384, 16, 4096, incidental=True)  # pixels of the picture's longer edge
+
+
+@dataclass
 class Config:
     task: Task = Task.generate
     prompt: str = ""
     negative_prompt: str = ""
-    prompts: str = ""  # a file with one prompt a line; `prompt` is then not used
+    prompts: str = ""  # a file with one prompt a line, or .jsonl with settings in each; `prompt` is then not used
+    seeds: str = setting("", incidental=True)  # such as 0..3 or 1,5,9: each prompt with each of them
     image: str = ""  # task dense_views: a picture of the object, for a prior that is shown one
     image_border: float = setting(0.2, 0, 0.9)  # of it around the object, which is moved to the middle
     image_background: float = setting(0.5, 0, 1)  # grey level behind it, as in the prior's training
     remove_background: bool = False  # of a picture without alpha, by rembg
-    data: str = ""  # task reconstruct: pictures with cameras.json or transforms.json; dreambooth: pictures
+    data: str = ""  # task reconstruct: pictures with cameras.json, transforms.json or COLMAP's; dreambooth: pictures
+    data_convention: DataConvention = DataConvention.opengl  # task reconstruct: what the cameras' matrices are
     weights: str = "mini"  # `mini` (bundled), a folder in diffusers' layout, or a hub id (owner/name)
     allow_unknown_words: bool = False
     output_root: str = setting("outputs", incidental=True)
@@ -461,6 +560,8 @@ class Config:
     checkpoint_every: int = setting(500, 1, incidental=True)
     preview_every: int = setting(500, 1, incidental=True)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    viewer: ViewerConfig = field(default_factory=ViewerConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     scene: SceneConfig = field(default_factory=SceneConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)

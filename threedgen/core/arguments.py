@@ -1,11 +1,26 @@
-"""Arguments of the command line."""
+"""Arguments of the command line, and what it is called by."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 from threedgen.core.errors import ConfigError
+
+_INSTALLED = "threedgen"  # the command, and the package that `python -m` runs
+
+
+def program() -> str:
+    """What this program is called in messages and help: "threedgen" where it is installed, else "launch.py"."""
+    started = Path(sys.argv[0])
+    return _INSTALLED if _INSTALLED in (started.name, started.parent.name) else "launch.py"
+
+
+def command() -> str:
+    """The same as it is typed into a shell."""
+    return program() if program() == _INSTALLED else f"python {program()}"
 
 
 class ArgumentParser(argparse.ArgumentParser):

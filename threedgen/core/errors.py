@@ -26,3 +26,15 @@ class EmptyMeshError(ThreedgenError):
     """The scene has no surface to export."""
 
     exit_status = 4
+
+
+class DivergedError(ThreedgenError):
+    """An optimisation came to nothing: its numbers are no numbers any more, or its scene is empty or full."""
+
+    exit_status = 4
+
+
+class StorageError(ThreedgenError):
+    """A file or folder cannot be written: the disk is full, or writing is not allowed."""
+
+    exit_status = 5

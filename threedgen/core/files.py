@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from threedgen.core.errors import ThreedgenError
+from threedgen.core.errors import StorageError, ThreedgenError
 
 MANIFEST = "manifest.json"
 TEMPORARY_PREFIX = ".tmp-"  # names of unfinished files and folders
 _ASIDE_PREFIX = ".tmp-old-"  # holds a folder that is being replaced
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def storage_errors_told() -> Iterator[None]:
+    """What says that a disk is full or that a folder is not to be written becomes a StorageError of one line."""
+    try:
+        yield
+    except Exception as error:
+        number = _errno_of(error)
+        if number not in _REFUSALS:
+            raise
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        raise StorageError(
+            f"{where}{os.strerror(number)}; make room or allow writing there, and the same command goes on from the "
+            "last checkpoint"
+        ) from error
+
+
+def _errno_of(error: Exception) -> int | None:
+    """The system's number of an error, also of one from libraries in Rust, which have it in their text only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An OSError of the block that names no file names this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def sha256_of_file(path: str | Path) -> str:
@@ -32,7 +69,7 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{path.name}-", dir=path.parent)
     try:
-        with open(descriptor, "wb") as file:
+        with _named(path), open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -65,7 +102,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{path.name}-", dir=path.parent))
     try:
-        yield temporary
+        with _named(path):
+            yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         _write_manifest(temporary)
         for file in sorted(temporary.rglob("*")):

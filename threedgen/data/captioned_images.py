@@ -11,8 +11,9 @@ import numpy as np
 
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.captions import CAPTIONS, read_caption_lines
+from threedgen.data.pictures.decoding import PICTURES
 from threedgen.data.shards import Shards, ShardSample
-from threedgen.data.training_samples import PICTURES, CaptionedImage, ReplacingSource, decode_picture
+from threedgen.data.training_samples import CaptionedImage, ReplacingSource, decode_picture
 
 _METADATA = "metadata.jsonl"  # of the Hugging Face `imagefolder`: {"file_name": ..., "text": ...} a line
 

@@ -71,13 +71,15 @@ class _Recipe:
     camera: CameraConfig
     size: int  # pixels, square
     seed: int
+    pattern_scale: float = 1.0
 
     @property
     def folder_name(self) -> str:
         camera = self.camera
         ranges = (camera.fov_y_deg_range, camera.distance_range, camera.elevation_deg_range)
         views = (self.num_even, self.num_random)
-        text = json.dumps([_VERSION, self.captions, views, ranges, self.size, self.seed])
+        parts = [_VERSION, self.captions, views, ranges, self.size, self.seed]
+        text = json.dumps(parts if self.pattern_scale == 1 else [*parts, self.pattern_scale])
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -115,12 +117,20 @@ def _training_captions(num_objects: int, seed: int, kinds: Sequence[str]) -> tup
 
 
 def patterned_captures(
-    cache: Path, num_images: int, camera: CameraConfig, size: int, seed: int, workers: int, kinds: Sequence[str] = ()
+    cache: Path,
+    num_images: int,
+    camera: CameraConfig,
+    size: int,
+    seed: int,
+    workers: int,
+    kinds: Sequence[str] = (),
+    pattern_scale: float = 1.0,
 ) -> CapturedViews:
-    """Single images of objects with patterns, which multi-view training never shows; kinds as above."""
+    """Single images of objects with patterns, which multi-view training never shows; kinds as above, the patterns
+    `pattern_scale` times as coarse."""
     chosen = Random(stable_seed(seed, 0, "patterned")).choices(of_kinds(patterned_specs(), kinds), k=num_images)
     captions = tuple(spec.caption for spec in chosen)
-    return _cached(cache, _Recipe("patterned", captions, 1, 0, camera, size, seed), workers)
+    return _cached(cache, _Recipe("patterned", captions, 1, 0, camera, size, seed, pattern_scale), workers)
 
 
 def front_probabilities(azimuth_deg: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -153,7 +163,8 @@ def _render_all(folder: Path, recipe: _Recipe, workers: int) -> None:
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, size, size, 4))
     seeds = [stable_seed(recipe.seed, i, f"{recipe.kind} sizes") for i in range(count)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = pool.map(_render_object, recipe.captions, seeds, matrices, fov_y, [size] * count, chunksize=16)
+        scales = [recipe.pattern_scale] * count
+        jobs = pool.map(_render_object, recipe.captions, seeds, matrices, fov_y, [size] * count, scales, chunksize=16)
         for i, rgba in enumerate(jobs):
             images[i] = rgba
             if (i + 1) % 500 == 0:
@@ -184,8 +195,15 @@ def _draw_cameras(recipe: _Recipe) -> Cameras:
 
 
 def _render_object(
-    caption: str, seed: int, matrices: NDArray[np.floating], fov_y: NDArray[np.floating], size: int
+    caption: str,
+    seed: int,
+    matrices: NDArray[np.floating],
+    fov_y: NDArray[np.floating],
+    size: int,
+    pattern_scale: float,
 ) -> NDArray[np.uint8]:
-    rendering = render(build(parse(caption), Random(seed)), matrices, fov_y, size, background=(0.0, 0.0, 0.0))
+    rendering = render(
+        build(parse(caption), Random(seed), pattern_scale), matrices, fov_y, size, background=(0.0, 0.0, 0.0)
+    )
     rgba = np.concatenate([rendering.rgb, rendering.opacity], -1)
     return (rgba * 255).round().astype(np.uint8)

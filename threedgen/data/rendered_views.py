@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from threedgen.cameras import Cameras
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.data.mesh_views import CAMERAS, Layout
+from threedgen.data.meshes.views import CAMERAS, Layout
 from threedgen.data.posed_images import cameras_at
 from threedgen.data.shards import Shards
 from threedgen.data.training_samples import ReplacingSource, ViewSet, decode_picture
@@ -126,5 +127,5 @@ def rendered_objects(folder: Path) -> list[Path]:
         raise ConfigError(f"{folder}: no such folder")
     objects = sorted(path.parent for path in folder.rglob(CAMERAS) if not path.parent.name.startswith("."))
     if not objects:
-        raise ConfigError(f"{folder}: holds no views; launch.py render-meshes SRC {folder} makes them")
+        raise ConfigError(f"{folder}: holds no views; {program()} render-meshes SRC {folder} makes them")
     return objects

@@ -6,10 +6,7 @@ Colours are premultiplied by opacity, so that any background can be put behind t
 
 from __future__ import annotations
 
-import io
-import struct
 import sys
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,15 +15,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from threedgen.cameras import Cameras
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.data.pictures.decoding import open_picture
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _REPLACEMENTS = 100  # tried in the place of one that cannot be used
 _WARNINGS = 20  # shown by one source
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error)  # what decoders raise
 
 
 @dataclass(frozen=True)
@@ -71,28 +67,18 @@ def decode_picture(data: bytes, size: int, where: str) -> NDArray[np.uint8]:
     Raises:
         ThreedgenError: this is no picture, or a damaged one; names `where`.
     """
-    picture = open_picture(data, where)
+    picture = open_picture(data, where, still=False)
     return middle_square(picture, min(picture.size), size)
 
 
-def open_picture(data: bytes, where: str) -> Image.Image:
-    """A picture file's content in RGBA, turned as EXIF says; raises as `decode_picture`."""
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
-            return ImageOps.exif_transpose(opened).convert("RGBA")
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        raise ThreedgenError(f"{where} is no picture, or a damaged one ({type(error).__name__})") from error
-
-
 def middle_square(picture: Image.Image, edge: int, size: int) -> NDArray[np.uint8]:
-    """The middle `edge` x `edge` pixels of an RGBA picture, scaled to premultiplied [size, size, 4].
+    """The middle `edge` x `edge` pixels of a picture (RGB, RGBA), scaled to premultiplied [size, size, 4].
 
     Beyond the picture's border there is nothing. Scaling averages areas of the premultiplied colours, so that what
     transparent pixels hide does not show.
     """
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    square = picture.crop((left, top, left + edge, top + edge)).convert("RGBa")  # Pillow's name for premultiplied
+    square = picture.convert("RGBA").crop((left, top, left + edge, top + edge)).convert("RGBa")  # premultiplied
     filtered = Image.Resampling.BOX if edge >= size else Image.Resampling.BILINEAR
     return np.asarray(square.resize((size, size), filtered))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,8 +75,9 @@ def open_image_source(where: str, config: Config, image_size: int) -> ImageSourc
             config.seed,
             train.render_workers,
             train.kinds,
+            train.pattern_scale,
         )
-        return MiniworldPhotographs(_miniworld_objects(config, image_size), patterned)
+        return MiniworldPhotographs(_miniworld_objects(config, image_size), patterned, train.patterned_share)
     source: ShardImages | FolderImages
     if is_shards(where):
         source = ShardImages(Shards(shard_paths(where)), image_size)
@@ -154,19 +156,23 @@ class MiniworldClips(MiniworldOrbits):
 
 
 class MiniworldPhotographs:
-    """Half patterned pictures (even numbers), half views picked as photographs of objects, mostly from the front."""
+    """Patterned pictures, a share of all and evenly among them; the others are views picked as photographs of objects,
+    mostly from the front."""
 
-    def __init__(self, captured: CapturedViews, patterned: CapturedViews):
-        self.captured, self.patterned = captured, patterned
+    def __init__(self, captured: CapturedViews, patterned: CapturedViews, patterned_share: float = 0.5):
+        self.captured, self.patterned, self.patterned_share = captured, patterned, patterned_share
         self._probabilities = front_probabilities(captured.azimuth_deg)
 
     def __len__(self) -> int:
-        return 2 * max(len(self.captured), len(self.patterned))
+        share = self.patterned_share
+        halves = ((self.patterned, share), (self.captured, 1 - share))
+        return max(math.ceil(len(views) / part) for views, part in halves if part > 0)
 
     def draw(self, index: int, rng: np.random.Generator) -> CaptionedImage:
-        number, is_object = divmod(index, 2)
-        captured = self.captured if is_object else self.patterned
-        if number >= len(captured):  # the smaller half: the numbers that it lacks stand for any of it
+        before, with_it = (math.ceil(i * self.patterned_share) for i in (index, index + 1))  # patterned ones
+        is_object = with_it == before
+        captured, number = (self.captured, index - before) if is_object else (self.patterned, before)
+        if number >= len(captured):  # of the smaller part: the numbers that it lacks stand for any of it
             number = int(rng.integers(len(captured)))
         views = captured.images[number]
         chosen = rng.choice(len(views), p=self._probabilities[number]) if is_object else 0

@@ -46,6 +46,15 @@ class Conditions:
         """The text of `count` objects, [count, L, C]."""
         return self.text.repeat(count // len(self.text), 1, 1)
 
+    def each_view_alone(self, with_cameras: bool) -> Conditions:
+        """For every view as an object of its own, told the same; without its camera it is in 2D mode."""
+
+        def of_views(x: Tensor) -> Tensor:
+            return x if len(x) == 1 else x.repeat_interleave(self.num_views, 0)
+
+        picture = self.picture and Picture(of_views(self.picture.embedding), of_views(self.picture.latent))
+        return Conditions(of_views(self.text), self.cameras if with_cameras else None, 1, picture)
+
     def against(self, text: Tensor, count: int) -> Conditions:
         """For 2 * count views: the first half told this, the others another text [P, L, C] or [1, L, C].
 

@@ -62,17 +62,25 @@ class Guided:
         return self.told.num_views
 
     def __call__(self, noisy: Tensor, timestep: Tensor) -> Denoised:
+        guided, conditional = self.unscaled(noisy, timestep)
+        return self.rescaled(guided, conditional, noisy, timestep)
+
+    def unscaled(self, noisy: Tensor, timestep: Tensor) -> tuple[Denoised, Denoised]:
+        """Guided, but not rescaled; and what the model answers where it is told what is wanted."""
         noise, x0 = self.both(noisy, timestep)
         alpha, sigma = self.schedule.level(timestep)
-        conditional_x0 = x0.chunk(2)[0]
         guided = self.away(noise)
         # Where all is noise x0 does not follow from it; elsewhere it does, with less rounding.
         guided_x0 = self.away(x0) if self.schedule.ends_in_noise else (noisy - sigma * guided) / alpha
+        return Denoised(guided, guided_x0), Denoised(noise.chunk(2)[0], x0.chunk(2)[0])
+
+    def rescaled(self, guided: Denoised, conditional: Denoised, noisy: Tensor, timestep: Tensor) -> Denoised:
         if self.rescale == 0:
-            return Denoised(guided, guided_x0)
-        wanted, found = (_std_per_object(x, self.num_views) + 1e-8 for x in (conditional_x0, guided_x0))
-        rescaled = guided_x0 * (self.rescale * (wanted / found) + 1 - self.rescale)
-        return Denoised((noisy - alpha * rescaled) / sigma, rescaled)
+            return guided
+        alpha, sigma = self.schedule.level(timestep)
+        wanted, found = (_std_per_object(x, self.num_views) + 1e-8 for x in (conditional.x0, guided.x0))
+        x0 = guided.x0 * (self.rescale * (wanted / found) + 1 - self.rescale)
+        return Denoised((noisy - alpha * x0) / sigma, x0)
 
     def both(self, noisy: Tensor, timestep: Tensor) -> Denoised:
         """What the model answers before it is guided: 2 * B, told what is wanted, then what is not."""

@@ -21,13 +21,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
-from threedgen.config.schema import CameraConfig, Sampler
+from threedgen.config.schema import CameraConfig, JointConfig, Sampler
 from threedgen.config.views import ViewInputs, ViewSettings, drawn_size
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, random_seed
 from threedgen.data.miniworld.reading import Reading
 from threedgen.diffusion.conditions import Picture
-from threedgen.diffusion.denoising import Denoiser, Guided
+from threedgen.diffusion.denoising import Denoiser
+from threedgen.diffusion.image_prior import ImagePrior
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.text.prompts import as_asset, read_prompt
@@ -76,29 +77,42 @@ class MultiViewPipeline:
         prior: the model.
         camera: whose middle field of view and distance `Views.cameras` state; a multi-view prior's pictures do not
             depend on it, a video prior is told the distance.
-        around: given the guided prior, the sampler's timesteps and the cameras at the size that is drawn, what is
+        around: given what is sampled from, the sampler's timesteps and the cameras at the size that is drawn, what is
             sampled from in its place, for instance `feed_forward.aware`.
+        joint: a 2D model to be mixed in.
     """
 
     def __init__(
         self,
         prior: MultiViewPrior,
         camera: CameraConfig | None = None,
-        around: Callable[[Guided, list[int], Cameras], Denoiser] | None = None,
+        around: Callable[[Denoiser, list[int], Cameras], Denoiser] | None = None,
+        joint: ImagePrior | None = None,
     ) -> None:
         self.prior = prior
         self.camera = camera or CameraConfig()
         self.around = around
+        self.joint = joint
 
     @classmethod
     def from_pretrained(
-        cls, weights: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        weights: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        joint: JointConfig | None = None,
     ) -> MultiViewPipeline:
-        """weights: "mini", a folder in diffusers' layout or a hub id. Raises WeightsMissingError if there are none."""
-        return cls(MultiViewPrior.from_pretrained(weights, dtype, device))
+        """weights: "mini", a folder in diffusers' layout or a hub id. Raises WeightsMissingError if there are none.
+
+        joint: which 2D model is mixed in, and how; raises ConfigError if it cannot be (`ImagePrior.beside`).
+        """
+        prior = MultiViewPrior.from_pretrained(weights, dtype, device)
+        return cls(prior, joint=ImagePrior.beside(prior, joint) if joint and joint.weights else None)
 
     def to(self, device: torch.device | str) -> MultiViewPipeline:
         self.prior.to(device)
+        if self.joint is not None:
+            self.joint = self.joint.to(device)
         return self
 
     def __call__(
@@ -158,6 +172,11 @@ class MultiViewPipeline:
             if asked.prompt != _UNSAID:
                 reading = read_prompt(self.prior.tokenizer, as_asset(asked.prompt))
         text = "" if asked.prompt == _UNSAID else as_asset(reading.text)
+        notes, mix = [*reading.notes, *negative.notes], None
+        if self.joint is not None:
+            typed = "" if asked.prompt == _UNSAID else asked.prompt
+            mix, remarks = self.joint.told(typed, negative_prompt, allow_unknown_words)
+            notes += remarks
         seed = random_seed() if asked.seed is None else asked.seed
 
         azimuth_angles = [
@@ -183,18 +202,19 @@ class MultiViewPipeline:
             picture=None if image is None else self._shown(image, size),
             sampler=sampler,
             around=self.around and partial(self._around, replace(cameras, height=size, width=size)),
+            mix=mix,
         )
         images = [Image.fromarray(picture) for picture in to_uint8(drawn.movedim(1, -1))]
         if size != asked.image_size:
             images = [image.resize((asked.image_size,) * 2, Image.Resampling.BICUBIC) for image in images]
-        matrices, notes = mvdream_camera_vectors(cameras).reshape(-1, 4, 4), (*reading.notes, *negative.notes)
-        return Views(images, cameras, matrices, azimuth_angles, seed, text, drawn, notes)
+        matrices = mvdream_camera_vectors(cameras).reshape(-1, 4, 4)
+        return Views(images, cameras, matrices, azimuth_angles, seed, text, drawn, tuple(notes))
 
     def _shown(self, image: Tensor, size: int) -> Picture:
         resized = interpolate(image[None], (size, size), mode="bicubic", antialias=True).clamp(0, 1)
         with torch.no_grad():
             return self.prior.show(resized.to(self.prior.device))
 
-    def _around(self, cameras: Cameras, guided: Guided, timesteps: list[int]) -> Denoiser:
+    def _around(self, cameras: Cameras, denoiser: Denoiser, timesteps: list[int]) -> Denoiser:
         assert self.around is not None
-        return self.around(guided, timesteps, cameras)
+        return self.around(denoiser, timesteps, cameras)

@@ -77,9 +77,16 @@ class MultiViewPrior(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, weights: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        weights: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        vae: AutoencoderKL | None = None,
+        text_encoder: CLIPTextModel | None = None,
     ) -> Self:
         """Load the bundled mini prior ("mini"), a folder in diffusers' layout, an adapter or a hub id, frozen.
+
+        vae, text_encoder: those that are in memory, used in place of the folder's; an adapter may change the latter.
 
         The weights are held in `dtype`. Each tensor is read, converted and moved on its own, so that the peak memory
         is that of the loaded prior. Raises WeightsMissingError if the weights are not there (see `locate_weights`)
@@ -87,14 +94,14 @@ class MultiViewPrior(nn.Module):
         """
         folder = locate_weights(str(weights))
         if base := adapter_base(folder):
-            prior = cls.from_pretrained(base, dtype, device)
+            prior = cls.from_pretrained(base, dtype, device, vae, text_encoder)
             merge_adapter(prior, folder)
             return prior
         prior = cls(
             load_tokenizer(locate_part(folder, "tokenizer")),
-            load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
+            text_encoder or load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
             load_unet(locate_part(folder, "unet"), dtype, device),
-            load_vae(locate_part(folder, "vae"), dtype, device),
+            vae or load_vae(locate_part(folder, "vae"), dtype, device),
             DDIMScheduler.from_pretrained(locate_part(folder, "scheduler")),
         )
         if prior.is_shown_a_picture:
@@ -138,6 +145,11 @@ class MultiViewPrior(nn.Module):
     def is_video(self) -> bool:
         """Whether the views of an object are frames to it, which it expects to be neighbours."""
         return isinstance(self.unet, VideoUNet)
+
+    @property
+    def has_2d_mode(self) -> bool:
+        """Whether it can be asked for a single picture from anywhere, without a camera."""
+        return not self.is_video and self.unet.config.has_2d_mode
 
     @property
     def is_shown_a_picture(self) -> bool:
@@ -237,7 +249,8 @@ class MultiViewPrior(nn.Module):
         latents = noisy.to(dtype, memory_format=torch.channels_last)
         if isinstance(self.unet, MultiViewUNet):
             camera = self._camera_of(mvdream_camera_vectors, told.cameras, count)
-            return self.unet(latents, timestep, told.text_of(count).to(dtype), camera, views).float()
+            text = told.text_of(count).to(dtype)
+            return self.unet(latents, timestep, text, camera, views, told.cameras).float()
         camera = self._camera_of(videomv_camera_vectors, told.cameras, count)
         frames = self.unet(
             latents.unflatten(0, (-1, views)).transpose(1, 2),

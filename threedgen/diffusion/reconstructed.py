@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from threedgen.diffusion.denoising import Denoised, Guided
+from threedgen.diffusion.denoising import Denoised, Denoiser, Guided
 from threedgen.diffusion.schedule import NoiseSchedule
 
 
@@ -22,7 +22,7 @@ class Reconstructed:
     The noise returned is the one that belongs to the new x0.
     """
 
-    inner: Guided
+    inner: Denoiser  # `Guided` where `before` is False
     reconstruct: Callable[[Tensor], Tensor]
     timesteps: Collection[int]
     blend: float = 1.0
@@ -44,6 +44,7 @@ class Reconstructed:
             x0 = self.inner(noisy, timestep).x0
             shown = self.reconstruct(x0)
         else:
+            assert isinstance(self.inner, Guided)
             both = self.inner.both(noisy, timestep).x0
             x0, shown = self.inner.away(both), self.inner.away(self.reconstruct(both))
         x0 = x0 + self.blend * (shown - x0)

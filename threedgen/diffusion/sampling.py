@@ -10,6 +10,7 @@ from threedgen.cameras import Cameras
 from threedgen.config.schema import Sampler
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoiser, Guided
+from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 
 
@@ -94,15 +95,17 @@ def sample_views(
     num_views: int = 1,
     picture: Picture | None = None,
     sampler: Sampler = Sampler.ddim,
-    around: Callable[[Guided, list[int]], Denoiser] | None = None,
+    around: Callable[[Denoiser, list[int]], Denoiser] | None = None,
+    mix: Mix | None = None,
 ) -> Tensor:
     """Images [P * V, 3, H, W] in 0..1 of P prompts.
 
     cameras: those of one object (V of them), for all prompts, or V of each; None: 2D mode, a picture a prompt, or
     `num_views` frames (V) of a video.
     picture: what a prior that is shown one sees, see `MultiViewPrior.show`.
-    around: given the guided prior and DDIM's timesteps, what is sampled from in its place. Raises ValueError for one
-    with another sampler.
+    around: given what is sampled from and DDIM's timesteps, what is sampled from in its place. Raises ValueError for
+    one with another sampler.
+    mix: given the guided prior, what answers in its place with any sampler, see `ImagePrior.mix`.
     """
     num_views = num_views if cameras is None else cameras.num_views
     edge = prior.unet.config.sample_size * (image_size or prior.image_size) // prior.image_size
@@ -110,10 +113,11 @@ def sample_views(
     noise = torch.randn(shape, generator=generator).to(prior.device)
     told = Conditions(prior.encode_text(prompts), cameras, num_views, picture)
     guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
+    denoiser: Denoiser = guided if mix is None else mix(guided)
     if sampler is not Sampler.ddim:
         if around is not None:
             raise ValueError("solvers that look back need the prior's own x0 in every step")
-        return prior.decode(solve(guided, noise, num_inference_steps, sampler))
+        return prior.decode(solve(denoiser, noise, num_inference_steps, sampler))
     timesteps = ddim_timesteps(num_inference_steps, len(prior.schedule))
-    denoiser = guided if around is None else around(guided, timesteps)
+    denoiser = denoiser if around is None else around(denoiser, timesteps)
     return prior.decode(ddim(denoiser, noise, timesteps))

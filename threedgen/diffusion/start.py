@@ -14,7 +14,7 @@ from threedgen.config.schema import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config
-from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
+from threedgen.diffusion.checkpoints.locate import locate_base, locate_part
 from threedgen.diffusion.mini import new_image_encoder
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
@@ -23,7 +23,7 @@ from threedgen.diffusion.text.words import words_of
 
 # layers that start at zero, so that what is new changes nothing at first
 _LAST_LAYERS = re.compile(
-    r"class_embedding\.linear_2|.*view_attn\.to_out\.0"
+    r"class_embedding\.linear_2|.*view_attn\.to_out\.0|.*ray_attn\.to_out|.*ray_in"
     r"|camera_embedding\.2|.*temp_convs\.\d+\.conv4\.3|(.*temp_attentions\.\d+|transformer_in)\.proj_out"
 )
 # of a video network with image conditioning, what meets the picture: its own layers, the first, which get its planes,
@@ -36,6 +36,7 @@ _HEADS_OF_FRAMES = 4, 8  # number and width, of the mini video network's first a
 _STABLE_DIFFUSION = {"in_channels": 4, "out_channels": 4} | dict.fromkeys(
     ("addition_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")
 )
+_WITHOUT_LAYERS = (ViewAttention.inflated.value, ViewAttention.none.value)  # of their own
 _NEW_WORD_NOISE = 0.1  # of the standard deviation of the old words
 
 
@@ -60,10 +61,7 @@ def start_prior(
     Raises WeightsMissingError if the weights are not there, ConfigError if they are not Stable Diffusion or were
     trained as another variant, and ThreedgenError if a file's tensors are not those of its model.
     """
-    folder = locate_weights(str(weights))
-    while base := adapter_base(folder):
-        folder = locate_weights(base)
-    _check_is_stable_diffusion(folder)
+    check_is_stable_diffusion(locate_base(str(weights)), "training cannot start")
     prior = MultiViewPrior.from_pretrained(weights, dtype, device)
     try:
         if network is PriorNetwork.video:
@@ -85,7 +83,8 @@ def start_prior(
     return prior
 
 
-def _check_is_stable_diffusion(folder: Path) -> None:
+def check_is_stable_diffusion(folder: Path, so: str) -> None:
+    """Raise ConfigError, with what follows from it, for networks that take other inputs than a prior's."""
     unet, text_encoder = (read_config(locate_part(folder, part)) for part in ("unet", "text_encoder"))
     odd = {f"unet: {key}": unet[key] for key, value in _STABLE_DIFFUSION.items() if unet.get(key, value) != value}
     if unet.get("class_embed_type") and unet.get("projection_class_embeddings_input_dim") != CAMERA_DIM:
@@ -94,9 +93,7 @@ def _check_is_stable_diffusion(folder: Path) -> None:
         odd["text_encoder: model_type"] = text_encoder.get("model_type")
     if odd:
         said = ", ".join(f"{key}={json.dumps(value)}" for key, value in odd.items())
-        raise ConfigError(
-            f"{folder} is no Stable Diffusion 1 or 2 and no multi-view prior, training cannot start: {said}"
-        )
+        raise ConfigError(f"{folder} is no Stable Diffusion 1 or 2 and no multi-view prior, {so}: {said}")
 
 
 @torch.no_grad()
@@ -147,7 +144,7 @@ def video_unet_of(unet: MultiViewUNet | VideoUNet, image_conditioning: bool = Fa
     blocks = {*config.layers_per_block} if not isinstance(config.layers_per_block, int) else {config.layers_per_block}
     heads = config.attention_head_dim  # of diffusers' 2D networks this is the number of heads
     heads = [heads] * len(widths) if isinstance(heads, int) else list(heads)
-    if len(blocks) > 1 or not config.use_linear_projection or config.view_attention == ViewAttention.temporal.value:
+    if len(blocks) > 1 or not config.use_linear_projection or config.view_attention not in _WITHOUT_LAYERS:
         raise ValueError("no Stable Diffusion 2 that a video network could be made of")
     is_mini = widths[0] < _HEADS_OF_FRAMES[0] * _HEADS_OF_FRAMES[1] * 2
     entry_heads, entry_width = _HEADS_OF_FRAMES if is_mini else (8, 64)
@@ -187,8 +184,8 @@ def _completed(network: Network, old: MultiViewUNet | VideoUNet) -> Network:
             torch.manual_seed(stable_seed(0, 0, path))
             layer.reset_parameters()
         if _LAST_LAYERS.fullmatch(path):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         layer.to(old.device, old.dtype)
         tensors |= {f"{path}.{name}": value for name, value in layer.state_dict().items()}
     network.load_state_dict(tensors, assign=True)

@@ -1,7 +1,7 @@
 """From a radiance field to a coloured mesh, its files and its pictures.
 
 extract_surface, paint          isosurface -> smooth -> simplify, then unwrap -> bake
-write_glb, write_obj, write_ply
+write_glb, write_obj, write_ply, write_stl
 render_mesh, render_views
 describe_mesh                   what report.json says of it
 """
@@ -12,8 +12,8 @@ from threedgen.mesh.rasterize import Rasterizer
 from threedgen.mesh.rasterizers import make_rasterizer
 from threedgen.mesh.render import render_mesh, render_views
 from threedgen.mesh.report import describe_mesh
-from threedgen.mesh.types import ColoredMesh, Mesh, RadianceField, Surface, TexturedMesh
-from threedgen.mesh.write import write_obj, write_ply
+from threedgen.mesh.types import ColoredMesh, Mesh, RadianceField, Surface, TexturedMesh, lifted
+from threedgen.mesh.write import write_obj, write_ply, write_stl
 
 __all__ = [
     "ColoredMesh",
@@ -25,6 +25,7 @@ __all__ = [
     "describe_mesh",
     "extract_surface",
     "glb_bytes",
+    "lifted",
     "make_rasterizer",
     "paint",
     "render_mesh",
@@ -32,4 +33,5 @@ __all__ = [
     "write_glb",
     "write_obj",
     "write_ply",
+    "write_stl",
 ]

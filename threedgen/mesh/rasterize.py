@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +12,9 @@ from embreex.rtcore_scene import EmbreeScene
 from threedgen.cameras import Cameras, rays_of
 from threedgen.mesh.types import Array
 
+_MOST_LAYERS = 256  # of faces behind one another that are looked through
+_SPENT = 1 / 512  # light that is left where a ray is given up
+_BEHIND = 1e-5  # of the distance from the camera: so far behind a face a ray goes on, or it would find the same again
 _CANDIDATES_AT_ONCE = 1 << 21  # texels tested against their triangle; bounds the memory
 
 
@@ -41,15 +44,23 @@ class NativeRasterizer:
     """On the CPU: rays through the pixels' centres (Embree) for views, a scan of the triangles' boxes for charts."""
 
     def views(self, vertices: Array, faces: Array, cameras: Cameras) -> Iterator[Fragments]:
-        scene = EmbreeScene()
-        TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
+        scene = _embree_scene(vertices, faces)
         for i in range(len(cameras)):
             rays = rays_of(cameras[i : i + 1].to("cpu"))
-            found = scene.run(rays.origins.numpy(), rays.directions.numpy(), query="INTERSECT", output=True)
-            hit = np.flatnonzero(found["primID"] >= 0)
-            u, v = found["u"][hit], found["v"][hit]
-            barycentric = np.stack([1.0 - u - v, u, v], -1)
-            yield Fragments(hit // cameras.width, hit % cameras.width, found["primID"][hit], barycentric)
+            hit = _first_hits(scene, rays.origins.numpy(), rays.directions.numpy())
+            yield Fragments(hit.rays // cameras.width, hit.rays % cameras.width, hit.faces, hit.barycentric)
+
+    def layered_views(
+        self, vertices: Array, faces: Array, cameras: Cameras, opacity_at: Callable[[Array, Array], Array]
+    ) -> Iterator[Iterator[tuple[Fragments, Array]]]:
+        """As `views`, for faces that may be seen through: of each camera layer after layer, nearest first.
+
+        opacity_at: faces [K], weights of their corners [K, 3] -> [K], the part of the light behind that is kept back.
+        With a layer come weights [K], what its fragments add to the picture. Faces that lie in one another are one.
+        """
+        scene = _embree_scene(vertices, faces)
+        for i in range(len(cameras)):
+            yield _layers(scene, cameras[i : i + 1].to("cpu"), opacity_at)
 
     def charts(self, uvs: Array, faces: Array, size: int) -> Fragments:
         """All texels in the triangles' bounding boxes are tested at once, in pieces; later triangles win."""
@@ -78,6 +89,46 @@ class NativeRasterizer:
             start = stop
         rows, columns = np.nonzero(face_image >= 0)
         return Fragments(rows, columns, face_image[rows, columns], weight_image[rows, columns])
+
+
+class _Hits(NamedTuple):
+    rays: Array  # [K] which of the rays hit something
+    faces: Array  # [K] what they hit first
+    barycentric: Array  # [K, 3]
+    distances: Array  # [K]
+
+
+def _embree_scene(vertices: Array, faces: Array) -> EmbreeScene:
+    scene = EmbreeScene()
+    TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
+    return scene
+
+
+def _first_hits(scene: EmbreeScene, origins: Array, directions: Array) -> _Hits:
+    found = scene.run(origins, directions, query="INTERSECT", output=True)
+    hit = np.flatnonzero(found["primID"] >= 0)
+    u, v = found["u"][hit], found["v"][hit]
+    return _Hits(hit, found["primID"][hit], np.stack([1.0 - u - v, u, v], -1), found["tfar"][hit])
+
+
+def _layers(
+    scene: EmbreeScene, camera: Cameras, opacity_at: Callable[[Array, Array], Array]
+) -> Iterator[tuple[Fragments, Array]]:
+    rays = rays_of(camera)
+    origins, directions = rays.origins.numpy(), rays.directions.numpy()
+    going, light, distance = np.arange(len(origins)), np.ones(len(origins)), np.zeros((len(origins), 1))
+    for _ in range(_MOST_LAYERS):
+        starts = origins[going] + distance[going] * directions[going]
+        hit = _first_hits(scene, starts.astype(np.float32), directions[going])
+        if not len(hit.rays):
+            return
+        going = going[hit.rays]
+        opacity = opacity_at(hit.faces, hit.barycentric)
+        seen = Fragments(going // camera.width, going % camera.width, hit.faces, hit.barycentric)
+        yield seen, light[going] * opacity
+        light[going] *= 1.0 - opacity
+        distance[going] = (distance[going] + hit.distances[:, None]) * (1.0 + _BEHIND)
+        going = going[light[going] > _SPENT]
 
 
 def _barycentric(corners: Array, points: Array) -> Array:

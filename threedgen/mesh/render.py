@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from threedgen.cameras import Cameras
-from threedgen.mesh.rasterize import NativeRasterizer, Rasterizer
-from threedgen.mesh.types import Array, Mesh
+from threedgen.mesh.rasterize import Fragments, NativeRasterizer, Rasterizer
+from threedgen.mesh.types import Array
 
 GREY = (0.5, 0.5, 0.5)
 
 
+class Drawable(Protocol):
+    """Triangles that have a colour everywhere."""
+
+    @property
+    def vertices(self) -> Array:  # [V, 3] world units
+        ...
+
+    @property
+    def faces(self) -> Array:  # [F, 3]
+        ...
+
+    def color_at(self, faces: Array, barycentric: Array) -> Array:
+        """Colours [K, 3] float32 in 0..1 at points of faces [K] with corner weights [K, 3]."""
+        ...
+
+
+@runtime_checkable
+class SeeThrough(Drawable, Protocol):
+    """Triangles behind which others may show."""
+
+    @property
+    def is_see_through(self) -> bool: ...
+
+    def opacity_at(self, faces: Array, barycentric: Array) -> Array:
+        """[K] in 0..1, the part of the light behind that is kept back."""
+        ...
+
+
 def render_mesh(
-    mesh: Mesh,
+    mesh: Drawable,
     cameras: Cameras,
     background: tuple[float, float, float] = GREY,
     supersample: int = 2,
@@ -30,18 +59,33 @@ def render_mesh(
 
 
 def render_views(
-    mesh: Mesh,
+    mesh: Drawable,
     cameras: Cameras,
     background: tuple[float, float, float] = GREY,
     supersample: int = 2,
     rasterizer: Rasterizer | None = None,
 ) -> Iterator[tuple[Array, Array]]:
-    """As `render_mesh`, one view after the other: rgb [H, W, 3] and opacity [H, W, 1] of each."""
+    """As `render_mesh`, one view after the other: rgb [H, W, 3] and opacity [H, W, 1] of each.
+
+    What can be seen through (`SeeThrough`) is drawn by the native rasterizer, whichever is given.
+    """
     finer = replace(cameras, height=cameras.height * supersample, width=cameras.width * supersample)
-    for seen in (rasterizer or NativeRasterizer()).views(mesh.vertices, mesh.faces, finer):
+    for layers in _layered_views(mesh, finer, rasterizer or NativeRasterizer()):
         samples = np.zeros((finer.height, finer.width, 4), np.float32)
-        samples[seen.rows, seen.columns, :3] = mesh.color_at(seen.faces, seen.barycentric)
-        samples[seen.rows, seen.columns, 3] = 1.0
+        for seen, weights in layers:
+            rgb = mesh.color_at(seen.faces, seen.barycentric)
+            samples[seen.rows, seen.columns] += weights[:, None] * np.pad(rgb, ((0, 0), (0, 1)), constant_values=1.0)
         pixels = samples.reshape(cameras.height, supersample, cameras.width, supersample, 4).mean((1, 3))
         rgb, opacity = pixels[..., :3], pixels[..., 3:]
         yield rgb + (1.0 - opacity) * np.array(background, np.float32), opacity
+
+
+def _layered_views(
+    mesh: Drawable, cameras: Cameras, rasterizer: Rasterizer
+) -> Iterator[Iterable[tuple[Fragments, Array]]]:
+    """Of each camera the layers that it sees, with what each fragment adds to the picture."""
+    if isinstance(mesh, SeeThrough) and mesh.is_see_through:
+        yield from NativeRasterizer().layered_views(mesh.vertices, mesh.faces, cameras, mesh.opacity_at)
+        return
+    for seen in rasterizer.views(mesh.vertices, mesh.faces, cameras):
+        yield [(seen, np.ones(len(seen.faces), np.float32))]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -72,6 +72,12 @@ class ColoredMesh(Surface):
 
 
 Mesh = TexturedMesh | ColoredMesh
+AnySurface = TypeVar("AnySurface", bound=Surface)
+
+
+def lifted(surface: AnySurface, height: float) -> AnySurface:
+    """The surface moved upwards by so many world units."""
+    return replace(surface, vertices=surface.vertices + np.array([0.0, 0.0, height], np.float32))
 
 
 def sample_texture(texture: Array, uvs: Array) -> Array:

@@ -1,4 +1,7 @@
-"""A mesh as files of older formats: OBJ and PLY. Both have y up and the object's front along +z, as the GLB has."""
+"""A mesh as files of older formats. OBJ and PLY have y up and the object's front along +z, as the GLB has.
+
+STL, which is for printing, has z up, as programs for that expect.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from threedgen.core.files import write_bytes_atomically, write_text_atomically
 from threedgen.imaging import save_png
 from threedgen.mesh.gltf import to_y_up
-from threedgen.mesh.types import ColoredMesh, Mesh, TexturedMesh
+from threedgen.mesh.types import ColoredMesh, Mesh, Surface, TexturedMesh
 
 
 def write_obj(mesh: Mesh, path: str | Path) -> None:
@@ -54,3 +57,12 @@ def write_ply(mesh: ColoredMesh, path: str | Path) -> None:
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertex)}\n{floats}{colors}"
     header += f"element face {len(face)}\nproperty list uchar int vertex_indices\nend_header\n"
     write_bytes_atomically(path, header.encode("ascii") + vertex.tobytes() + face.tobytes())
+
+
+def write_stl(mesh: Surface, path: str | Path) -> None:
+    """A binary STL: the shape alone, in world axes (z up, front along +x), a normal for each face."""
+    face = np.zeros(len(mesh.faces), [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+    corners = face["corners"] = mesh.vertices[mesh.faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    face["normal"] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    write_bytes_atomically(path, b"threedgen".ljust(80) + np.uint32(len(face)).tobytes() + face.tobytes())

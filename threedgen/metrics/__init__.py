@@ -4,6 +4,7 @@ should be."""
 from threedgen.metrics.azimuth import AzimuthErrors, azimuth_errors, tells_azimuth
 from threedgen.metrics.bootstrap import Interval, mean_interval, paired_difference
 from threedgen.metrics.consistency import unexplained
+from threedgen.metrics.distribution import SetDistance, set_distance
 from threedgen.metrics.flow import Flow, WarpedError, flow_around, warped_error
 from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface, sample_surface_with_normals
 from threedgen.metrics.image import border_color, contrast, drawn_silhouette, psnr, saturation, silhouette_iou, ssim
@@ -20,6 +21,7 @@ __all__ = [
     "NovelViewScore",
     "NovelViews",
     "PatternVerdicts",
+    "SetDistance",
     "WarpedError",
     "azimuth_errors",
     "border_color",
@@ -38,6 +40,7 @@ __all__ = [
     "sample_surface",
     "sample_surface_with_normals",
     "saturation",
+    "set_distance",
     "silhouette_iou",
     "ssim",
     "tells_azimuth",

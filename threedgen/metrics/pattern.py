@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from threedgen.cameras import Cameras, rays_of
+from threedgen.cameras import Cameras, orbit, rays_of
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import Spec, build, parse, render
-from threedgen.data.miniworld.textures import PATTERNS
+from threedgen.data.miniworld.textures import PATTERNS, scaled
 from threedgen.imaging import to_numpy
+from threedgen.metrics.image import border_color, drawn_silhouette
 
 NONE = "none"
 _PERIODS = {"stripes": (0, 0, 0.26), "dots": (0.3, 0.3, 0.3), "checks": (0.44, 0.44, 0.44)}  # world units, x y z
@@ -21,6 +23,7 @@ _PHASES = {"stripes": 12, "dots": 4, "checks": 4}  # tried along each axis on wh
 _LEAST_CONTRAST = 0.25  # of the two colours, between inside and outside of the pattern: less is no pattern
 _LEAST_CORRELATION = 0.25
 _FEWEST_PIXELS = 30
+_DISTANCE, _FOV_Y_DEG = 2.47, 40.0  # the middle of miniworld's training cameras
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class PatternVerdicts:
         return {name: {seen: pairs.count((name, seen)) for seen in (*PATTERNS, NONE)} for name in PATTERNS}
 
 
-def named_patterns(pictures: Any, captions: Sequence[str], cameras: Cameras) -> PatternVerdicts:
+def named_patterns(
+    pictures: Any, captions: Sequence[str], cameras: Cameras | None, scale: float = 1.0
+) -> PatternVerdicts:
     """What each picture shows, told from the share of the second colour at the true surface's points.
 
     The true geometry gives each pixel of the body its world point, and what it would show in either of the caption's
@@ -52,49 +57,89 @@ def named_patterns(pictures: Any, captions: Sequence[str], cameras: Cameras) -> 
     Args:
         pictures: [N, H, H, 3] in 0..1, array or tensor, on any background.
         captions: N, each with a pattern; ConfigError otherwise.
-        cameras: N, from where each is seen.
+        cameras: N, from where each is seen; None: each from where, of 36 places around the object, its outline is most
+            alike. So pictures are judged that were drawn without a camera.
+        scale: of the patterns, as in `miniworld.build`.
     """
     specs = [parse(caption) for caption in captions]
     for spec in specs:
         if spec.form != "pattern":
             raise ConfigError(f"{spec.caption!r} names no pattern; one is 'a red cat with white stripes'")
     pictures = to_numpy(pictures).astype(np.float64)
-    seen = [_seen(pictures[i], spec, cameras[i : i + 1]) for i, spec in enumerate(specs)]
+    seen = []
+    for i, (picture, spec) in enumerate(zip(pictures, specs, strict=True)):
+        if cameras is not None:
+            known, place = _look(spec, cameras[i : i + 1]), 0
+        else:
+            known = _look_around(spec, len(picture))
+            place = _place_of(picture, known)
+        seen.append(_seen(picture, known, place, scale))
     return PatternVerdicts(tuple(str(spec.feature) for spec in specs), tuple(seen))
 
 
-def _seen(picture: np.ndarray, spec: Spec, camera: Cameras) -> str:
-    share, points = _second_share(picture, spec, camera)
+@dataclass(frozen=True)
+class _Looks:
+    """An object from K places, wholly in its first colour: rgb [K, H, H, 3], the way to the second one, opacity
+    [K, H, H] and world points [K, H, H, 3]."""
+
+    first: np.ndarray
+    between: np.ndarray
+    opacity: np.ndarray
+    points: np.ndarray
+
+
+def _look(spec: Spec, cameras: Cameras) -> _Looks:
+    poses, fov, size = cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), cameras.height
+    colours = (spec.color, str(spec.feature_color))
+    first, second = (render(build(Spec(spec.kind, color)), poses, fov, size) for color in colours)
+    rays = rays_of(cameras)
+    depth = first.depth.reshape(-1, 1)
+    points = (rays.origins.numpy() + rays.directions.numpy() * depth).reshape(*first.rgb.shape)
+    return _Looks(first.rgb, (second.rgb - first.rgb).astype(np.float64), first.opacity[..., 0], points)
+
+
+@lru_cache(maxsize=128)
+def _look_around(spec: Spec, size: int) -> _Looks:
+    azimuth, elevation = (grid.ravel() for grid in np.meshgrid(np.arange(0, 360, 30), (0, 15, 30)))
+    return _look(spec, orbit(azimuth, elevation, _DISTANCE, _FOV_Y_DEG, size))
+
+
+def _place_of(picture: np.ndarray, looks: _Looks) -> int:
+    """The index of the place from which the object's outline is most like the picture's."""
+    drawn = drawn_silhouette(picture[None], border_color(picture[None]))[0, ..., 0] > 0
+    outlines = looks.opacity > 0.5
+    common = (outlines & drawn).sum((1, 2)) / (outlines | drawn).sum((1, 2))
+    return int(common.argmax())
+
+
+def _seen(picture: np.ndarray, looks: _Looks, place: int, scale: float) -> str:
+    share, points = _second_share(picture, looks, place)
     if len(share) < _FEWEST_PIXELS or share.std() == 0:
         return NONE
-    fits = {pattern: _fit(share, points, pattern) for pattern in PATTERNS}
+    fits = {pattern: _fit(share, points, pattern, scale) for pattern in PATTERNS}
     best = max(fits, key=lambda pattern: fits[pattern][0])
     correlation, contrast = fits[best]
     return best if correlation > _LEAST_CORRELATION and contrast > _LEAST_CONTRAST else NONE
 
 
-def _second_share(picture: np.ndarray, spec: Spec, camera: Cameras) -> tuple[np.ndarray, np.ndarray]:
+def _second_share(picture: np.ndarray, looks: _Looks, place: int) -> tuple[np.ndarray, np.ndarray]:
     """Of the body's K pixels: the second colour's share, 0..1 [K], and the world points [K, 3]."""
-    size, pose, fov = len(picture), camera.camera_to_world.numpy(), camera.fov_y.numpy()
-    colours = (spec.color, str(spec.feature_color))
-    first, second = (render(build(Spec(spec.kind, color)), pose, fov, size) for color in colours)
-    between = (second.rgb - first.rgb)[0].astype(np.float64)
+    between = looks.between[place]
     length = (between**2).sum(-1)
-    body = (length > 0.02) & (first.opacity[0, ..., 0] > 0.99)
-    share = ((picture - first.rgb[0]) * between).sum(-1)[body] / length[body]
-    rays = rays_of(camera)
-    points = rays.origins.numpy() + rays.directions.numpy() * first.depth[0].reshape(-1, 1)
-    return share.clip(0, 1), points[body.ravel()]
+    body = (length > 0.02) & (looks.opacity[place] > 0.99)
+    share = ((picture - looks.first[place]) * between).sum(-1)[body] / length[body]
+    return share.clip(0, 1), looks.points[place][body]
 
 
-def _fit(share: np.ndarray, points: np.ndarray, pattern: str) -> tuple[float, float]:
+def _fit(share: np.ndarray, points: np.ndarray, pattern: str, scale: float) -> tuple[float, float]:
     """The largest correlation with the pattern at any phase, and the difference of the mean shares in and out of it."""
-    period = np.array(_PERIODS[pattern])
+    period = scale * np.array(_PERIODS[pattern])
+    covers = scaled(PATTERNS[pattern], scale)
     steps = [np.arange(_PHASES[pattern]) / _PHASES[pattern] if p else [0.0] for p in period]
     centred = share - share.mean()
     best = (-1.0, 0.0)
     for phase in product(*steps):
-        inside = PATTERNS[pattern](points + np.array(phase) * period).astype(np.float64)
+        inside = covers(points + np.array(phase) * period).astype(np.float64)
         inside -= inside.mean()
         spread = (inside**2).sum()
         if spread > 0:

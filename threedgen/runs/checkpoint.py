@@ -54,7 +54,7 @@ def save_checkpoint(
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(plain, temporary / "state.safetensors")
         (temporary / "info.json").write_text(json.dumps({"step": step, "info": dict(info)}, indent=2) + "\n", "utf-8")
-    saved = _saved_steps(folder)
+    saved = saved_steps(folder)
     earlier = [old for old in saved if old < step]
     for old in saved:
         if old > step or old in earlier[: -(_NUM_KEPT - 1)]:
@@ -74,7 +74,7 @@ def load_latest_checkpoint(folder: str | Path) -> Checkpoint | None:
     if not folder.is_dir():
         return None
     remove_temporaries(folder)
-    saved = _saved_steps(folder)
+    saved = saved_steps(folder)
     for step in sorted(saved, reverse=True):
         try:
             verify_folder(saved[step])
@@ -87,6 +87,11 @@ def load_latest_checkpoint(folder: str | Path) -> Checkpoint | None:
     if saved:
         raise ThreedgenError(f"no checkpoint in {folder} is whole; --fresh starts the run anew")
     return None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is any, whole or not."""
+    return folder.is_dir() and bool(saved_steps(folder))
 
 
 def flatten_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -166,7 +171,7 @@ def restore_training(
     return checkpoint.step
 
 
-def _saved_steps(folder: Path) -> dict[int, Path]:
+def saved_steps(folder: Path) -> dict[int, Path]:
     """Step -> folder of every checkpoint, oldest first."""
     found = {int(match[1]): path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
     return dict(sorted(found.items()))

@@ -26,11 +26,12 @@ from pathlib import Path
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config
-from threedgen.core.errors import ThreedgenError
+from threedgen.core.errors import StorageError, ThreedgenError
 from threedgen.core.files import remove_temporaries, write_text_atomically
 from threedgen.runs.distributed import barrier, rank
 from threedgen.runs.events import EventLog
 
+SAMPLED_VIEWS = "sampled_views.png"  # side by side, what the prior alone makes of the prompt
 _LOCK = ".lock"
 
 
@@ -69,12 +70,17 @@ class RunDirectory:
 
     def finished_results(self) -> dict[str, Path] | None:
         """The results (name -> path) if the run was finished and all of them are still there, otherwise None."""
-        try:
-            relative = json.loads((self.folder / "result.json").read_text("utf-8"))
-        except FileNotFoundError:
-            return None
-        results = {name: self.folder / path for name, path in relative.items()}
-        return results if all(path.exists() for path in results.values()) else None
+        return finished_results(self.folder)
+
+
+def finished_results(folder: Path) -> dict[str, Path] | None:
+    """As `RunDirectory.finished_results`, of the run in `folder`, which may not be there."""
+    try:
+        relative = json.loads((folder / "result.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    results = {name: folder / path for name, path in relative.items()}
+    return results if all(path.exists() for path in results.values()) else None
 
 
 @contextmanager
@@ -88,7 +94,8 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
         fresh: first delete everything that the folder holds.
 
     Raises:
-        ThreedgenError: another process is working in the folder, or it cannot be written.
+        ThreedgenError: another process is working in the folder.
+        StorageError: it cannot be made or written.
     """
     folder = Path(folder)
     if rank() > 0:
@@ -99,8 +106,8 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ThreedgenError(f"cannot make the run's folder {folder}: {error.strerror}") from error
-    with _locked(folder):
+        raise StorageError(f"cannot make the run's folder {folder}: {error.strerror}") from error
+    with locked(folder):
         if fresh:
             _empty(folder)
         remove_temporaries(folder)
@@ -139,12 +146,15 @@ def slug(prompt: str, max_length: int = 40) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock. The system lets go of it when the process ends, however it ends."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock. The system lets go of it when the process ends, however it ends.
+
+    Raises ThreedgenError if another process holds it, StorageError if the folder cannot be written.
+    """
     try:
         file = open(folder / _LOCK, "w")  # noqa: SIM115 - closed below, after the lock's last use
     except OSError as error:
-        raise ThreedgenError(f"cannot write in the run's folder {folder}: {error.strerror}") from error
+        raise StorageError(f"cannot write in the run's folder {folder}: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

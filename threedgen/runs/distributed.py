@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 _PATIENCE = timedelta(days=1)  # the others wait while the first draws pictures, which may take hours
+_hosts: torch.distributed.ProcessGroup | None = None  # the processes without their GPUs; None: they use none
 
 
 def world_size() -> int:
@@ -56,8 +57,10 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
                 "start as many processes (--nproc-per-node), or set runtime.device=cpu"
             )
         torch.cuda.set_device(local)
+    global _hosts
     on_gpu = select_device(runtime).type == "cuda"
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    _hosts = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE) if on_gpu else None
     try:
         yield
     except ThreedgenError as error:
@@ -92,3 +95,14 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
 
         torch.distributed.all_reduce(values)
     return values
+
+
+def any_process(value: bool) -> bool:
+    """Whether `value` is true in any of the processes, which wait for each other here; no GPU is waited for."""
+    if world_size() == 1:
+        return value
+    import torch.distributed
+
+    votes = torch.tensor(int(value))
+    torch.distributed.all_reduce(votes, group=_hosts)
+    return bool(votes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -21,16 +22,20 @@ class EventLog:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         _drop_unfinished_line(self.path)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
 
     def write(self, event: str, **fields: object) -> None:
         """Add one line: `time` (seconds since 1970), `event` (its kind) and the fields.
 
-        NaN and infinities, which JSON does not have, are written as the texts "nan", "inf" and "-inf".
+        NaN and infinities, which JSON does not have, are written as the texts "nan", "inf" and "-inf". Raises OSError,
+        and leaves nothing of the line, where the disk is full.
         """
         record = {"time": round(time.time(), 3), "event": event, **{k: _plain(v) for k, v in fields.items()}}
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+        written = self._file.write(line)
+        if written < len(line):  # a disk takes what fits, and only the next write would be refused
+            os.ftruncate(self._file.fileno(), self._file.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
         self._file.close()

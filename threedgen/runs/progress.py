@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
+REPORT_EVERY = 10  # steps: reading the numbers makes a GPU wait
+
 
 @dataclass(frozen=True)
 class StepReport:

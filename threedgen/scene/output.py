@@ -16,3 +16,8 @@ class RenderOutput:
     depth: Tensor  # [B, H, W, 1] sum of weight * distance along the ray, world units; / opacity is the mean distance
     normal: Tensor | None = None  # [B, H, W, 3] unit (0 where nothing is), world axes; without gradients
     facing_away: Tensor | None = None  # [B, H, W, 1] sum of weight * max(0, normal . direction)^2, weights constant
+
+    def opacity_range(self) -> tuple[float, float]:
+        """The lowest and the highest opacity of a pixel."""
+        lowest, highest = self.opacity.detach().aminmax()
+        return lowest.item(), highest.item()

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import AssetFrom, Config, Sampler
+from threedgen.config.schema import AssetFrom, AwareGuidance, Config, Sampler
 from threedgen.core.errors import ConfigError
 from threedgen.data.captioned_views import composite_on
 from threedgen.data.posed_images import PosedImages
 from threedgen.data.subject_images import read_object_picture
-from threedgen.diffusion.denoising import Denoiser, Guided
+from threedgen.diffusion.denoising import Denoiser
 from threedgen.diffusion.pipeline import MultiViewPipeline, Views
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim_timesteps
@@ -24,7 +24,7 @@ from threedgen.scene.gaussians import save_gaussians
 from threedgen.scene.protocol import Solid
 from threedgen.tasks.export import export_scene
 from threedgen.tasks.feed_forward import FeedForward, aware, aware_timesteps
-from threedgen.tasks.prompting import load_prior
+from threedgen.tasks.prompting import load_joint, load_prior
 from threedgen.tasks.reconstruct import optimize
 from threedgen.tasks.sample_views import draw_views, write_views
 
@@ -37,7 +37,13 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """
     started = time.monotonic()
     make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
-    if aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps)) and not _is_ddim(config):
+    is_aware = aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps))
+    if is_aware and config.views.joint.weights and config.aware.guidance is AwareGuidance.latents:
+        raise ConfigError(
+            "aware.guidance=latents guides between reconstructions of one model's answers, views.joint mixes what is "
+            "guided already: take aware.guidance=before"
+        )
+    if is_aware and not _is_ddim(config):
         raise ConfigError(
             f"views.sampler={config.views.sampler.name} looks back on x0, which 3D-aware steps replace: take ddim, or "
             "aware.every=0 and no aware.steps"
@@ -69,12 +75,13 @@ def _picture(config: Config, prior: MultiViewPrior) -> Tensor | None:
 def dense_pipeline(prior: MultiViewPrior, forward: FeedForward, config: Config) -> MultiViewPipeline:
     """The pipeline whose sampling listens to the Gaussians at the config's steps."""
 
-    def around(guided: Guided, timesteps: list[int], cameras: Cameras) -> Denoiser:
+    def around(denoiser: Denoiser, timesteps: list[int], cameras: Cameras) -> Denoiser:
         behind = torch.full((3,), config.image_background, device=prior.device)
         shows = forward.shows(prior, cameras, behind)
-        return aware(guided, config.aware, timesteps, shows)
+        return aware(denoiser, config.aware, timesteps, shows)
 
-    return MultiViewPipeline(prior, config.camera, around if _is_ddim(config) else None)
+    joint = load_joint(config.views.joint, prior)
+    return MultiViewPipeline(prior, config.camera, around if _is_ddim(config) else None, joint)
 
 
 def _is_ddim(config: Config) -> bool:

@@ -25,8 +25,11 @@ from threedgen.mesh import (
     ColoredMesh,
     Mesh,
     Rasterizer,
+    Surface,
     describe_mesh,
     extract_surface,
+    glb_bytes,
+    lifted,
     make_rasterizer,
     paint,
     render_mesh,
@@ -34,23 +37,24 @@ from threedgen.mesh import (
     write_glb,
     write_obj,
     write_ply,
+    write_stl,
 )
 from threedgen.mesh.bake import color_vertices
 from threedgen.mesh.render import GREY
 from threedgen.metrics.image import psnr
-from threedgen.runs.directory import RunDirectory
+from threedgen.runs.directory import SAMPLED_VIEWS, RunDirectory
 from threedgen.runs.events import read_events
 from threedgen.scene.protocol import Shown, Solid
 from threedgen.viewer.preview import write_preview
 
-SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)
-SAMPLED_VIEWS = "sampled_views.png"  # side by side, what the prior alone makes of the prompt from these azimuths
+SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)  # of SAMPLED_VIEWS too
+PRIOR_FIT = "prior_fit"  # the event that says how well the scene fits the prior
 _NUM_COMPARED = 8  # views in which mesh and scene are compared; every other one is a column of the sheet
 SHEET_ELEVATION = 15.0
 _FRAMES_PER_SECOND = 24
 # every name that an export may write; what an earlier one left and this one does not make is removed
 _NAMES = (
-    *("asset.glb", "asset.obj", "asset.mtl", "asset.png", "asset.ply"),
+    *("asset.glb", "asset.obj", "asset.mtl", "asset.png", "asset.ply", "asset.stl"),
     *("turntable.mp4", "turntable.gif", "contact_sheet.png", "report.json", "preview.html"),
 )
 
@@ -70,7 +74,8 @@ def write_assets(scene: Solid, config: Config, run_folder: Path, folder: Path, s
     """
     rasterizer = make_rasterizer(config.export.rasterizer)
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}export-", dir=folder) as aside:
-        results = _write_all(scene, config, rasterizer, run_folder, Path(aside), step)
+        fit = prior_fit(run_folder, step) or prior_fit(folder, step)
+        results = _write_all(scene, config, rasterizer, run_folder, Path(aside), step, fit)
         made = {path.name for path in Path(aside).iterdir()}
         for name in _NAMES:
             if name in made:
@@ -81,17 +86,19 @@ def write_assets(scene: Solid, config: Config, run_folder: Path, folder: Path, s
 
 
 def _write_all(
-    scene: Solid, config: Config, rasterizer: Rasterizer, run_folder: Path, folder: Path, step: int
+    scene: Solid,
+    config: Config,
+    rasterizer: Rasterizer,
+    run_folder: Path,
+    folder: Path,
+    step: int,
+    fit: dict[str, Any] | None,
 ) -> dict[str, Path]:
     started = time.monotonic()
     surface = extract_surface(scene, config.export)
     mesh = paint(scene, surface, config.export, rasterizer)
-    results = {"glb": folder / "asset.glb", "obj": folder / "asset.obj"}
-    write_glb(mesh, results["glb"])
-    write_obj(mesh, results["obj"])
-    if config.export.ply:
-        results["ply"] = folder / "asset.ply"
-        write_ply(mesh if isinstance(mesh, ColoredMesh) else color_vertices(scene, surface), results["ply"])
+    lift = -float(surface.vertices[:, 2].min()) if config.export.on_floor else 0.0
+    results = _write_formats(lifted(mesh, lift), scene, surface, lift, config.export, folder)
     mesh_seconds = time.monotonic() - started
 
     results["turntable"] = _write_turntable(mesh, config, rasterizer, folder)
@@ -112,8 +119,10 @@ def _write_all(
         "prompt_as_read": as_read,
         "seed": config.seed,
         "step": step,
-        **describe_mesh(mesh, rasterizer),
+        **describe_mesh(lifted(mesh, lift), rasterizer),
+        "lifted_by": round(lift, 6),
         "mesh_vs_scene_psnr": round(quality, 2) if math.isfinite(quality) else None,
+        "scene_vs_prior": fit,
         "seconds": {
             "optimize": _optimize_seconds(run_folder / "events.jsonl"),
             "mesh": round(mesh_seconds, 1),
@@ -122,11 +131,31 @@ def _write_all(
         "settings": _plain(config.export),
     }
     results["preview"] = folder / "preview.html"
-    _write_preview(results, rows, report, config, run_folder)
+    _write_preview(glb_bytes(lifted(mesh, lift)), results, rows, report, config, run_folder)
     results["report"] = folder / "report.json"
     write_text_atomically(results["report"], json.dumps(report, indent=2, allow_nan=False) + "\n")
     watertight = "watertight" if report["watertight"] else "NOT watertight"
     print(f"mesh       {report['faces']} faces, {watertight}, {quality:.2f} dB against the scene from 8 sides")
+    return results
+
+
+def _write_formats(
+    mesh: Mesh, scene: Solid, surface: Surface, lift: float, config: ExportConfig, folder: Path
+) -> dict[str, Path]:
+    """The asset in the config's formats; format -> path. surface: the mesh's, before it was lifted."""
+    results = {}
+    for name in dict.fromkeys([*config.formats, *(["ply"] if config.ply else [])]):
+        results[name] = folder / f"asset.{name}"
+        match name:
+            case "glb":
+                write_glb(mesh, results[name])
+            case "obj":
+                write_obj(mesh, results[name])
+            case "ply":
+                colored = mesh if isinstance(mesh, ColoredMesh) else lifted(color_vertices(scene, surface), lift)
+                write_ply(colored, results[name])
+            case "stl":
+                write_stl(mesh, results[name])
     return results
 
 
@@ -169,6 +198,14 @@ def _prompt_as_read(events: Path) -> str | None:
     return told[-1] if told else None
 
 
+def prior_fit(folder: Path, step: int) -> dict[str, Any] | None:
+    """How well the scene fitted the prior after `step` steps, see `prior_fit.py`; None where nobody measured it."""
+    events = folder / "events.jsonl"
+    noted = [event for event in read_events(events) if event["event"] == PRIOR_FIT] if events.exists() else []
+    fitting = [event for event in noted if event["step"] == step]
+    return {name: value for name, value in fitting[-1].items() if name not in ("time", "event")} if fitting else None
+
+
 def _optimize_seconds(events: Path) -> float | None:
     """Time from each start of the run to the last step before it ended or was stopped; None if it is not known."""
     if not events.exists():
@@ -190,7 +227,7 @@ def _plain(config: ExportConfig) -> dict[str, Any]:
 
 
 def _write_preview(
-    results: dict[str, Path], rows: list[Row], report: dict[str, Any], config: Config, run_folder: Path
+    glb: bytes, results: dict[str, Path], rows: list[Row], report: dict[str, Any], config: Config, run_folder: Path
 ) -> None:
     seconds = report["seconds"]
     lowest, highest = np.array(report["bounds"])
@@ -204,6 +241,8 @@ def _write_preview(
         "colours": "at the vertices" if coverage is None else f"texture, {report['texture_size']} px",
         "against the scene": "identical" if quality is None else f"{quality:.1f} dB",
     }
+    if report["scene_vs_prior"]:
+        mesh_facts["scene against the prior"] = f"{report['scene_vs_prior']['psnr']:.1f} dB"
     times = {
         "optimised": "" if seconds["optimize"] is None else f"{seconds['optimize']:.0f} s",
         "mesh": f"{seconds['mesh']:.0f} s",
@@ -218,7 +257,7 @@ def _write_preview(
         results["preview"],
         title=config.prompt.strip() or run_folder.name,
         subtitle=run_folder.name,
-        glb=results["glb"],
+        glb=glb,
         turntable=results["turntable"],
         views=rows,
         facts={"Mesh": mesh_facts, "Run": run_facts | {name: text for name, text in times.items() if text}},

@@ -10,6 +10,7 @@ import torch
 
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import TEMPORARY_PREFIX
 from threedgen.mesh import make_rasterizer
@@ -21,7 +22,7 @@ from threedgen.scene.protocol import RayScene
 from threedgen.tasks.export import write_assets
 from threedgen.tasks.scene_optimizer import SCENE
 
-USAGE = "usage: launch.py export RUN [export.KEY=VALUE ...]   (RUN: the folder of a run, finished or not)"
+USAGE = "usage: {} export RUN [export.KEY=VALUE ...]   (RUN: the folder of a run, finished or not)"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     optimised they go to `RUN/exports/step-000200/`, and the run is not disturbed: its checkpoint is read from a copy.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        print(f"{USAGE}\n\n{main.__doc__}")
+        print(f"{USAGE.format(program())}\n\n{main.__doc__}")
         return 0
     folder, config = _read(arguments)
     make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
@@ -73,7 +74,7 @@ def export_run(folder: Path, config: Config) -> dict[str, Path]:
 def _read(arguments: Sequence[str]) -> tuple[Path, Config]:
     """The run's folder, and its config with the export settings given."""
     if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(USAGE)
+        raise ConfigError(USAGE.format(program()))
     folder, settings = Path(arguments[0]), arguments[1:]
     saved = folder / "config.yaml"
     if not saved.is_file():

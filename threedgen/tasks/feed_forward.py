@@ -13,7 +13,7 @@ from threedgen.config.schema import AwareConfig, AwareGuidance, Config, Quaterni
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.diffusion.checkpoints.folders import load_gaussians_network
 from threedgen.diffusion.checkpoints.locate import GAUSSIANS, locate_part, locate_weights
-from threedgen.diffusion.denoising import Denoiser, Guided
+from threedgen.diffusion.denoising import Denoiser
 from threedgen.diffusion.networks.lgm_unet import LGMUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.reconstructed import Reconstructed
@@ -104,10 +104,10 @@ def aware_timesteps(config: AwareConfig, timesteps: list[int]) -> set[int]:
 
 
 def aware(
-    guided: Guided, config: AwareConfig, timesteps: list[int], reconstruct: Callable[[Tensor], Tensor]
+    denoiser: Denoiser, config: AwareConfig, timesteps: list[int], reconstruct: Callable[[Tensor], Tensor]
 ) -> Denoiser:
-    """The denoiser that the config asks for, around a guided one."""
+    """The denoiser that the config asks for, around another: a `Guided` one with guidance=latents."""
     chosen = aware_timesteps(config, timesteps)
     if not chosen:
-        return guided
-    return Reconstructed(guided, reconstruct, chosen, config.blend, config.guidance is AwareGuidance.before)
+        return denoiser
+    return Reconstructed(denoiser, reconstruct, chosen, config.blend, config.guidance is AwareGuidance.before)

@@ -14,18 +14,20 @@ from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config, MemoryUse, Schedule
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
-from threedgen.diffusion.denoising import Guided
+from threedgen.diffusion.denoising import Denoiser, Guided
+from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
 from threedgen.mesh import make_rasterizer
-from threedgen.runs.directory import RunDirectory
+from threedgen.runs.directory import SAMPLED_VIEWS, RunDirectory
 from threedgen.scene import regularizers
 from threedgen.scene.make import make_scene
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
-from threedgen.tasks.export import SAMPLED_VIEWS, export_scene
+from threedgen.tasks.export import export_scene
+from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
@@ -38,11 +40,12 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     prior = load_prior(config)
     as_read = read_prompts(config, prior)
     run.events.write("prompt", as_read=as_read.prompt, negative_as_read=as_read.negative_prompt)
+    told = encode_prompts(as_read, prior)
     show_views(as_read, run, prior)
-    text = encode_prompts(as_read, prior)
     prior = prior.without_text_encoder()
-    scene, done = optimize(as_read, run, prior, *text)
+    scene, done = optimize(as_read, run, prior, *told)
     optimized = time.monotonic()
+    note_prior_fit(scene, as_read, run, prior, *told[:2], done)
     results = export_scene(scene, config, run, done)
     tell_times(run, started, optimized)
     return results
@@ -53,17 +56,23 @@ def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None
     path = run.path(SAMPLED_VIEWS)
     if path.exists():
         return
-    save_png(np.concatenate(list(draw_prompt(config, prior)), axis=1), path)
+    text = {"prompt": config.prompt, "seed": f"{config.seed}", "Software": "threedgen"}
+    save_png(np.concatenate(list(draw_prompt(config, prior)), axis=1), path, text)
     print(f"{'views':10} {path}", flush=True)
 
 
 def optimize(
-    config: Config, run: RunDirectory, prior: MultiViewPrior, text: Tensor, negative_text: Tensor
+    config: Config,
+    run: RunDirectory,
+    prior: MultiViewPrior,
+    text: Tensor,
+    negative_text: Tensor,
+    mix: Mix | None = None,
 ) -> tuple[RayScene, int]:
     """Score distillation into a scene, then the recipe's refinement; goes on from the run's latest checkpoint.
 
-    text, negative_text: [1, L, C], see `encode_prompts`; the prior needs no text encoder any more. Returns the scene
-    and how many steps it has behind it.
+    text, negative_text: [1, L, C], mix: see `encode_prompts`; the prior needs no text encoder any more. Returns the
+    scene and how many steps it has behind it.
     """
     sampler = CameraSampler(config.camera, config.seed)
     scene = make_scene(config, prior.device)
@@ -71,20 +80,22 @@ def optimize(
         prior.vae.enable_gradient_checkpointing()
     guidance = ScoreDistillation(prior, config.guidance, config.seed)
 
-    def ask(cameras: Cameras) -> Guided:
+    def ask(cameras: Cameras) -> Denoiser:
         # a single view is asked for as a picture from anywhere: training never showed one with its camera
         told = Conditions(text, cameras if cameras.num_views > 1 else None, cameras.num_views)
-        return Guided(prior, told, negative_text, config.guidance.guidance_scale, config.guidance.rescale)
+        guided = Guided(prior, told, negative_text, config.guidance.guidance_scale, config.guidance.rescale)
+        return guided if mix is None else mix(guided)
 
     def take(step: int) -> SceneStep:
         cameras = sampler.sample(step, config.steps)
         output = _render(scene, cameras, config, step)
         guided = guidance(output.rgb, ask(cameras), step, config.steps)
         loss = guided.loss + _regularization(scene, output, config, step)
-        return SceneStep(loss, lambda: _figures(guided, output), lambda: _preview(guided, output))
+        told, preview = lambda: _figures(guided, output), lambda: _preview(guided, output)
+        return SceneStep(loss, told, preview, output.opacity_range, cameras)
 
     done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config, sampler))
-    return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done)
+    return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done, mix)
 
 
 def _grows_next(done: int, config: Config, sampler: CameraSampler) -> bool:

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import Config
+from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.config.schema import Config, JointConfig
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading
+from threedgen.diffusion.image_prior import ImagePrior
+from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.text.prompts import read_prompt
@@ -27,10 +29,25 @@ def load_prior(config: Config) -> MultiViewPrior:
     return MultiViewPrior.from_pretrained(config.weights, dtype=dtype, device=device)
 
 
+def load_joint(joint: JointConfig, prior: MultiViewPrior) -> ImagePrior | None:
+    """The 2D model that is to answer beside the prior; None if there is none. Raises ConfigError if it does not fit."""
+    return ImagePrior.beside(prior, joint) if joint.weights else None
+
+
 @torch.no_grad()
-def encode_prompts(config: Config, prior: MultiViewPrior) -> tuple[Tensor, Tensor]:
-    """The embeddings of the config's prompt and of its negative prompt, each [1, L, C]."""
-    return prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt])
+def encode_prompts(config: Config, prior: MultiViewPrior) -> tuple[Tensor, Tensor, Mix | None]:
+    """The embeddings of the config's prompt and of its negative prompt, each [1, L, C], and what puts the 2D model of
+    `guidance.joint` beside the prior, which has read them too."""
+    mix = _told(load_joint(config.guidance.joint, prior), config)
+    return prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt]), mix
+
+
+def _told(joint: ImagePrior | None, config: Config) -> Mix | None:
+    if joint is None:
+        return None
+    mix, notes = joint.told(config.prompt, config.negative_prompt, config.allow_unknown_words)
+    show_notes(notes)
+    return mix
 
 
 def read_prompts(config: Config, prior: MultiViewPrior) -> Config:
@@ -50,16 +67,25 @@ def show_reading(prompt: str, as_read: str, notes: Iterable[str]) -> None:
     """Print how a prompt was read if that is not how it was typed."""
     if prompt.lower().split() != as_read.lower().split():
         print(f"{'read as':10} {as_read}", flush=True)
+    show_notes(notes)
+
+
+def show_notes(notes: Iterable[str]) -> None:
     for note in notes:
         print(f"{'note':10} {note}", flush=True)
 
 
-@torch.no_grad()
-def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
-    """The contact sheet's views of the prompt as the prior alone draws them, [4, H, W, 3] in 0..1."""
+def sheet_cameras(config: Config, prior: MultiViewPrior) -> tuple[Cameras, int]:
+    """The contact sheet's cameras at the prior's size, and every which of them they are: a video has more between."""
     between = _FRAMES_BETWEEN if prior.is_video else 1
     azimuths = [azimuth + 90 / between * k for azimuth in SHEET_AZIMUTHS for k in range(between)]
-    cameras = viewing_cameras(config.camera, azimuths, SHEET_ELEVATION, prior.image_size)
+    return viewing_cameras(config.camera, azimuths, SHEET_ELEVATION, prior.image_size), between
+
+
+@torch.no_grad()
+def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
+    """The contact sheet's views of the prompt as the prior draws them by itself, [4, H, W, 3] in 0..1."""
+    cameras, between = sheet_cameras(config, prior)
     views = sample_views(
         prior,
         [config.prompt],
@@ -70,5 +96,6 @@ def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
         guidance_scale=config.views.guidance_scale,
         rescale=config.views.rescale,
         sampler=config.views.sampler,
+        mix=_told(load_joint(config.views.joint, prior), config),
     )
     return views[::between].movedim(1, -1).cpu().numpy()

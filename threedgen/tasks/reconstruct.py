@@ -39,9 +39,10 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Reconstruct the object in the pictures of `config.data`; returns the files made for the user."""
     started = time.monotonic()
     make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
-    posed = read_posed_images(config.data, config.reconstruct.max_size)
-    matrix = normalization(posed, config.scene.radius, config.reconstruct.scale)
-    training, held_out = split(posed.moved(matrix), config.reconstruct.held_out_every)
+    settings = config.reconstruct
+    posed = read_posed_images(config.data, settings.max_size, config.data_convention, settings.masks)
+    matrix = normalization(posed, config.scene.radius, settings.scale)
+    training, held_out = split(posed.moved(matrix), settings.held_out_every)
     print(f"pictures   {len(training)} to learn from, {len(held_out)} held out, {_described(posed)}", flush=True)
     scene = optimize(config, run, training, held_out)
     optimized = time.monotonic()
@@ -75,6 +76,8 @@ def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out:
             found.total,
             lambda: (found.total.item(), {"psnr": -10.0 * found.color.log10().item()}),
             lambda: tile([watched.on(GREY)[0], render_views(scene, watched)[0]]),
+            found.opacity_range,
+            training.cameras,
         )
 
     fit(scene, config, run, "reconstruct", take)
@@ -89,44 +92,60 @@ class Losses:
     opacity: Tensor
     distortion: Tensor
     eikonal: Tensor
+    seen_opacity: Tensor  # [R] of the scene
+    true_opacity: Tensor | None  # [R] of the pictures; None: they have none
 
     @property
     def total(self) -> Tensor:
         return self.color + self.opacity + self.distortion + self.eikonal
 
+    def opacity_range(self) -> tuple[float, float]:
+        """The scene's lowest opacity where the pictures show nothing (0 where that is not known), and its highest."""
+        seen = self.seen_opacity.detach()
+        empty = seen[:0] if self.true_opacity is None else seen[self.true_opacity < 0.5]
+        return empty.min().item() if len(empty) else 0.0, seen.max().item()
+
 
 def losses(scene: RayScene, training: PosedImages, background: Tensor | None, config: Config, step: int) -> Losses:
     """What the scene's colours, its opacity and its fog cost at this step.
 
-    Pictures with alpha are put on a random colour, another for each ray: nothing but empty space looks right on all of
-    them; their opacity is compared too. Others keep their background, the given colour [3] or one for each direction
-    that the scene learns.
+    Pictures that are cut out are put on a random colour, another for each ray: nothing but empty space looks right on
+    all of them; their opacity is compared too. Others keep their background, the given colour [3] or one for each
+    direction that the scene learns.
     """
     weights, random = config.reconstruct, generator(config.seed, step, "rays")
-    rays, pixels = training.pixels(torch.randint(training.num_pixels, (weights.rays_per_step,), generator=random))
+    index = torch.randint(training.num_pixels, (weights.rays_per_step,), generator=random)
+    rays, pixels = training.pixels(index)
+    cut_out = training.cut_out[training.views_of(index)].to(scene.device)
     rays, pixels = Rays(rays.origins.to(scene.device), rays.directions.to(scene.device)), pixels.to(scene.device)
     jitter = scene.ops.ray_jitter(int(torch.randint(2**32, (), generator=random)), len(pixels), scene.device)
     seen, samples = scene.trace(rays, jitter)
-    if training.has_alpha:
-        alpha, behind = pixels[:, 3:], torch.rand(len(pixels), 3, generator=random).to(scene.device)
-        target = pixels[:, :3] * alpha + behind * (1.0 - alpha)
-        opacity_loss = weights.opacity_weight * mse_loss(seen.opacity, alpha[:, 0])
+    target, opacity_loss = pixels[:, :3], torch.zeros_like(seen.opacity[0])
+    if training.cut_out.all():
+        behind = torch.zeros_like(target)
     else:
         behind = scene.background(rays.directions) if background is None else background.to(scene.device)
-        target, opacity_loss = pixels, torch.zeros_like(seen.opacity[0])
+    if training.has_alpha:
+        alpha, random_color = pixels[:, 3:], torch.rand(len(pixels), 3, generator=random).to(scene.device)
+        target = target * alpha + random_color * (1.0 - alpha)  # of a photograph as it is, its alpha is 1
+        behind = torch.where(cut_out[:, None], random_color, behind)
+        known = torch.where(cut_out, alpha[:, 0], seen.opacity.detach())
+        opacity_loss = weights.opacity_weight * mse_loss(seen.opacity, known)
     color_loss = mse_loss(seen.rgb + (1.0 - seen.opacity[:, None]) * behind, target)
     fog = value_at(weights.distortion, step / config.steps)
     distortion_loss = fog * distortion(seen.weights, samples).mean() if fog > 0 else torch.zeros_like(color_loss)
     eikonal_loss = weights.eikonal_weight * regularizers.eikonal(scene, step)
-    return Losses(color_loss, opacity_loss, distortion_loss, eikonal_loss)
+    true_opacity = pixels[:, 3] if training.has_alpha else None
+    return Losses(color_loss, opacity_loss, distortion_loss, eikonal_loss, seen.opacity, true_opacity)
 
 
 @torch.no_grad()
 def render_views(scene: RayScene, posed: PosedImages) -> tuple[Array, Array]:
     """The scene from the pictures' cameras, on what `PosedImages.on(GREY)` has behind it: rgb [N, H, W, 3] and
     opacity [N, H, W, 1]."""
-    background = torch.tensor(GREY, device=scene.device) if posed.has_alpha else background_color(posed)
-    views = [scene.render(posed.cameras[i : i + 1], background=background) for i in range(len(posed))]
+    grey, color = torch.tensor(GREY, device=scene.device), background_color(posed)
+    behind = [grey if is_cut_out else color for is_cut_out in posed.cut_out]
+    views = [scene.render(posed.cameras[i : i + 1], background=behind[i]) for i in range(len(posed))]
     rgb, opacity = torch.cat([view.rgb for view in views]), torch.cat([view.opacity for view in views])
     return rgb.cpu().numpy(), opacity.cpu().numpy()
 
@@ -139,20 +158,23 @@ def write_quality(
         "pictures": len(posed),
         "size": [posed.cameras.width, posed.cameras.height],
         "has_alpha": posed.has_alpha,
-        "scene_from_data": matrix.tolist(),
+        "scene_from_data": (matrix if posed.world is None else matrix @ posed.world).tolist(),
         "held_out": None,
     }
     results = {"quality": run.path("reconstruction.json")}
     if len(held_out):
         (true, true_opacity), (seen, opacity) = held_out.on(GREY), render_views(scene, held_out)
-        pairs = list(zip(true, seen, strict=True))
+        shows = np.ones(true.shape[:3], bool) if held_out.seen is None else held_out.seen.numpy()
+        true = np.where(shows[..., None], true, seen)
+        pairs = [(a[shown], b[shown]) for a, b, shown in zip(true, seen, shows, strict=True) if shown.any()]
         scores = {
             "pictures": len(held_out),
             "psnr": round(float(np.mean([psnr(a, b) for a, b in pairs])), 2),  # the mean over pictures, as is customary
             "ssim": round(ssim(true, seen), 4),
         }
-        if posed.has_alpha:
-            scores["silhouette_iou"] = round(silhouette_iou(true_opacity, opacity), 4)
+        if held_out.cut_out.any():
+            compared = shows & held_out.cut_out.numpy()[:, None, None]
+            scores["silhouette_iou"] = round(silhouette_iou(true_opacity[compared], opacity[compared]), 4)
         facts["held_out"] = scores
         print("held out   " + ", ".join(f"{name} {value}" for name, value in scores.items()))
         results["held out"] = run.path("held_out.png")

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 
 from threedgen.cameras import Cameras, CameraSampler
-from threedgen.config.schema import Config
+from threedgen.config.schema import Config, RefineConfig
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
+from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim, ddim_timesteps
 from threedgen.imaging import tile
@@ -36,16 +37,18 @@ def refine(
     negative: Tensor,
     begin: int,
     done: int,
+    mix: Mix | None = None,
 ) -> int:
     """Do the rounds that are left of `config.refine`; returns how many steps the scene has then behind it.
 
-    text, negative: [1, L, C]; begin: the step that the first round begins at; done: steps that the scene has behind it,
-    `begin` or those of whole rounds more. A stopped run goes on at the beginning of the round that it was in.
+    text, negative: [1, L, C], mix: see `prompting.encode_prompts`; begin: the step that the first round begins at;
+    done: steps that the scene has behind it, `begin` or those of whole rounds more. A stopped run goes on at the
+    beginning of the round that it was in.
     """
     settings = config.refine
     for number in range((done - begin) // settings.steps, settings.rounds):
         first = begin + number * settings.steps
-        cameras, targets = draw_targets(scene, config, prior, text, negative, first)
+        cameras, targets = draw_targets(scene, config, prior, text, negative, first, mix)
         span = Span(first, first + settings.steps, settings.lr_scale)
         done = fit(scene, config, run, f"refine {number + 1}", _Fitting(scene, config, cameras, targets), span)
     return done
@@ -53,7 +56,13 @@ def refine(
 
 @torch.no_grad()
 def draw_targets(
-    scene: Scene, config: Config, prior: MultiViewPrior, text: Tensor, negative: Tensor, step: int
+    scene: Scene,
+    config: Config,
+    prior: MultiViewPrior,
+    text: Tensor,
+    negative: Tensor,
+    step: int,
+    mix: Mix | None = None,
 ) -> tuple[list[Cameras], list[Tensor]]:
     """The pictures of a round that begins at `step`: the cameras of each set and what it is to look like from there.
 
@@ -62,21 +71,39 @@ def draw_targets(
     settings, num_views = config.refine, config.camera.num_views
     sampler = CameraSampler(config.camera, config.seed)
     cameras = [sampler.sample(step + k, config.steps)[:num_views] for k in range(settings.sets)]
-    timesteps = ddim_timesteps(settings.num_inference_steps, len(prior.schedule))
-    timesteps = [t for t in timesteps if t <= settings.strength * len(prior.schedule)] or timesteps[-1:]
     noise_of = generator(config.seed, step, "refine noise")
     targets: list[Tensor] = []
     for first in range(0, settings.sets, _SETS_AT_ONCE):
         some = cameras[first : first + _SETS_AT_ONCE]
         seen = torch.cat([scene.render(one).rgb for one in some]).movedim(-1, 1)
-        latents = prior.encode_images(_resized(seen, config.guidance.image_size))
-        noise = torch.randn(latents.shape, generator=noise_of).to(latents)
-        alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0], device=latents.device))
         told = Conditions(text, Cameras.joined(some) if num_views > 1 else None, num_views)
-        denoiser = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
-        drawn = prior.decode(ddim(denoiser, alpha * latents + sigma * noise, timesteps))
+        drawn = redraw(_resized(seen, config.guidance.image_size), told, negative, prior, settings, noise_of, mix)
         targets += _resized(drawn, seen.shape[-1]).movedim(1, -1).split(num_views)
     return cameras, targets
+
+
+@torch.no_grad()
+def redraw(
+    seen: Tensor,
+    told: Conditions,
+    negative: Tensor,
+    prior: MultiViewPrior,
+    settings: RefineConfig,
+    noise_of: torch.Generator,
+    mix: Mix | None = None,
+) -> Tensor:
+    """Views [B, 3, S, S] in 0..1, noised to `settings.strength` of the schedule, as the prior then denoises them.
+
+    mix: what puts a 2D model beside it.
+    """
+    timesteps = ddim_timesteps(settings.num_inference_steps, len(prior.schedule))
+    timesteps = [t for t in timesteps if t <= settings.strength * len(prior.schedule)] or timesteps[-1:]
+    latents = prior.encode_images(seen)
+    noise = torch.randn(latents.shape, generator=noise_of).to(latents)
+    alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0], device=latents.device))
+    guided = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
+    denoiser = guided if mix is None else mix(guided)
+    return prior.decode(ddim(denoiser, alpha * latents + sigma * noise, timesteps))
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
@@ -106,4 +133,6 @@ class _Fitting:
             loss,
             lambda: (loss.item(), {"psnr": -10.0 * difference.log10().item()}),
             lambda: tile([seen.rgb.detach(), target]),
+            seen.opacity_range,
+            self.cameras[chosen],
         )

@@ -10,16 +10,18 @@ import torch
 
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.mesh import make_rasterizer
 from threedgen.runs.directory import open_run
 from threedgen.tasks.export import write_assets
 from threedgen.tasks.export_run import copy_newest_checkpoint, load_newest, scene_of
+from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import tell_times
 
-USAGE = 'usage: launch.py refine RUN [prompt="..."] [refine.KEY=VALUE ...] [KEY=VALUE ...]   (RUN: the folder of a run)'
+USAGE = 'usage: {} refine RUN [prompt="..."] [refine.KEY=VALUE ...] [KEY=VALUE ...]   (RUN: the folder of a run)'
 _OF_THE_SCENE = ("scene.", "steps=", "task=", "data=", "output_root=", "prompts=")
 
 
@@ -31,10 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     recipe has none.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        print(f"{USAGE}\n\n{main.__doc__}")
+        print(f"{USAGE.format(program())}\n\n{main.__doc__}")
         return 0
     if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(USAGE)
+        raise ConfigError(USAGE.format(program()))
     folder, config = Path(arguments[0]), _config(Path(arguments[0]), arguments[1:])
     make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
     if config.num_threads > 0:
@@ -58,11 +60,13 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
     scene = scene_of(checkpoint, config, folder)
     prior = load_prior(config)
     config = read_prompts(config, prior)
-    text = encode_prompts(config, prior)
+    text, negative, mix = encode_prompts(config, prior)
     with open_run(folder / "refined", config, fresh=True) as run:
         begin = checkpoint.step
-        done = refine(scene, config, run, prior.without_text_encoder(), *text, begin, begin)
+        prior = prior.without_text_encoder()
+        done = refine(scene, config, run, prior, text, negative, begin, begin, mix)
         refined = time.monotonic()
+        note_prior_fit(scene, config, run, prior, text, negative, done)
         results = write_assets(scene, config, folder, run.folder, done)
         tell_times(run, started, refined)
         run.finish(results)

@@ -7,6 +7,7 @@ housekeeping (`after_step`) is part of the step.
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,26 +16,32 @@ from typing import NamedTuple
 from PIL.Image import Image
 from torch import Tensor
 
+from threedgen.cameras import Cameras
 from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config, Schedule
 from threedgen.imaging import save_png
 from threedgen.ops.optimizer import AdamW
 from threedgen.runs.checkpoint import restore_training, save_training
 from threedgen.runs.directory import RunDirectory
-from threedgen.runs.progress import ProgressLine, StepReport
+from threedgen.runs.progress import REPORT_EVERY, ProgressLine, StepReport
+from threedgen.runs.stopping import stopping
 from threedgen.scene.protocol import Scene
-from threedgen.training.log import REPORT_EVERY
+from threedgen.training.guard import NumberGuard, SceneGuard
+from threedgen.viewer.live import watching
 
 SCENE = "scene."  # before the names of the scene's tensors in a checkpoint
 
 
 class SceneStep(NamedTuple):
     """What a step is: loss [], to be minimised; told: the loss that is reported, and further figures; preview: a
-    picture. The last two are asked for when they are due."""
+    picture; opacity: the lowest of a pixel in which nothing is known to be, see `SceneGuard`, and the highest of any.
+    These three are asked for when they are due. cameras: that what it is compared with is seen from."""
 
     loss: Tensor
     told: Callable[[], tuple[float, dict[str, float]]]
     preview: Callable[[], Image]
+    opacity: Callable[[], tuple[float, float]]
+    cameras: Cameras | None = None
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,18 @@ class SceneOptimizer:
         )
         self.peak_lr = [group["lr"] for group in self.adamw.param_groups]
 
-    def step(self, loss: Tensor, step: int) -> None:
-        """A step of the span: against the gradient of `loss`; then the scene's own housekeeping."""
+    def step(self, loss: Tensor, step: int, allows: Callable[[int, Tensor], bool] = lambda step, loss: True) -> None:
+        """A step of the span: against the gradient of `loss`, where it is allowed; then the scene's own housekeeping.
+
+        allows: (step, loss) -> bool, asked when the gradients are there.
+        """
         scale = value_at(self.span.lr_scale, (step - self.span.first) / (self.span.last - self.span.first))
         for group, lr in zip(self.adamw.param_groups, self.peak_lr, strict=True):
             group["lr"] = lr * scale
         self.adamw.zero_grad(set_to_none=True)
         loss.backward()
-        self.adamw.step()
+        if allows(step, loss):
+            self.adamw.step()
         self.scene.after_step(step, self.adamw)
 
 
@@ -93,28 +104,52 @@ def fit(
 
     label: of the progress line; take: a step as the scene is now; span: None: the config's own steps; is_due: whether a
     checkpoint is to be written besides, when so many steps are done.
+
+    Raises DivergedError if it comes to nothing, and what `stopping` raises; a span without checkpoints of its own then
+    begins anew the next time.
     """
     span = span or Span.of(config)
     optimizer = SceneOptimizer(scene, config, span)
     saved = {f"{SCENE}{name}": value for name, value in scene.state_dict().items()}
-    start = restore_training(run.checkpoints, optimizer.adamw, saved)
-    if start and start <= span.first:  # a span begins without memory of the one before
-        optimizer = SceneOptimizer(scene, config, span)
-    elif start:
-        print(f"resumed    at step {start}")
-    with ProgressLine(label) as progress:
-        for step in range(max(start, span.first), span.last):
-            taken, done = take(step), step + 1
-            optimizer.step(taken.loss, step)
-            if done % REPORT_EVERY == 0 or done == span.last:
-                loss, fields = taken.told()
-                progress.update(StepReport(done, span.last, loss, fields))
-                run.events.write("step", step=done, loss=loss, **fields)
-            if done % config.preview_every == 0:
-                save_png(taken.preview(), run.path(f"previews/step-{done:06d}.png"))
-            every = span.checkpoint_every
-            if (every and done % every == 0) or done == span.last or is_due(done):
-                save_training(run.checkpoints, done, optimizer.adamw, saved)
+    parameters = [parameter for group in optimizer.adamw.param_groups for parameter in group["params"]]
+
+    def tell(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        run.events.write("warning", message=text)
+
+    def restore() -> int:
+        start = restore_training(run.checkpoints, optimizer.adamw, saved)
+        if start and start <= span.first:
+            optimizer.adamw.state.clear()  # a span begins without memory of the one before
+        elif start:
+            print(f"resumed    at step {start}")
+        return start
+
+    live = watching(config.viewer)
+    guard = NumberGuard(parameters, saved, "optimizer.grid_lr, optimizer.network_lr", tell=tell)
+    with stopping() as stop:
+        for start in guard.attempts(restore, run.checkpoints):
+            scenes = SceneGuard()
+            with guard, ProgressLine(label) as progress:
+                for step in range(max(start, span.first), span.last):
+                    taken, done = take(step), step + 1
+                    optimizer.step(taken.loss, step, guard.allows)
+                    if live is not None:
+                        live.after_step(scene, done, span.last, taken.told, taken.cameras, stop.is_asked)
+                    asked, every = stop.is_asked(), span.checkpoint_every
+                    is_kept = done == span.last or is_due(done) or (every > 0 and (asked or done % every == 0))
+                    guard.look(done, is_kept)
+                    if done % REPORT_EVERY == 0 or done == span.last:
+                        loss, fields = taken.told()
+                        progress.update(StepReport(done, span.last, loss, fields))
+                        run.events.write("step", step=done, loss=loss, **fields)
+                        scenes.look((done - span.first) / (span.last - span.first), *taken.opacity())
+                    if done % config.preview_every == 0:
+                        save_png(taken.preview(), run.path(f"previews/step-{done:06d}.png"))
+                    if is_kept:
+                        save_training(run.checkpoints, done, optimizer.adamw, saved)
+                    if asked:
+                        stop.leave()
     return max(start, span.last)
 
 

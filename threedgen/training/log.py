@@ -6,10 +6,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from threedgen.runs.events import EventLog
-from threedgen.runs.progress import ProgressLine, StepReport
+from threedgen.runs.progress import REPORT_EVERY, ProgressLine, StepReport
 from threedgen.training.loop import Losses
-
-REPORT_EVERY = 10  # steps: reading the numbers makes a GPU wait
 
 
 class StepLog:

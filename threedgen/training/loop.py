@@ -9,17 +9,21 @@ or by the clock. Scenes are not trained here: their step is one picture set, and
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from threedgen.runs.budget import Budget
 from threedgen.runs.checkpoint import restore_training, save_training
-from threedgen.runs.distributed import rank
+from threedgen.runs.distributed import barrier, rank, world_size
+from threedgen.runs.stopping import stopping
 from threedgen.training.average import MovingAverage
+from threedgen.training.guard import NumberGuard
 
 B = TypeVar("B")
 _B = TypeVar("_B", contravariant=True)
@@ -100,22 +104,36 @@ def train(
     """
     budget = Budget(pace.steps, pace.minutes, shared=shared)
     saved = {**job.saved, **states(budget.modules_to_save())}
-    start = restore_training(checkpoints, job.optimizer, saved, job.info)
-    with closing(job.batches(start)) as drawn, log(start) as told:
-        for step in range(start, pace.steps):
-            remaining = budget.remaining(step)
-            if remaining <= 0:
-                break
-            loss = _backward(job, drawn, told)
-            lr = learning_rate(step, remaining, pace.lr, pace.warmup_steps, pace.decay_fraction)
-            norm = apply_gradients(job.optimizer, job.parameters, lr)
-            if job.average is not None:
-                job.average.update(step)
-            told.step(step + 1, loss, norm, lr)
-            if rank() == 0 and (step + 1) % pace.checkpoint_every == 0:
-                save_training(checkpoints, step + 1, job.optimizer, saved, job.info)
-            after(step + 1)
-        told.finish()
+    # a loss is its process's own, and all must do the same
+    guard = NumberGuard(job.parameters, saved, "the task's lr", counts_loss=not shared or world_size() == 1)
+
+    def restore() -> int:
+        return restore_training(checkpoints, job.optimizer, saved, job.info)
+
+    with stopping(shared) as stop:
+        for start in guard.attempts(restore, checkpoints):
+            with guard, closing(job.batches(start)) as drawn, log(start) as told:
+                for step in range(start, pace.steps):
+                    remaining = budget.remaining(step)
+                    if remaining <= 0:
+                        break
+                    loss = _backward(job, drawn, told)
+                    lr = learning_rate(step, remaining, pace.lr, pace.warmup_steps, pace.decay_fraction)
+                    norm = apply_gradients(job.optimizer, job.parameters, lr, partial(guard.allows, step, loss))
+                    if job.average is not None:
+                        job.average.update(step)
+                    told.step(step + 1, loss, norm, lr)
+                    asked = stop.is_asked()
+                    is_due = asked or (step + 1) % pace.checkpoint_every == 0
+                    guard.look(step + 1, is_due or step + 1 == pace.steps)
+                    if is_due and rank() == 0:
+                        save_training(checkpoints, step + 1, job.optimizer, saved, job.info)
+                    if asked:
+                        if shared:
+                            barrier()  # the others' end would be the end of the one that still writes
+                        stop.leave()
+                    after(step + 1)
+                told.finish()
 
 
 def _backward(job: Training[B], drawn: Generator[B], log: Log[B]) -> Tensor:
@@ -148,11 +166,21 @@ def learning_rate(step: int, remaining: float, peak: float, warmup_steps: int, d
     return peak * warm * (max(0.01, min(1.0, remaining / decay_fraction)) if decay_fraction else 1.0)
 
 
-def apply_gradients(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], lr: float) -> Tensor:
-    """One update with the gradients that have come together, clipped and then dropped; their norm before, []."""
+def apply_gradients(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    lr: float,
+    allows: Callable[[Tensor], bool] = lambda norm: True,
+) -> Tensor:
+    """One update with the gradients that have come together, clipped and then dropped; their norm before, [].
+
+    allows: whether the update may be made, by that norm.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    norm = torch.nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
-    optimizer.step()
+    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if allows(norm):  # asked while the gradients are as they came
+        clip_grads_with_norm_(parameters, _MAX_NORM, norm)
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

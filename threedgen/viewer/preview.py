@@ -22,7 +22,7 @@ def write_preview(
     *,
     title: str,
     subtitle: str,
-    glb: Path,
+    glb: bytes,
     turntable: Path,
     views: Sequence[Row],
     facts: Mapping[str, Mapping[str, str]],
@@ -41,7 +41,7 @@ def write_preview(
     parts = {
         "title": escape(title),
         "subtitle": escape(subtitle),
-        "glb": base64.b64encode(glb.read_bytes()).decode("ascii"),
+        "glb": base64.b64encode(glb).decode("ascii"),
         "turntable": _moving_picture(turntable),
         "tables": "\n".join(_table(heading, rows) for heading, rows in facts.items()),
         "views": "\n".join(_strip(label, images) for label, images in views),

@@ -108,7 +108,8 @@ def held_out() -> tuple[Spec, ...]:
 @cache
 def training_specs() -> tuple[Spec, ...]:
     """Every object that multi-view training may show."""
-    return tuple(spec for spec in _specs_3d() if spec not in set(held_out()))
+    kept_for_testing = set(held_out())
+    return tuple(spec for spec in _specs_3d() if spec not in kept_for_testing)
 
 
 @cache

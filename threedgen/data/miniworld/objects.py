@@ -15,7 +15,7 @@ from threedgen.data.miniworld.grammar import COLORS, Spec
 from threedgen.data.miniworld.kinds import KINDS
 from threedgen.data.miniworld.parts import DETAILS, EYE, WORN, Group, Part, worn
 from threedgen.data.miniworld.primitives import Array, Primitive
-from threedgen.data.miniworld.textures import MATERIALS, PATTERNS, Color, Texture
+from threedgen.data.miniworld.textures import MATERIALS, PATTERNS, Color, Texture, scaled
 
 SCALE = 0.7
 JITTER = 0.08  # sizes vary by this fraction
@@ -92,6 +92,7 @@ class _Paints:
     """What each paint of a spec's parts looks like: its colour, and a second one where it is patterned."""
 
     spec: Spec
+    pattern_scale: float = 1.0
 
     def __call__(self, paint: str) -> tuple[Color, Texture | None]:
         spec = self.spec
@@ -112,7 +113,8 @@ class _Paints:
     def _pattern(self) -> Texture | None:
         if self.spec.feature not in PATTERNS or self.spec.feature_color is None:
             return None
-        return Texture(PATTERNS[self.spec.feature], np.array(COLORS[self.spec.feature_color], np.float32))
+        pattern = scaled(PATTERNS[self.spec.feature], self.pattern_scale)
+        return Texture(pattern, np.array(COLORS[self.spec.feature_color], np.float32))
 
 
 def _color(name: str) -> tuple[Color, Texture | None]:
@@ -171,8 +173,8 @@ def _standing_on(upper: list[Part], name: str, rng: Random | None) -> list[Part]
     return lower + upper
 
 
-def build(spec: Spec, rng: Random | None = None) -> MiniObject:
-    """The object of a spec: its standard sizes, or sizes jittered by `rng`."""
+def build(spec: Spec, rng: Random | None = None, pattern_scale: float = 1.0) -> MiniObject:
+    """The object of a spec: its standard sizes, or sizes jittered by `rng`; its pattern so many times as coarse."""
     kind = KINDS[spec.kind]
     groups = list(kind.groups)
     if spec.feature in WORN:
@@ -182,5 +184,5 @@ def build(spec: Spec, rng: Random | None = None) -> MiniObject:
     parts = [part for group in groups for part in _jittered(group, rng) if part.paint not in missing]
     if spec.form == "on" and spec.feature is not None:
         parts = _standing_on(parts, spec.feature, rng)
-    paints = _Paints(spec)
+    paints = _Paints(spec, pattern_scale)
     return MiniObject(spec, tuple(_placed(part, paints) for part in parts))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from typing import NoReturn
 
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import synonyms
 from threedgen.data.miniworld.grammar import Spec
@@ -60,7 +61,7 @@ class Refusals:
         tries = listed([repr(offer) for offer in dict.fromkeys(offers)][:3], "or")
         said = " ".join(self.sentence.split())
         said = said if len(said) <= 80 else said[:77] + "..."
-        raise ConfigError(f"{said!r} cannot be drawn: {reason}; try {tries} (launch.py vocabulary shows all)")
+        raise ConfigError(f"{said!r} cannot be drawn: {reason}; try {tries} ({program()} vocabulary shows all)")
 
     def refuse_two_colors(self, kind: str, name: str, colors: list[str]) -> NoReturn:
         named = [color for color in colors if color in self.colors]
@@ -102,7 +103,7 @@ class Refusals:
         tries = listed([repr(offer) for offer in dict.fromkeys([*offers, *_SOME])][:3], "or")
         raise ConfigError(
             f"the mini model does not know {', '.join(map(repr, shown))}; nearest that it can draw: {tries} "
-            "(launch.py vocabulary shows all). For any other prompt use --config mvdream-sd21.yaml (full-size "
+            "({program()} vocabulary shows all). For any other prompt use --config mvdream-sd21.yaml (full-size "
             "weights), or set allow_unknown_words=true to send it as it is"
         )
 

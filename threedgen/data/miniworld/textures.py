@@ -27,6 +27,11 @@ class Material:
     covers: Callable[[Array], NDArray[np.bool_]]
 
 
+def scaled(covers: Callable[[Array], NDArray[np.bool_]], scale: float) -> Callable[[Array], NDArray[np.bool_]]:
+    """The same pattern, `scale` times as large."""
+    return covers if scale == 1 else lambda points: covers(points / np.float32(scale))
+
+
 def _stripes(points: Array) -> NDArray[np.bool_]:
     return np.mod(points[:, 2] / 0.26, 1.0) < 0.5
 

@@ -20,7 +20,7 @@ from threedgen.diffusion.checkpoints.locate import (
     locate_weights,
     shared_with_base,
 )
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, open_tensors
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, listed, open_tensors
 from threedgen.diffusion.formats.text_towers import match_clip_text
 from threedgen.diffusion.formats.video_unet import is_video_unet, own_words
 from threedgen.diffusion.networks.lgm_unet import LGMUNet, match_lgm_unet
@@ -141,29 +141,44 @@ def _weights(folder: Path, name: str) -> dict[str, StoredTensor]:
 
 
 def _own_weights(folder: Path, name: str) -> dict[str, StoredTensor]:
-    """The tensors in a part's folder: full or half precision, in safetensors or torch's format, the first that is
-    there; or in several files, with an index that says which holds what."""
+    """The tensors in a part's folder: full or half precision, in safetensors or torch's format, in one file or in
+    several with an index that says which holds what; the first of these that is there."""
     stem = name.removesuffix(".safetensors")
     torch_stem = "pytorch_model" if name == TEXT_ENCODER_FILE else stem
-    for file in (name, f"{stem}.fp16.safetensors", f"{torch_stem}.bin", f"{torch_stem}.fp16.bin"):
-        if (folder / file).is_file():
-            return open_tensors(folder / file)
-    if (folder / f"{name}.index.json").is_file():
-        return _indexed(folder, f"{name}.index.json")
+    for start, ending in ((stem, "safetensors"), (torch_stem, "bin")):
+        for variant in ("", ".fp16"):
+            if (folder / f"{start}{variant}.{ending}").is_file():
+                return open_tensors(folder / f"{start}{variant}.{ending}")
+            # as transformers and diffusers write it, and as people do who rename files
+            for index in (f"{start}.{ending}.index{variant}.json", f"{start}{variant}.{ending}.index.json"):
+                if (folder / index).is_file():
+                    return _indexed(folder, index)
     raise ThreedgenError(f"{folder / name} is missing")
 
 
 def _indexed(folder: Path, name: str) -> dict[str, StoredTensor]:
-    """The tensors of the files that an index names: {"weight_map": {tensor: file}}."""
+    """The tensors of the files that an index names: {"weight_map": {tensor: file}}.
+
+    Raises ThreedgenError if the index is none, names a file elsewhere, or does not say what the files hold.
+    """
     index = read_config(folder, name).get("weight_map")
-    if not isinstance(index, dict) or not all(Path(str(file)).name == file for file in index.values()):
+    if not isinstance(index, dict) or not index or not all(_is_beside(file) for file in index.values()):
         raise ThreedgenError(f"{folder / name} is no index of files beside it")
     tensors: dict[str, StoredTensor] = {}
     for file in sorted(set(index.values())):
         if not (folder / file).is_file():
-            raise ThreedgenError(f"{folder / file} is missing")
-        tensors |= open_tensors(folder / file)
+            raise ThreedgenError(f"{folder / file} is missing, although {name} names it")
+        held = open_tensors(folder / file)
+        lost = sorted(key for key, place in index.items() if place == file and key not in held)
+        stray = sorted(key for key in held if index.get(key) != file)
+        if problem := listed(f"in {name}, but not in it", lost) or listed(f"in it, but not so in {name}", stray):
+            raise ThreedgenError(f"{folder / file}: {problem}")
+        tensors |= held
     return tensors
+
+
+def _is_beside(file: object) -> bool:
+    return isinstance(file, str) and file not in ("", ".", "..") and "\\" not in file and Path(file).name == file
 
 
 def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CLIPVisionModelWithProjection:

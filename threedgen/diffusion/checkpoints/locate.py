@@ -14,6 +14,7 @@ import urllib.request
 from functools import partial
 from pathlib import Path
 
+from threedgen.core.arguments import command
 from threedgen.core.errors import WeightsMissingError
 
 BUNDLED = "mini"
@@ -56,20 +57,27 @@ def locate_weights(weights: str) -> Path:
         folder = f"weights/{path.stem}"
         raise WeightsMissingError(
             f"{path} is a single file; turn it into a folder once, then use weights={folder}: "
-            f"python launch.py weights import {path} --to {folder}"
+            f"{command()} weights import {path} --to {folder}"
         )
     if _is_hub_id(weights):
         return _from_hub(weights)
     original = ORIGINAL_FILES["1.5" if re.search(r"1\.?5", path.name) else "2.1"]
     raise WeightsMissingError(
         f"no weights at {path}; make them from {original} (https://huggingface.co/{ORIGINAL_REPOSITORY}) with: "
-        f"python launch.py weights import {original} --to {path}"
+        f"{command()} weights import {original} --to {path}"
     )
 
 
 def adapter_base(folder: Path) -> str | None:
     """The weights that the adapter in `folder` was made for; None if there is no adapter."""
     return _base_in(folder / ADAPTER_FILE)
+
+
+def locate_base(weights: str) -> Path:
+    """The folder in diffusers' layout that `weights` stands for; of an adapter, that of its base."""
+    folder = locate_weights(weights)
+    base = adapter_base(folder)
+    return locate_base(base) if base else folder
 
 
 def locate_part(folder: Path, part: str) -> Path:
@@ -122,17 +130,17 @@ def _from_hub(repository: str) -> Path:
         file = ORIGINAL_FILES["2.1"]
         raise WeightsMissingError(
             f"{repository} holds single files; fetch one and turn it into a folder: hf download {repository} {file} "
-            f"--local-dir . && python launch.py weights import {file} --to weights/mvdream-sd21"
+            f"--local-dir . && {command()} weights import {file} --to weights/mvdream-sd21"
         )
     # imported here, because it takes a third of a second and most runs do without
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    command = f"hf download {repository}"
+    fetching = f"hf download {repository}"
     fetch = partial(snapshot_download, repository, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED)
     try:
         folder = Path(fetch(local_files_only=True))
-        _check_parts(folder, f"fetch the rest: {command}")
+        _check_parts(folder, f"fetch the rest: {fetching}")
         return folder
     except HFValidationError as error:
         raise WeightsMissingError(
@@ -143,14 +151,14 @@ def _from_hub(repository: str) -> Path:
     if constants.HF_HUB_OFFLINE or not _can_be_reached(constants.ENDPOINT):
         raise WeightsMissingError(
             f"weights={repository} is neither a folder nor in the hub's cache, and {constants.ENDPOINT} cannot be "
-            f"reached; with a network, run: {command}"
+            f"reached; with a network, run: {fetching}"
         )
     print(f"fetching   {repository} from {constants.ENDPOINT}", flush=True)
     try:
         folder = Path(fetch())
     except OSError as error:
         reason = str(error).split("\n")[0]
-        raise WeightsMissingError(f"{repository} could not be fetched ({reason}); try: {command}") from error
+        raise WeightsMissingError(f"{repository} could not be fetched ({reason}); try: {fetching}") from error
     _check_parts(folder, f"{repository} is not in diffusers' layout")
     return folder
 

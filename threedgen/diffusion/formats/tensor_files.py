@@ -100,9 +100,9 @@ def check_keys(tensors: Mapping[str, StoredTensor], expected: Mapping[str, tuple
     """Raise ThreedgenError, naming the first keys of each kind, unless keys and shapes are those expected."""
     wrong = (key for key, shape in expected.items() if key in tensors and tensors[key].shape != shape)
     problems = [
-        _listed("missing", (key for key in sorted(expected) if key not in tensors)),
-        _listed("not known", (key for key in tensors if key not in expected)),
-        _listed("of another shape", (f"{k} {list(tensors[k].shape)} instead of {list(expected[k])}" for k in wrong)),
+        listed("missing", (key for key in sorted(expected) if key not in tensors)),
+        listed("not known", (key for key in tensors if key not in expected)),
+        listed("of another shape", (f"{k} {list(tensors[k].shape)} instead of {list(expected[k])}" for k in wrong)),
     ]
     if any(problems):
         raise ThreedgenError(f"{where}: {'; '.join(filter(None, problems))}")
@@ -133,7 +133,7 @@ class MatchedTensors(Generic[_Module]):
         self.used = {source.key: source.stored_shape(shape) for source, shape in shapes.items()}  # keys and shapes
         check_keys(tensors, {**self.used, **(unused or {})}, where)
         weights = set(_DTYPES.values()) - {torch.int64}
-        if odd := _listed(
+        if odd := listed(
             "of a number type that weights do not have", (k for k in self.used if tensors[k].dtype not in weights)
         ):
             raise ThreedgenError(f"{where}: {odd}")
@@ -176,7 +176,7 @@ class MatchedTensors(Generic[_Module]):
                 file.write(self.read(name, dtype).contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def _listed(what: str, keys: Iterable[str]) -> str:
+def listed(what: str, keys: Iterable[str]) -> str:
     """For instance "7 keys missing (a, b, c, d, e, ...)"; nothing where there are none."""
     found = list(keys)
     if not found:

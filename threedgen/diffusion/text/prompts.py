@@ -1,13 +1,24 @@
 """What a prompt says to a tokenizer's model: words that it does not know, plain English, the mark of 3D assets."""
 
+from __future__ import annotations
+
 import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, TypeAlias
 
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
 
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import COLORS, vocabulary
 from threedgen.data.miniworld.reading import Reading, read, read_negative
+
+if TYPE_CHECKING:  # it imports torch, and a prompt is read before that
+    from transformers import PreTrainedTokenizerFast
+
+    from threedgen.diffusion.text.word_file import WordFile
+
+    PromptTokenizer: TypeAlias = PreTrainedTokenizerFast | WordFile
 
 ASSET_SUFFIX = ", 3d asset"  # how MVDream marks captions of 3D data
 _ENDS_AS_ASSET = re.compile(r"[\s,;.]*\b3d[\s-]asset[\s.]*$", re.IGNORECASE)
@@ -18,17 +29,17 @@ def as_asset(prompt: str) -> str:
     return prompt if ASSET_SUFFIX.strip(", ") in prompt.lower() else prompt + ASSET_SUFFIX
 
 
-def unknown_words(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[str]:
+def unknown_words(tokenizer: PromptTokenizer, prompt: str) -> list[str]:
     """The words that the tokenizer has no token for, in order; CLIP's spells every word in pieces."""
     if tokenizer.unk_token_id == tokenizer.eos_token_id:
         return []
-    encoding = tokenizer(prompt, return_offsets_mapping=True, return_special_tokens_mask=True)
+    encoding = tokenizer(prompt, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
     columns = zip(encoding.input_ids, encoding.offset_mapping, encoding.special_tokens_mask, strict=True)
     unknown = tokenizer.unk_token_id
     return [prompt[start:end] for token, (start, end), special in columns if token == unknown and not special]
 
 
-def read_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, *, negative: bool = False) -> Reading:
+def read_prompt(tokenizer: PromptTokenizer, prompt: str, *, negative: bool = False) -> Reading:
     """The prompt as the model is to be told it, and notes on what was changed.
 
     A model that was trained on miniworld's captions is told the one that means the same (`miniworld.reading`), the
@@ -53,7 +64,7 @@ def read_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, *, negative: bo
     return Reading(reading.text + ASSET_SUFFIX, reading.notes) if marked else reading
 
 
-def _knows_captions_only(tokenizer: PreTrainedTokenizerFast, prompt: str) -> bool:
+def _knows_captions_only(tokenizer: PromptTokenizer, prompt: str) -> bool:
     """Whether all that the model knows of the prompt's words is from miniworld's captions."""
     backend = tokenizer.backend_tokenizer
     if not isinstance(backend.model, WordLevel):
@@ -65,16 +76,18 @@ def _knows_captions_only(tokenizer: PreTrainedTokenizerFast, prompt: str) -> boo
     return {word for word, _ in words if word in known} <= {*captions}
 
 
-def check_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> None:
+def check_prompt(tokenizer: PromptTokenizer, prompt: str) -> None:
     """Raise ConfigError if a word-level tokenizer does not know a word, or if the prompt would be cut off."""
     vocabulary = tokenizer.get_vocab()
     if unknown := unknown_words(tokenizer, prompt):
-        known = sorted(word for word in vocabulary if not word.startswith("<"))
+        known = sorted(word for word in vocabulary if re.search(r"\w", word) and not word.startswith("<"))
+        near = dict.fromkeys(found for word in unknown for found in get_close_matches(word.lower(), known, 3))
+        nearest = f"nearest that it knows: {', '.join(near)}; " if near else ""
         raise ConfigError(
-            f"the mini prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; it knows: "
-            f"{' '.join(known)} (launch.py vocabulary says how they go together). For any other prompt use "
+            f"the mini prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))}; {nearest}it knows: "
+            f"{' '.join(known)} ({program()} vocabulary says how they go together). For any other prompt use "
             "--config mvdream-sd21.yaml (full-size weights), or set allow_unknown_words=true to go on"
         )
-    tokens, limit = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
+    tokens, limit = len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
     if tokens > limit:
         raise ConfigError(f"the prompt has {tokens} tokens, the model reads {limit}; shorten it")

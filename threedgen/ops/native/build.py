@@ -90,8 +90,12 @@ def cached_emulated_cuda_library() -> Path:
 
 
 def _cached(parts: Sequence[str], name: str, build: Callable[[Path], Path]) -> Path:
-    library = _cache_folder(parts) / name
-    return library if library.is_file() else build(library.parent)
+    try:
+        library = _cache_folder(parts) / name
+        return library if library.is_file() else build(library.parent)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder at all
+        reason = getattr(error, "strerror", None) or "no home folder is known"
+        raise BuildError(f"the kernels cannot be kept ({reason}): set XDG_CACHE_HOME to a folder for them") from error
 
 
 def _cache_folder(parts: Sequence[str]) -> Path:
@@ -109,7 +113,7 @@ def _cpp_compiler() -> list[str]:
     """The command, which may have arguments of its own (CXX="ccache g++")."""
     compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++") or ""]
     if compiler == [""]:
-        raise BuildError("no C++ compiler (g++ or clang++) is installed")
+        raise BuildError("no C++ compiler (g++ or clang++) is installed: install one, or a wheel that brings kernels")
     return compiler
 
 

@@ -11,20 +11,22 @@ import numpy as np
 from PIL import Image
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import ABLATION_TABLES, Config
+from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLE, Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_text_atomically
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.evaluation import priors, scenes
+from threedgen.tasks.evaluation import guided, priors, scenes
+from threedgen.tasks.evaluation.plots import plot
 from threedgen.tasks.evaluation.scenes import PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE
 from threedgen.tasks.evaluation.tables import Measured, Table, as_json, markdown
 
 _MEASURES = {
     **{table.name: (table, scenes.measure) for table in scenes.TABLES},
     **{table.name: (table, priors.measure) for table in priors.TABLES},
+    guided.TABLE.name: (guided.TABLE, guided.measure),
 }
 
 
@@ -40,14 +42,18 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         table, measure = _MEASURES[name]
         measured = measure(table, config, run)
         failures += measured.failures
-        picture, prompts = run.path(f"{table.name}.png"), _pictured_prompts(table, measured, config)
-        if prompts:
-            save_png(_picture(table, measured, prompts, config), picture)
-            results[table.name] = picture
-        section = markdown(table, measured.scores, picture.name if prompts else "")
+        pictures: dict[str, Path] = {}
+        if prompts := _pictured_prompts(table, measured, config):
+            pictures[table.name] = run.path(f"{table.name}.png")
+            save_png(_picture(table, measured, prompts, config), pictures[table.name])
+        if table.plotted:
+            pictures[f"{table.name}-plot"] = run.path(f"{table.name}-plot.png")
+            save_png(plot(table, measured.scores, *table.plotted), pictures[f"{table.name}-plot"])
+        results |= pictures
+        section = markdown(table, measured, [picture.name for picture in pictures.values()])
         print(f"\n{section}", flush=True)
         sections.append(section)
-        figures.append(as_json(table, measured.scores))
+        figures.append(as_json(table, measured))
         run.events.write("table", table=table.name, failures=list(measured.failures))
         # after each table: what an interrupted command has made so far can be read
         failed = ["### Failed\n\n" + "".join(f"- {line}\n" for line in failures)] if failures else []
@@ -65,14 +71,22 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
 
 def _introduction(config: Config) -> str:
     prompts = min(config.ablation.prompts, len(held_out()))
-    guidance, camera, train = config.guidance, config.camera, config.train
-    kinds = f" ({', '.join(train.kinds)} only)" if train.kinds else ""
     return (
         f"{prompts} held-out captions; caption i has the seed {config.seed} + i in every row. Brackets: 95 % bootstrap "
         "intervals (BCa) of the mean over captions; a number in parentheses says how many captions have the figure. "
         "Janus: how often the feature that belongs on the front is also seen from behind; front right: how often the "
         "front shows at least half as much of it as the truth. Saturation: mean over the object of the largest minus "
-        "the smallest channel; contrast: standard deviation of its brightness.\n\n"
+        "the smallest channel; contrast: standard deviation of its brightness.\n\n" + _baselines(config)
+    )
+
+
+def _baselines(config: Config) -> str:
+    guidance, camera, train = config.guidance, config.camera, config.train
+    kinds = f" ({', '.join(train.kinds)} only)" if train.kinds else ""
+    if config.ablation.only == (GUIDED_TABLE,):
+        views = config.views
+        return f"Views: {views.num_inference_steps} steps, guidance scale {views.guidance_scale:g}{kinds}.\n"
+    return (
         f"Baseline of scenes: {config.steps} steps, {camera.num_views} views at once, {camera.resolution} px, guidance "
         f"scale {guidance.guidance_scale:g}, rescale {guidance.rescale:g}. Priors: {config.ablation.base_steps} steps "
         f"on single pictures, then {config.ablation.prior_steps} steps of each variant{kinds}, pictures of "
@@ -99,7 +113,10 @@ def _picture(table: Table, measured: Measured, prompts: Sequence[str], config: C
             rows.append((condition.label, np.stack(views)))
     cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)
     matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    truth = [render(build(parse(prompt)), matrices, fov_y, PICTURE_SIZE, supersample=4).rgb for prompt in prompts]
-    rows.append(("truth", np.concatenate(truth)))
+    truth = [
+        render(build(parse(p), pattern_scale=config.train.pattern_scale), matrices, fov_y, PICTURE_SIZE, supersample=4)
+        for p in prompts
+    ]
+    rows.append(("truth", np.concatenate([each.rgb for each in truth])))
     title = f"{table.title}. From the front and from behind: {', '.join(prompts)}"
     return contact_sheet(rows, title)

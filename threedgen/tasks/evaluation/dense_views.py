@@ -90,10 +90,11 @@ def true_views(obj: MiniObject, cameras: Cameras) -> Rendering:
 def vae_distance(a: Any, b: Any) -> float:
     """Feature distance of pictures [B, H, W, 3] in the deepest stage of the bundled mini VAE's encoder, whatever made
     the pictures: 64 channels for each 4 x 4 pixels."""
-    return feature_distance(a, b, _encoder_stage)
+    return feature_distance(a, b, encoder_stage)
 
 
-def _encoder_stage(images: Tensor) -> Tensor:
+def encoder_stage(images: Tensor) -> Tensor:
+    """Features of the bundled mini VAE's encoder: [B, 3, H, W] in 0..1 -> [B, 64, H / 4, W / 4]."""
     encoder = _mini_encoder()
     features = encoder.conv_in(images * 2 - 1)
     for block in encoder.down_blocks:

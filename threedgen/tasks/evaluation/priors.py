@@ -1,12 +1,13 @@
 """Ablations of the prior itself: variants of network and data, trained alike from one 2D start."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
+import torch
 
 from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.schema import (
@@ -21,22 +22,26 @@ from threedgen.config.schema import (
 from threedgen.core.files import write_text_atomically
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs, render
+from threedgen.diffusion.image_prior import ImagePrior
+from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.imaging import save_png
 from threedgen.metrics.image import GREY, border_color, drawn_silhouette, psnr, silhouette_iou
 from threedgen.metrics.janus import janus_score
+from threedgen.metrics.pattern import named_patterns
 from threedgen.runs.directory import RunDirectory, open_run
 from threedgen.tasks.evaluation.scenes import PICTURE, PICTURE_ELEVATION, SCORE, collect, sample_name, with_settings
-from threedgen.tasks.evaluation.scoring import can_fail, face_figures, feature_fraction, outcomes
-from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Measured, Table
+from threedgen.tasks.evaluation.scoring import LEAST_SHARE, can_fail, face_figures, feature_fraction, outcomes
+from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training import train_prior
 
 _AZIMUTHS = ((0.0, 90.0, 180.0, 270.0), (30.0, 120.0, 210.0, 300.0))  # two sets of views of each caption
 _FRONT, _BACK, _PICTURED = (0, 4), (2, 6), (4, 6)  # indices into both sets
 _CAPTIONS_AT_ONCE = 8
+ALL_VIEWS = "all-views.png"  # the eight side by side
 
 _PSNR, _IOU = Column("psnr", "PSNR dB"), Column("iou", "IoU", 3)
 _JANUS, _FRONT_RIGHT = Column("janus", "Janus", percent=True), Column("front", "front right", percent=True)
@@ -49,17 +54,23 @@ TABLES = (
         "attention",
         "Attention across views",
         "Temporal: within a view, then in new layers over the views at each pixel. None: within a view only. "
+        "Epipolar: inflated, then in new layers at points along each pixel's ray. SPAD: inflated, along epipolar lines "
+        "only, each block told the pixels' rays. "
         "Background spread: the largest distance (RGB, 0 to 1.7) between the backgrounds of two views of a set. "
         "The prior may choose any, but training shows the views of an object on one: 0 is consistent.",
         (
             replace(_BASELINE, label="inflated"),
             Condition("temporal", "temporal", {"train.view_attention": ViewAttention.temporal}),
             Condition("none", "none", {"train.view_attention": ViewAttention.none}),
+            Condition("epipolar", "epipolar", {"train.view_attention": ViewAttention.epipolar}),
+            Condition("spad", "SPAD", {"train.view_attention": ViewAttention.spad}),
         ),
         _VIEW_COLUMNS,
         (
             Claim("The paper: inflated before temporal attention.", "psnr", ("inflated", "temporal")),
             Claim("Views must see each other to agree.", "spread", ("none", "inflated")),
+            Claim("Points on rays add to inflated attention.", "psnr", ("epipolar", "inflated")),
+            Claim("So do lines, and rays that are told.", "psnr", ("spad", "inflated")),
         ),
     ),
     Table(
@@ -130,13 +141,14 @@ def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
     return collect([(v.name, spec.caption, v.sample(i)) for v in mine for i, spec in enumerate(specs)], failures)
 
 
-def judged_specs(config: Config) -> tuple[Spec, ...]:
-    """Held-out captions, then as many patterned ones, whose second colour is one of the palette; of trained kinds."""
+def judged_specs(config: Config, plain: int | None = None) -> tuple[Spec, ...]:
+    """Held-out captions, `plain` of them or as many as of the patterned ones that follow, whose second colour is one of
+    the palette; of trained kinds."""
     kinds = config.train.kinds
     patterned = [spec for spec in of_kinds(patterned_specs(), kinds) if spec.feature_color in COLORS]
     count = min(config.ablation.prompts, len(patterned))
     chosen = Random(stable_seed(config.seed, 0, "ablated patterns")).sample(patterned, count)
-    return (*of_kinds(held_out(), kinds)[: config.ablation.prompts], *chosen)
+    return (*of_kinds(held_out(), kinds)[: config.ablation.prompts if plain is None else plain], *chosen)
 
 
 def train_start(config: Config, run: RunDirectory) -> Path:
@@ -148,7 +160,7 @@ def train_start(config: Config, run: RunDirectory) -> Path:
     folder = run.folder / "priors" / "start-2d"
     plain = folder / "prior-2d"
     if not plain.is_dir():
-        prior = MultiViewPrior.from_pretrained(_trained(_training_config(config, changed), folder))
+        prior = MultiViewPrior.from_pretrained(trained(_training_config(config, changed), folder))
         prior.unet = _without_camera(prior.unet)
         prior.save_pretrained(plain)
     return plain
@@ -170,7 +182,7 @@ def _training_config(config: Config, changed: dict[str, object]) -> Config:
     return with_settings(replace(config, task=Task.train_prior, ablation=AblationConfig()), changed)
 
 
-def _trained(config: Config, folder: Path) -> Path:
+def trained(config: Config, folder: Path) -> Path:
     """Train in a run folder of its own, going on where it stopped; the finished prior's folder."""
     with open_run(folder, config) as run:
         results = run.finished_results()
@@ -181,48 +193,72 @@ def _trained(config: Config, folder: Path) -> Path:
 
 
 def train_and_judge(job: Variant) -> None:
-    """Train the variant and keep the figures and two pictures of every caption."""
-    prior = load_prior(replace(job.config, weights=str(_trained(job.config, job.folder))))
-    cameras = [viewing_cameras(job.config.camera, a, PICTURE_ELEVATION, prior.image_size) for a in _AZIMUTHS]
-    for first in range(0, len(job.specs), _CAPTIONS_AT_ONCE):
-        indices = range(first, min(first + _CAPTIONS_AT_ONCE, len(job.specs)))
-        captions = [job.specs[i].caption for i in indices]
-        views = _sampled(prior, job.config, captions, cameras, first)
-        for i, of_caption in zip(indices, views, strict=True):
-            folder = job.sample(i)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_png(np.concatenate([of_caption[k] for k in _PICTURED], 1), folder / PICTURE)
-            figures = judge(job.specs[i], of_caption, job.config.camera)
-            write_text_atomically(folder / SCORE, json.dumps(figures, indent=2) + "\n")
+    """Train the variant and keep the figures and pictures of every caption."""
+    config = replace(job.config, weights=str(trained(job.config, job.folder)))
+    judge_all(job, drawing(load_prior(config), config))
 
 
-def _sampled(
-    prior: MultiViewPrior, config: Config, captions: Sequence[str], cameras: Sequence[Cameras], first: int
-) -> np.ndarray:
-    """[captions, 8, H, W, 3]: four views at a time, from noise that is the same for every variant."""
-    sets = []
-    for k, four in enumerate(cameras):
+# captions, the cameras of one object and what noise is drawn from -> views [captions, V, H, W, 3]
+Draw = Callable[[Sequence[str], Cameras, torch.Generator], np.ndarray]
+
+
+def drawing(prior: MultiViewPrior, config: Config, joint: ImagePrior | None = None) -> Draw:
+    """Draws with the config's steps and guidance; joint: beside the prior."""
+
+    def draw(captions: Sequence[str], cameras: Cameras, generator: torch.Generator) -> np.ndarray:
         views = sample_views(
             prior,
             captions,
-            four,
-            generator(config.seed, first, f"ablated views {k}"),
+            replace(cameras, height=prior.image_size, width=prior.image_size),
+            generator,
             num_inference_steps=config.views.num_inference_steps,
             guidance_scale=config.views.guidance_scale,
+            mix=joint.mix(captions, [""]) if joint else None,
         )
-        sets.append(views.unflatten(0, (len(captions), len(four))).movedim(2, -1).cpu().numpy())
-    return np.concatenate(sets, 1)
+        return views.unflatten(0, (len(captions), len(cameras))).movedim(2, -1).cpu().numpy()
+
+    return draw
 
 
-def judge(spec: Spec, views: np.ndarray, camera: CameraConfig) -> dict[str, float | None]:
+def judge_all(job: Variant, draw: Draw, further: Callable[[int], Figures] = lambda index: {}) -> None:
+    """Draw every caption, four views at a time, from noise that is the same for every variant, and keep its figures
+    and pictures. further: more figures of caption `index`."""
+    config = job.config
+    for first in range(0, len(job.specs), _CAPTIONS_AT_ONCE):
+        indices = range(first, min(first + _CAPTIONS_AT_ONCE, len(job.specs)))
+        captions = [job.specs[i].caption for i in indices]
+        sets = [
+            draw(captions, cameras_at(config.camera, four), generator(config.seed, first, f"ablated views {k}"))
+            for k, four in enumerate(_AZIMUTHS)
+        ]
+        for i, of_caption in zip(indices, np.concatenate(sets, 1), strict=True):
+            folder = job.sample(i)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_png(np.concatenate([of_caption[k] for k in _PICTURED], 1), folder / PICTURE)
+            save_png(np.concatenate(list(of_caption), 1), folder / ALL_VIEWS)
+            figures = judge(job.specs[i], of_caption, config.camera, config.train.pattern_scale)
+            write_text_atomically(folder / SCORE, json.dumps({**figures, **further(i)}, indent=2) + "\n")
+
+
+def cameras_at(camera: CameraConfig, azimuths: Sequence[float], size: int = IMAGE_SIZE) -> Cameras:
+    """Those that a caption is judged from."""
+    return viewing_cameras(camera, azimuths, PICTURE_ELEVATION, size)
+
+
+def judged_truth(spec: Spec, camera: CameraConfig, size: int, pattern_scale: float) -> tuple[Cameras, Rendering]:
+    """The eight cameras of `_AZIMUTHS`, and what is to be seen there."""
+    cameras = cameras_at(camera, [a for four in _AZIMUTHS for a in four], size)
+    poses, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
+    return cameras, render(build(spec, pattern_scale=pattern_scale), poses, fov_y, size)
+
+
+def judge(spec: Spec, views: np.ndarray, camera: CameraConfig, pattern_scale: float = 1.0) -> dict[str, float | None]:
     """Figures of eight views [8, H, W, 3] from `_AZIMUTHS`, against the truth from the same cameras.
 
     A sample may choose any background: colours count inside the truth's silhouettes, and outlines are compared as what
     differs from the background, in the views and in the truth on the views' own background.
     """
-    azimuth = [a for four in _AZIMUTHS for a in four]
-    cameras = viewing_cameras(camera, azimuth, PICTURE_ELEVATION, views.shape[1])
-    truth = render(build(spec), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), views.shape[1])
+    _, truth = judged_truth(spec, camera, views.shape[1], pattern_scale)
     silhouette = (truth.opacity > 0.5).astype(np.float64)
     inside = silhouette[..., 0] > 0
     likeness = psnr(views[inside], truth.rgb[inside])
@@ -230,8 +266,15 @@ def judge(spec: Spec, views: np.ndarray, camera: CameraConfig) -> dict[str, floa
     true_shares = feature_fraction(spec, truth.rgb, truth.opacity)
     if spec.form == "pattern":
         share, true_share = float(shares.mean()), float(true_shares.mean())
-        shown = float(share > 0.5 * true_share)
-        return {"pattern_psnr": likeness, "pattern_share": share / true_share, "pattern_shown": shown}
+        return {
+            "pattern_psnr": likeness,
+            # shading can make one colour of the palette another: then its share says nothing
+            "pattern_share": share / true_share if true_share > LEAST_SHARE else None,
+            "pattern_shown": float(share > 0.5 * true_share) if true_share > LEAST_SHARE else None,
+            "pattern_named": named_patterns(views, [spec.caption] * len(views), None, pattern_scale).rate,
+            "pattern_iou": _outline_iou(views, truth),
+            "pattern_spread": _background_spread(views),
+        }
     front, back, true_front, true_back = (x[list(i)] for x in (shares, true_shares) for i in (_FRONT, _BACK))
     face = janus_score(front, back, true_front, true_back) if can_fail(true_front, true_back) else None
     return {

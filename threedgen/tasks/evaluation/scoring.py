@@ -22,7 +22,7 @@ from threedgen.scene.protocol import Shown
 
 ELEVATIONS = (5.0, 15.0, 25.0)
 _FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
-_LEAST_FRONT = 0.02  # of the foreground: a feature that shows less of its colour cannot be counted
+LEAST_SHARE = 0.02  # of the foreground: a feature that shows less of its colour cannot be counted
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -112,7 +112,7 @@ def _face(scene: Shown, truth: Truth) -> JanusScore | None:
 def can_fail(true_front: np.ndarray, true_back: np.ndarray) -> bool:
     """Whether the truth shows a feature's colour in front, and there at least twice as much as behind."""
     front, back = float(np.mean(true_front)), float(np.mean(true_back))
-    return front > _LEAST_FRONT and front > 2 * back
+    return front > LEAST_SHARE and front > 2 * back
 
 
 def face_figures(face: JanusScore | None) -> dict[str, float | None]:

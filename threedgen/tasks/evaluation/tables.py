@@ -1,7 +1,7 @@
 """Tables of ablations: means with intervals, paired differences to a baseline, and whether an ordering came out."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -57,16 +57,19 @@ class Table:
     columns: tuple[Column, ...]
     claims: tuple[Claim, ...] = ()
     pictured: str = "janus"  # the picture shows prompts that have this figure, if there are any
+    set_columns: tuple[Column, ...] = ()  # figures of all prompts' pictures together, so without intervals
+    plotted: tuple[str, str] | None = None  # two figures, across and up: each condition is a point of a plot
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a table is made from. pictures: as scores, a PNG of two views side by side for each condition and prompt;
-    failures: one line for each job that failed."""
+    failures: one line for each job that failed; of_sets: condition -> the figures of `set_columns`."""
 
     scores: Scores
     pictures: Mapping[str, Mapping[str, Path]]
     failures: tuple[str, ...] = ()
+    of_sets: Mapping[str, Figures] = field(default_factory=dict)
 
 
 def mean_of(scores: Scores, condition: str, figure: str) -> Interval | None:
@@ -110,15 +113,19 @@ def verdict(claim: Claim, table: Table, scores: Scores) -> str:
     return f"{claim.text} Measured ({unit}): {measured}: {outcome}."
 
 
-def markdown(table: Table, scores: Scores, picture: str = "") -> str:
-    """The table as a section of a page: means, differences to the baseline, claims, and the picture's link."""
+def markdown(table: Table, measured: Measured, pictures: Sequence[str] = ()) -> str:
+    """The table as a section of a page: means, differences to the baseline, claims, and the pictures' links."""
+    scores = measured.scores
     first = table.columns[0].key  # every prompt that counts has it, so a figure with fewer says how many
     prompts = max(len(_values(scores, condition.name, first)) for condition in table.conditions)
-    head = _line(["", *(f"{column.title}{' %' if column.percent else ''}" for column in table.columns)])
-    rule = "|" + "---|" * (len(table.columns) + 1)
-    lines = [f"### {table.title}", "", table.text, "", head, rule]
+    titles = ["", *(f"{column.title}{' %' if column.percent else ''}" for column in table.columns)]
+    head, rule = _line(titles), "|" + "---|" * len(titles)
+    whole = [column.title for column in table.set_columns]
+    lines = [f"### {table.title}", "", table.text, "", _line([*titles, *whole]), rule + "---|" * len(whole)]
     for condition in table.conditions:
         cells = [_cell(mean_of(scores, condition.name, c.key), c, prompts) for c in table.columns]
+        of_set = [measured.of_sets.get(condition.name, {}).get(c.key) for c in table.set_columns]
+        cells += ["–" if x is None else c.text(x) for c, x in zip(table.set_columns, of_set, strict=True)]
         lines.append(_line([condition.label, *cells]))
     truth = [mean_of(scores, table.conditions[0].name, c.truth) if c.truth else None for c in table.columns]
     if any(truth):
@@ -132,7 +139,8 @@ def markdown(table: Table, scores: Scores, picture: str = "") -> str:
         cells = [_cell(d, c, prompts, sign="+") for c, d in zip(table.columns, differences, strict=True)]
         lines.append(_line([condition.label, *cells]))
     lines += ["", *(f"- {verdict(claim, table, scores)}" for claim in table.claims)]
-    lines += ["", f"![{table.title}]({picture})"] if picture else []
+    for picture in pictures:
+        lines += ["", f"![{table.title}]({picture})"]
     return "\n".join(lines) + "\n"
 
 
@@ -152,8 +160,9 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def as_json(table: Table, scores: Scores) -> dict[str, Any]:
+def as_json(table: Table, measured: Measured) -> dict[str, Any]:
     """Everything that the table was made of, each prompt's figures included, as plain values."""
+    scores = measured.scores
     baseline = table.conditions[0].name
     conditions = {}
     for condition in table.conditions:
@@ -163,6 +172,7 @@ def as_json(table: Table, scores: Scores) -> dict[str, Any]:
             "settings": {key: _plain(value) for key, value in condition.settings.items()},
             "means": {c.key: _plain(mean_of(scores, name, c.key)) for c in table.columns},
             "differences": {c.key: _plain(difference_of(scores, name, baseline, c.key)) for c in table.columns},
+            "of_set": dict(measured.of_sets.get(name, {})),
             "prompts": {prompt: dict(figures) for prompt, figures in scores.get(name, {}).items()},
         }
     claims = [verdict(claim, table, scores) for claim in table.claims]

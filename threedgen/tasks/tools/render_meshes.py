@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from threedgen.config.schema import RasterizerName
-from threedgen.core.arguments import ArgumentParser
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import sha256_of_file
 from threedgen.data.captions import CAPTIONS, read_caption_lines
-from threedgen.data.mesh_files import SUFFIXES
-from threedgen.data.mesh_views import (
+from threedgen.data.meshes.files import SUFFIXES
+from threedgen.data.meshes.views import (
     CAMERAS,
     ORBIT,
     SPHERE,
@@ -60,7 +60,7 @@ class _Outcome:
     job: _Job
     seconds: float | None
     failed: str = ""
-    missing: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -102,10 +102,10 @@ def _render(job: _Job) -> _Outcome:
             recaption(job.target, job.caption)
             return _Outcome(job, None)
         rasterizer = make_rasterizer(job.rasterizer)
-        missing = write_views(job.source, job.target, job.name, job.settings, job.caption, rasterizer)
+        remarks = write_views(job.source, job.target, job.name, job.settings, job.caption, rasterizer)
     except ThreedgenError as error:
         return _Outcome(job, None, failed=str(error))
-    return _Outcome(job, time.monotonic() - started, missing=tuple(missing))
+    return _Outcome(job, time.monotonic() - started, remarks=tuple(remarks))
 
 
 def _sharded(jobs: Sequence[_Job], folder: Path, mapping: Callable[..., Iterable[Any]]) -> Iterator[_Outcome]:
@@ -161,11 +161,11 @@ def _render_files(job: _Job) -> tuple[_Outcome, list[tuple[str, bytes]]]:
     started = time.monotonic()
     try:
         rasterizer = make_rasterizer(job.rasterizer)
-        drawn, missing = render_files(job.source, job.name, job.settings, job.caption, rasterizer)
+        drawn, remarks = render_files(job.source, job.name, job.settings, job.caption, rasterizer)
         files = [("json" if file == CAMERAS else file, content) for file, content in drawn]
     except ThreedgenError as error:
         return _Outcome(job, None, failed=str(error)), []
-    return _Outcome(job, time.monotonic() - started, missing=tuple(missing)), files
+    return _Outcome(job, time.monotonic() - started, remarks=tuple(remarks)), files
 
 
 def _line(outcome: _Outcome) -> str:
@@ -174,12 +174,11 @@ def _line(outcome: _Outcome) -> str:
         return f"{source}: FAILED: {outcome.failed}"
     if outcome.seconds is None:
         return f"{source}: there already: {target}"
-    without = f", without {', '.join(outcome.missing)}, which it names" if outcome.missing else ""
-    return f"{source}: {outcome.seconds:.1f} s: {target}{without}"
+    return ", ".join([f"{source}: {outcome.seconds:.1f} s: {target}", *outcome.remarks])
 
 
 def _mesh_files(source: Path) -> list[tuple[str, Path]]:
-    """(name, file) of all meshes, in order of their names; the name is the path below `source` without the suffix."""
+    """(name, file) of all meshes, in order of their files; names are those of `_own_names`."""
     if source.is_file():
         return [(source.stem, source)]
     if not source.is_dir():
@@ -187,16 +186,26 @@ def _mesh_files(source: Path) -> list[tuple[str, Path]]:
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise ConfigError(f"render-meshes: there is no mesh in {source} or below ({', '.join(SUFFIXES)})")
-    named: dict[Path, Path] = {}
-    for path in files:
-        name = path.relative_to(source).with_suffix("")
-        if name in named:
-            raise ConfigError(f"render-meshes: {path} and {named[name]} would be the same folder; rename one")
-        named[name] = path
-    for name, path in named.items():
-        if inside := named.keys() & set(name.parents):
-            raise ConfigError(f"render-meshes: {path} would be inside the folder of {named[inside.pop()]}; rename one")
-    return [(name.as_posix(), path) for name, path in named.items()]
+    names = _own_names([path.relative_to(source) for path in files])
+    return [(name.as_posix(), path) for name, path in zip(names, files, strict=True)]
+
+
+def _own_names(files: Sequence[Path]) -> list[Path]:
+    """A name for each file, none twice and none inside another: the path without the suffix, where that is neither.
+
+    Otherwise the suffix joins the name: chair.glb and chair.obj are chair-glb and chair-obj, and chair.obj beside a
+    folder chair is chair-obj.
+    """
+    plain = [file.with_suffix("") for file in files]
+    folders = {folder for file in files for folder in file.parents}
+    names: list[Path] = []
+    for file, name in zip(files, plain, strict=True):
+        if plain.count(name) > 1 or name in folders:
+            name = name.with_name(f"{name.name}-{file.suffix[1:].lower()}")
+            while name in names or name in plain or name in folders:
+                name = name.with_name(f"{name.name}-{file.suffix[1:].lower()}")
+        names.append(name)
+    return names
 
 
 def _read_captions(source: Path, files: Sequence[tuple[str, Path]]) -> dict[str, str]:
@@ -239,7 +248,10 @@ def _settings(given: argparse.Namespace) -> RenderSettings:
         "up": given.up,
         "supersample": given.supersample,
         "seed": given.seed,
+        "texture": given.texture,
     }
+    if given.texture is not None and not (given.texture.is_file() and given.source.is_file()):
+        raise ConfigError("render-meshes: --texture takes a picture file, and SRC is then one mesh file")
     settings = replace(preset, **{name: value for name, value in options.items() if value is not None})
     ranges = {
         "--views": (settings.views, 1, 100_000),
@@ -263,7 +275,7 @@ def _settings(given: argparse.Namespace) -> RenderSettings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
-        prog="launch.py render-meshes",
+        prog=f"{program()} render-meshes",
         description=_DESCRIPTION,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -284,8 +296,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     text += f"sphere {_shown(SPHERE.distance)}: times the least distance that shows the whole object"
     add("--distance", type=float, nargs=2, metavar=low_high, help=text)
-    text = "soft: light from above; off: the mesh's own colours; auto (default): soft for meshes of one plain colour"
+    text = "soft: light from above; off: the mesh's own colours; auto (default): soft for one plain colour, or none"
     add("--light", choices=lights, help=text)
+    add("--texture", type=Path, metavar="FILE", help="picture for texture coordinates that have none; SRC is one file")
     add("--up", choices=("y", "z"), help="which axis of the files points up (y, as in glTF)")
     add("--supersample", type=int, metavar="N", help=f"N x N rays a pixel ({ORBIT.supersample})")
     add("--seed", type=int, metavar="N", help=f"of the cameras ({ORBIT.seed})")

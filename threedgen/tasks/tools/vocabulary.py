@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from threedgen.core.arguments import ArgumentParser
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.data.miniworld import synonyms
 from threedgen.data.miniworld.grammar import BASES, COLORS, SMALL
 from threedgen.data.miniworld.kinds import KINDS
@@ -25,7 +25,8 @@ _EXAMPLES = (
 
 def main(arguments: Sequence[str]) -> int:
     """Print the vocabulary of the mini model's training captions; returns the exit status."""
-    ArgumentParser(prog="launch.py vocabulary", description="What can be said to the mini model.").parse_args(arguments)
+    parser = ArgumentParser(prog=f"{program()} vocabulary", description="What can be said to the mini model.")
+    parser.parse_args(arguments)
     print("\n".join(_lines()))
     return 0
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from threedgen.core.arguments import ArgumentParser
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out `weights import FILE --to DIR [--with WEIGHTS] [--dtype DTYPE]`; returns the exit status."""
-    parser = ArgumentParser(prog="launch.py weights", description="Model weights.")
+    parser = ArgumentParser(prog=f"{program()} weights", description="Model weights.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="import")
     importing = verbs.add_parser(
         "import", help="turn an original checkpoint into a folder for weights=DIR", description=__doc__

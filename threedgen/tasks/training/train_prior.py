@@ -100,6 +100,9 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
         with seeded(config.seed):
             prior = new_mini_prior(sources.texts(), vae, train.view_attention, train.camera_input).to(device)
         _set_image_size(prior, train.image_size)
+    if train.network is PriorNetwork.multiview:
+        has_2d_steps = sources.images is not None and train.multiview_probability < 1
+        prior.unet.register_to_config(has_2d_mode=has_2d_steps)
     prior.train()
     prior.vae.eval()
     prior.text_encoder.requires_grad_(train.train_text_encoder)

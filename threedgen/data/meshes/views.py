@@ -23,7 +23,8 @@ from threedgen.cameras import Cameras, orbit
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder, sha256_of_file
 from threedgen.core.randomness import stable_seed
-from threedgen.data.mesh_files import PaintedMesh, read_mesh
+from threedgen.data.meshes.files import read_mesh
+from threedgen.data.meshes.painted import PaintedMesh
 from threedgen.data.miniworld.render import shade
 from threedgen.mesh.rasterize import Rasterizer
 from threedgen.mesh.render import render_views
@@ -31,7 +32,7 @@ from threedgen.mesh.types import Array
 
 CAMERAS = "cameras.json"
 HALF_EDGE = 0.5  # of the cube that holds a mesh
-_VERSION = 2  # of the pictures: raise it when the same settings give others
+_VERSION = 3  # of the pictures: raise it when the same settings give others
 
 
 class Layout(Enum):
@@ -40,7 +41,7 @@ class Layout(Enum):
 
 
 class Light(Enum):
-    auto = "auto"  # soft for a mesh that has one plain colour, otherwise off
+    auto = "auto"  # soft for a mesh that has one plain colour, and where the file has no colour; otherwise off
     soft = "soft"  # fixed to the world, from above and the front left; every face has one brightness
     off = "off"  # the mesh's own colours
 
@@ -60,10 +61,12 @@ class RenderSettings:
     up: str = "y"  # or "z": which axis of the file points up
     supersample: int = 3  # squared: rays a pixel
     seed: int = 0
+    texture: Path | None = None  # the picture for texture coordinates that have none
 
     def as_json(self) -> dict[str, Any]:
-        """The settings in types that JSON gives back equal."""
+        """The settings in types that JSON gives back equal; of the texture its sha256."""
         plain = {name: value.name if isinstance(value, Enum) else value for name, value in asdict(self).items()}
+        plain["texture"] = self.texture and sha256_of_file(self.texture)
         return json.loads(json.dumps({"version": _VERSION, **plain}))
 
 
@@ -118,8 +121,10 @@ def draw_cameras(settings: RenderSettings, name: str, radius: float) -> Cameras:
 
 def prepare(mesh: PaintedMesh, settings: RenderSettings) -> PaintedMesh:
     """The normalised mesh with its light, and ready for the settings' resolution."""
-    lit = settings.light is Light.soft or (settings.light is Light.auto and mesh.is_plain)
-    brightness = shade(mesh.normals()).astype(np.float32) if lit else None
+    is_lit = np.full(len(mesh.faces), settings.light is Light.soft)
+    if settings.light is Light.auto:
+        is_lit |= mesh.is_plain if mesh.colorless is None else mesh.is_plain | mesh.colorless
+    brightness = np.where(is_lit, shade(mesh.normals()), 1.0).astype(np.float32) if is_lit.any() else None
     spacing = 2.0 * HALF_EDGE / (settings.size * settings.supersample)
     return replace(mesh, brightness=brightness, spacing=spacing)
 
@@ -128,7 +133,7 @@ def render_rgba(
     mesh: PaintedMesh, cameras: Cameras, supersample: int, rasterizer: Rasterizer | None = None
 ) -> Iterator[Array]:
     """One image [H, W, 4] uint8 a camera: sRGB and straight alpha, the covered part of the pixel; 0 where empty."""
-    for rgb, opacity in render_views(mesh, cameras, (0.0, 0.0, 0.0), supersample, rasterizer):  # type: ignore[arg-type]
+    for rgb, opacity in render_views(mesh, cameras, (0.0, 0.0, 0.0), supersample, rasterizer):
         straight = rgb / np.maximum(opacity, 1e-6)
         yield np.rint(np.concatenate([straight, opacity], -1).clip(0, 1) * 255).astype(np.uint8)
 
@@ -170,14 +175,14 @@ def write_views(
 ) -> list[str]:
     """Render the mesh file `source` into `folder`: the files of `render_files`. All of them or nothing.
 
-    Returns the names of textures that are missing.
+    Returns what is to be said of the file, phrases to follow a comma.
     Raises ThreedgenError as `read_mesh`.
     """
-    files, missing = render_files(source, name, settings, caption, rasterizer)
+    files, remarks = render_files(source, name, settings, caption, rasterizer)
     with atomic_folder(folder) as temporary:
         for file, content in files:
             (temporary / file).write_bytes(content)
-    return missing
+    return remarks
 
 
 def render_files(
@@ -189,13 +194,15 @@ def render_files(
     elevation_deg, distance; `caption`; `image_size`; `half_edge` of the cube that holds the mesh; `mesh_to_world`
     (4 x 4, from the file's coordinates to those of the cameras); `is_lit`; `source` and `settings`.
 
-    Also returns the names of textures that are missing.
+    Also returns what is to be said of the file, phrases to follow a comma.
     Raises ThreedgenError as `read_mesh`.
     """
-    mesh, missing = read_mesh(source)
+    mesh, remarks = read_mesh(source, settings.texture)
     mesh, matrix = normalize(mesh, settings.up)
     radius = float(np.linalg.norm(mesh.vertices[np.unique(mesh.faces)], axis=1).max())
     mesh = prepare(mesh, settings)
+    if settings.light is Light.auto and mesh.colorless is not None and mesh.colorless.any():
+        remarks.append("lit " + ("" if mesh.colorless.all() else "in parts ") + "for want of colours of its own")
     facts = {
         "caption": caption,
         "image_size": settings.size,
@@ -205,7 +212,7 @@ def render_files(
         "source": {"file": source.name, "sha256": sha256_of_file(source)},
         "settings": settings.as_json(),
     }
-    return _files(mesh, draw_cameras(settings, name, radius), settings.supersample, facts, rasterizer), missing
+    return _files(mesh, draw_cameras(settings, name, radius), settings.supersample, facts, rasterizer), remarks
 
 
 def _files(

@@ -1,0 +1,96 @@
+"""What the app offers and what it makes of a wish, against the command line and the reading of prompts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from threedgen import cli
+from threedgen.app.choices import EXAMPLES, check, choices, command, surprise
+from threedgen.core.errors import ConfigError, WeightsMissingError
+from threedgen.data.miniworld.reading import read
+from threedgen.diffusion.checkpoints.locate import PARTS
+
+
+@pytest.fixture(scope="module")
+def offered():
+    return choices()
+
+
+def test_the_bundled_models_are_offered_first_and_nothing_that_is_not_here(offered):
+    assert [choice.name for choice in offered[:3]] == ["videomv-mini", "mvdream-mini", "views-mini"]
+    assert [choice.makes_mesh for choice in offered[:3]] == [True, True, False]
+    for choice in offered[3:]:
+        assert Path(choice.config.weights).is_dir()
+
+
+def test_recipes_that_are_asked_for():
+    (one,) = choices(["mvdream-mini"], ["steps=7"])
+    assert one.name == "mvdream-mini" and one.config.steps == 7
+    with pytest.raises(ConfigError, match=r"train-mini\.yaml draws nothing"):
+        choices(["train-mini"])
+    with pytest.raises(WeightsMissingError):
+        choices(["mvdream-mini"], ["weights=weights/nowhere"])
+
+
+def test_a_wish_is_the_run_of_the_same_command(offered, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "_task", lambda config: lambda config, run: seen.append((config, run.folder)) or {})
+    settings = [f"output_root={tmp_path}", "num_threads=1"]
+    for choice in offered[:3]:
+        folder, words = command(choice, "a red cat: ${seed}", 3, "", settings)
+        assert cli.main(words) == 0
+        config, where = seen.pop()
+        assert where == folder and folder.parent == tmp_path / choice.name
+        assert (config.prompt, config.seed, config.export.ply) == ("a red cat: ${seed}", 3, choice.makes_mesh)
+
+
+def test_another_picture_is_another_run(offered):
+    folders = {command(offered[0], "a cat", 0, picture, [])[0] for picture in ("", "a.png", "b.png")}
+    assert len(folders) == 3
+
+
+@pytest.mark.parametrize("prompt", EXAMPLES)
+def test_examples_are_read_as_they_stand(offered, prompt):
+    found = check(prompt, offered[0])
+    assert found.is_fine and found.text == prompt and not found.notes
+
+
+def test_surprises_can_be_drawn(offered):
+    prompts = {surprise() for _ in range(20)}
+    assert len(prompts) > 10 and all(check(prompt, offered[0]).text == prompt for prompt in prompts)
+
+
+@pytest.mark.parametrize("prompt", ["the kitty is red, highly detailed", "a cat", "a big blue rabbit"])
+def test_a_check_reads_as_the_run_does(offered, prompt):
+    found, reading = check(prompt, offered[0]), read(prompt)
+    assert (found.is_fine, found.text, found.notes) == (True, reading.text, reading.notes)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a dragon", "two dogs", "a blue rabit", "a red and blue cat", "a car wearing a hat"]
+)
+def test_what_cannot_be_drawn_is_answered_with_what_can(offered, prompt):
+    found = check(prompt, offered[0])
+    assert not found.is_fine and 0 < len(found.offers) <= 3
+    assert "launch.py" not in found.text and "config" not in found.text  # nobody here sits at a terminal
+    assert all(check(offer, offered[0]).text == offer for offer in found.offers)
+
+
+def test_nothing_is_said_of_an_empty_prompt_or_of_other_models(offered, tmp_path):
+    assert check(" ", offered[0]) == check("", offered[0])
+    assert not check("", offered[0]).is_fine and not check("", offered[0]).text
+    (free,) = choices(["mvdream-mini"], ["allow_unknown_words=true"])
+    assert check("a dragon", free).is_fine
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_picture_is_taken_where_the_network_has_the_input(tmp_path, sees):
+    weights = tmp_path / "weights"
+    for part in PARTS:
+        (weights / part).mkdir(parents=True)
+        (weights / part / "config.json").write_text("{}")
+    (weights / "unet/config.json").write_text(json.dumps({"image_conditioning": sees}))
+    (weights / "scheduler/scheduler_config.json").write_text("{}")
+    (choice,) = choices(["videomv-mini"], [f"weights={weights}"])
+    assert choice.takes_picture is sees

@@ -1,0 +1,152 @@
+"""The app in a real browser, from a click to an asset; and what the command refuses."""
+
+import importlib.util
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from threedgen import cli
+
+LAUNCH = Path(__file__).parent.parent.parent / "launch.py"
+# an object in a few steps; whether it looks like one is another matter
+TINY = ["steps=20", "refine.rounds=0", "preview_every=10", "checkpoint_every=10", "views.num_inference_steps=2"]
+TINY += ["camera.resolution=16", "camera.coarse_resolution=16", "export.resolution=24", "export.texture_size=32"]
+TINY += ["export.turntable_frames=2", "export.image_size=32", "num_threads=1"]
+
+
+def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "threedgen.app.page", raising=False)
+    assert cli.main(["app"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the app needs Gradio: pip install") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: add --password"),
+        (["--config", "nope"], "no recipe 'nope'"),
+        (["step=3"], "step"),
+        (["--port", "many"], "--port"),
+    ],
+)
+def test_wrong_commands(words, message, capsys):
+    assert cli.main(["app", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """A running app's address and its output folder."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip('gradio is not installed: pip install -e ".[app]"')
+    folder = tmp_path_factory.mktemp("app")
+    words = ["app", "--config", "mvdream-mini", "--no-browser", f"output_root={folder / 'out puts'}", *TINY]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "NO_PROXY": "127.0.0.1,localhost"}
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen([sys.executable, LAUNCH, *words], stdout=log, stderr=log, env=environment)
+    try:
+        end = time.monotonic() + 120
+        while not (found := re.search(r"app +(http\S+)", (folder / "log").read_text())):
+            assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield found[1], folder / "out puts"
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert process.returncode == 0, (folder / "log").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(app):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=flags)
+        page = browser.new_context(viewport={"width": 900, "height": 700}, reduced_motion="reduce").new_page()
+        page.set_default_timeout(120_000)
+        page.asked, page.errors = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(app[0])
+        page.wait_for_selector("#create")
+        yield page
+        browser.close()
+
+
+@pytest.mark.slow
+def test_from_a_click_to_a_glb(app, page):
+    address, outputs = app
+    page.click("#prompt textarea")
+    page.keyboard.type("a dragon")
+    page.wait_for_selector(".check.bad")
+    assert "does not know 'dragon'" in page.inner_text(".check")
+    page.click("text=a brown bear")  # one of the offers
+    page.wait_for_selector(".check.good")
+    assert page.input_value("#prompt textarea") == "a brown bear"
+    page.click("#create")
+    page.wait_for_selector(".views img")  # while it is being made
+    page.wait_for_selector("model-viewer")
+    page.wait_for_function("document.querySelector('model-viewer').loaded")
+    page.evaluate(
+        "document.querySelector('model-viewer').remove()"
+    )  # drawn without a GPU it leaves no time for the rest
+
+    (run,) = outputs.glob("mvdream-mini/a-brown-bear-*")
+    got = {}
+    for name in ("glb", "obj", "ply", "turntable"):
+        with page.expect_download() as download:
+            page.click(f"#download-{name}")
+        got[name] = (download.value.suggested_filename, Path(download.value.path()).read_bytes())
+    assert got["glb"] == ("a-brown-bear.glb", (run / "asset.glb").read_bytes())
+    assert got["ply"] == ("a-brown-bear.ply", (run / "asset.ply").read_bytes())
+    assert zipfile.ZipFile(io.BytesIO(got["obj"][1])).read("asset.obj") == (run / "asset.obj").read_bytes()
+    assert got["turntable"][1] == next(run.glob("turntable.*")).read_bytes()
+    scene = trimesh.load(io.BytesIO(got["glb"][1]), file_type="glb")
+    assert np.ptp(scene.bounds, axis=0).min() > 0.1
+
+    page.wait_for_selector("#history .thumbnail-item")  # and it is found again later
+    page.reload()
+    page.click("#history .thumbnail-item")
+    page.wait_for_selector("model-viewer")
+    page.evaluate("document.querySelector('model-viewer').remove()")
+    assert page.input_value("#prompt textarea") == "a brown bear"
+    assert page.errors == []
+    assert all(url.startswith((address, f"blob:{address}", "data:")) for url in page.asked)  # no other machine
+
+
+@pytest.mark.slow
+def test_stop_and_go_on(app, page):
+    outputs = app[1]
+    page.reload()
+    page.click("#prompt textarea")
+    page.keyboard.type("a blue cube")
+    page.wait_for_selector(".check.good")
+    page.click("#create")
+    page.wait_for_selector("#run h2")  # its folder is there, the work has hardly begun
+    page.click("#stop")
+    page.wait_for_selector(".status.stopped")
+    (run,) = outputs.glob("mvdream-mini/a-blue-cube-*")
+    assert not (run / "asset.glb").exists()
+    page.click("#go-on")
+    page.wait_for_selector("model-viewer")
+    assert (run / "asset.glb").exists() and page.inner_text("#run h2") == "a blue cube"
+
+
+def test_files_beside_the_runs_are_not_handed_out(app, page):
+    address, _ = app
+    assert page.request.get(f"{address}gradio_api/file=/etc/hostname").status in (403, 404)

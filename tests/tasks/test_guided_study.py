@@ -1,0 +1,77 @@
+"""The study of guided sampling, with drawers whose quality is known in place of the priors."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from threedgen.config.load import load_config
+from threedgen.data.miniworld import build, parse, render
+from threedgen.runs.directory import open_run
+from threedgen.tasks.evaluation import ablation, guided
+from threedgen.tasks.evaluation.tables import Condition
+
+SCALE = 1.5
+CONDITIONS = tuple(c for c in guided.TABLE.conditions if c.name in ("multiview", "image"))
+
+
+def drawer(prior, config, joint):
+    """By the multi-view model's last weight: 1 draws without patterns, 0 the truth, both on a colour of their own."""
+    shows_patterns = config.views.joint.multiview_weight.end == 0
+
+    def draw(captions, cameras, noise):
+        poses, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
+        views = []
+        for caption in captions:
+            spec = parse(caption if shows_patterns else caption.split(" with ")[0])
+            seen = render(build(spec, pattern_scale=SCALE), poses, fov_y, 64, background=(0.2, 0.7, 0.4))
+            views.append(seen.rgb)
+        return np.stack(views)
+
+    return draw
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    """results.json of a run of the task with three of its conditions."""
+    monkeypatch.setattr(guided, "load_prior", lambda config: SimpleNamespace(image_size=64))
+    monkeypatch.setattr(guided.ImagePrior, "beside", lambda prior, joint: None)
+    monkeypatch.setattr(guided, "drawing", drawer)
+    score = SimpleNamespace(psnr=21.0)
+    novel = type("Novel", (), {"truth": SimpleNamespace(psnr=33.0), "__call__": lambda self, images, cameras: score})
+    monkeypatch.setattr(guided, "calibrated", lambda objects, cameras: novel())
+    table = guided.replace(guided.TABLE, conditions=CONDITIONS, claims=guided.TABLE.claims[-1:])
+    monkeypatch.setitem(ablation._MEASURES, "joint", (table, guided.measure))
+    config = load_config(
+        "eval-guided-mini.yaml",
+        [f"output_root={tmp_path}", "ablation.prompts=12", "ablation.multiview_weights=a", "ablation.image_weights=b"],
+    )
+    with open_run(tmp_path / "run", config) as run:
+        results = ablation.run(config, run)
+    assert results["joint"].exists() and results["joint-plot"].exists()
+    assert "| novel views dB |" in results["tables"].read_text() and "| Fréchet |" in results["tables"].read_text()
+    return json.loads(results["figures"].read_text())["tables"][0]["conditions"]
+
+
+def test_a_drawer_of_patterns_and_one_without_are_told_apart(found):
+    plain, true = found["multiview"]["means"], found["image"]["means"]
+    assert true["pattern_named"]["mean"] > 0.9 and plain["pattern_named"]["mean"] < 0.1
+    assert true["pattern_share"]["mean"] == pytest.approx(1, abs=0.1) and plain["pattern_share"]["mean"] < 0.1
+    assert true["pattern_psnr"]["mean"] > plain["pattern_psnr"]["mean"] + 6
+    assert plain["pattern_iou"]["mean"] > 0.97 and true["pattern_spread"]["mean"] < 1e-3
+    assert true["psnr"]["mean"] > 30 and true["novel_psnr"] == {"mean": 21.0, "low": 21.0, "high": 21.0, "count": 6}
+
+
+def test_sets_are_compared_on_their_own_backgrounds(found):
+    near, far = found["image"]["of_set"], found["multiview"]["of_set"]
+    assert abs(near["kernel"]) < 0.01 and near["frechet"] < 0.05 * far["frechet"]
+
+
+def test_conditions_differ_as_their_labels_say():
+    weights = {c.name: c.settings["views.joint.multiview_weight"] for c in guided.TABLE.conditions}
+    assert isinstance(guided.TABLE.conditions[0], Condition)
+    assert (weights["growing-0"].start, weights["growing-0"].end) == (0, 1)
+    assert (weights["falling-0.25"].start, weights["falling-0.25"].end) == (1, 0.25)
+    assert weights["multiview"].start == weights["multiview"].end == 1
+    assert weights["image"].start == weights["image"].end == 0

@@ -1,0 +1,55 @@
+"""What the report says of scene and prior, with a prior whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from threedgen.cameras import viewing_cameras
+from threedgen.config.load import load_config
+from threedgen.diffusion.denoising import Denoised
+from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
+from threedgen.runs.directory import open_run
+from threedgen.scene.output import RenderOutput
+from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION, prior_fit
+from threedgen.tasks.prior_fit import note_prior_fit
+
+
+class Stubborn:
+    """Whatever it is shown, it draws one level of grey; its codec loses 0.01 of the light."""
+
+    is_video, image_size, device = False, 16, torch.device("cpu")
+    schedule = NoiseSchedule(stable_diffusion_schedule().alphas_cumprod)
+
+    def encode_images(self, images):
+        return images
+
+    def decode(self, latents):
+        return latents - 0.01
+
+    def denoise(self, noisy, timestep, told):
+        self.told = told
+        alpha, sigma = self.schedule.level(timestep)
+        x0 = torch.full_like(noisy, 0.71)
+        return Denoised((noisy - alpha * x0) / sigma, x0)
+
+
+class Grey:
+    def render(self, cameras):
+        self.cameras = cameras
+        level = torch.full((len(cameras), cameras.height, cameras.width, 3), 0.5)
+        return RenderOutput(level, level[..., :1], level[..., :1])
+
+
+def test_the_difference_to_what_the_prior_draws_is_told(tmp_path, capsys):
+    config, prior, scene = load_config("mvdream-mini.yaml", ["prompt=a red cat"]), Stubborn(), Grey()
+    with open_run(tmp_path, config) as run:
+        note_prior_fit(scene, config, run, prior, torch.zeros(1, 4, 8), torch.zeros(1, 4, 8), 7)
+    expected = viewing_cameras(config.camera, SHEET_AZIMUTHS, SHEET_ELEVATION, 16)
+    assert torch.equal(scene.cameras.camera_to_world, expected.camera_to_world)
+    fit = prior_fit(tmp_path, 7)
+    # 0.5 against 0.71 - 0.01; DDIM ends at timestep 0, a little short of x0
+    assert fit["psnr"] == pytest.approx(-20 * np.log10(0.2), abs=0.05)
+    assert fit["codec_psnr"] == pytest.approx(40, abs=0.02)
+    assert (fit["step"], fit["strength"], fit["views"]) == (7, 0.75, 4)
+    assert "14.0 dB" in capsys.readouterr().out
+    assert prior_fit(tmp_path, 8) is None and prior_fit(tmp_path / "none", 7) is None  # of another scene, or unmeasured

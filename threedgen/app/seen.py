@@ -1,0 +1,149 @@
+"""What the folder of a run shows: how far it is, its pictures, what can be had of it. Reads files only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from threedgen.config.load import load_config
+from threedgen.config.schema import DRAWING, AssetFrom, Config, Task
+from threedgen.core.errors import ConfigError
+from threedgen.runs.directory import SAMPLED_VIEWS, finished_results, slug
+from threedgen.runs.events import read_events
+
+_RECENT_REPORTS = 20  # of steps, from which the pace is judged
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run's folder as it is now."""
+
+    folder: Path
+    config: Config
+    num_views: int  # `view-*.png`
+    has_sampled_views: bool
+    preview: Path | None  # the newest picture of the scene in the making
+    step: int
+    num_steps: int
+    remaining: float | None  # seconds to the last step
+    results: Mapping[str, Path] | None  # of a finished run, name -> path
+    error: str  # why it ended, if it did not finish
+
+    @property
+    def views(self) -> list[Path]:
+        """Pictures of views, or one picture of them all; none: not drawn yet."""
+        if self.num_views:
+            return [self.folder / f"view-{i}.png" for i in range(self.num_views)]
+        return [self.folder / SAMPLED_VIEWS] if self.has_sampled_views else []
+
+    @property
+    def title(self) -> str:
+        return self.config.prompt.strip() or Path(self.config.image).stem or self.folder.name
+
+    @cached_property
+    def report(self) -> dict[str, object]:
+        """report.json of a run that made a mesh, otherwise nothing."""
+        path = (self.results or {}).get("report")
+        return json.loads(path.read_text("utf-8")) if path else {}
+
+
+def look(folder: Path) -> Seen | None:
+    """The run in a folder; None if there is none yet, or none that draws something of a prompt or a picture."""
+    try:
+        config = _config(folder / "config.yaml", (folder / "config.yaml").stat().st_mtime_ns)
+        events = read_events(folder / "events.jsonl")
+    except (FileNotFoundError, ConfigError):
+        return None
+    if config.task not in DRAWING:
+        return None
+    steps = [(float(str(e["time"])), int(str(e["step"]))) for e in events if e["event"] == "step"]
+    num_steps = planned_steps(config)
+    last = events[-1] if events else {}
+    return Seen(
+        folder,
+        config,
+        num_views=len(list(folder.glob("view-*.png"))),
+        has_sampled_views=(folder / SAMPLED_VIEWS).exists(),
+        preview=max(folder.glob("previews/step-*.png"), default=None),
+        step=steps[-1][1] if steps else 0,
+        num_steps=num_steps,
+        remaining=remaining_seconds(steps[-_RECENT_REPORTS:], num_steps),
+        results=finished_results(folder),
+        error=str(last.get("message") or last.get("error", "")) if last.get("event") == "stopped" else "",
+    )
+
+
+def planned_steps(config: Config) -> int:
+    """Steps that a run of this config takes in all; 0: it optimises nothing."""
+    if config.task is Task.generate:
+        return config.steps + config.refine.rounds * config.refine.steps
+    return config.steps if config.task is Task.dense_views and config.gaussians.asset is AssetFrom.views else 0
+
+
+def remaining_seconds(reports: list[tuple[float, int]], num_steps: int) -> float | None:
+    """At the pace of some (time in seconds, step); None before there is a pace."""
+    if len(reports) < 2 or reports[-1][1] <= reports[0][1]:
+        return None
+    (first, begin), (last, end) = reports[0], reports[-1]
+    return (num_steps - end) * (last - first) / (end - begin)
+
+
+def history(output_root: Path, limit: int) -> list[Seen]:
+    """The latest runs that drew something, the newest first."""
+    logs = sorted(output_root.glob("*/*/events.jsonl"), key=lambda path: -path.stat().st_mtime)
+    found: list[Seen] = []
+    for log in logs:
+        seen = look(log.parent)
+        if seen is not None and seen.views:
+            found.append(seen)
+        if len(found) == limit:
+            break
+    return found
+
+
+def thumbnail(seen: Seen) -> Image.Image:
+    """The first of the views, square."""
+    picture = Image.open(seen.views[0]).convert("RGB")
+    return picture.crop((0, 0, picture.height, picture.height)).resize((192, 192), Image.Resampling.LANCZOS)
+
+
+def downloads(seen: Seen, into: Path) -> dict[str, Path]:
+    """What a finished run made, as files with the prompt for a name: "GLB", "OBJ", "PLY", "Gaussians", "Turntable".
+
+    into: a folder for the copies; those that are there already are taken. OBJ is a .zip with its material and texture.
+    """
+    results, name = seen.results or {}, slug(seen.title) or "asset"
+    folder = into / seen.folder.parent.name / seen.folder.name / str((seen.folder / "result.json").stat().st_mtime_ns)
+    folder.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Path] = {}
+    for label, key in (("GLB", "glb"), ("PLY", "ply"), ("Gaussians", "gaussians"), ("Turntable", "turntable")):
+        if key in results:
+            ending = "-gaussians.ply" if key == "gaussians" else results[key].suffix
+            made[label] = folder / f"{name}{ending}"
+            if not made[label].exists():
+                shutil.copyfile(results[key], made[label])
+    if "obj" in results:
+        made["OBJ"] = folder / f"{name}-obj.zip"
+        if not made["OBJ"].exists():
+            _zip_obj(results["obj"], made["OBJ"])
+    return made
+
+
+def _zip_obj(obj: Path, path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for suffix in (".obj", ".mtl", ".png"):  # the names inside refer to each other
+            if (part := obj.with_suffix(suffix)).exists():
+                archive.write(part, part.name)
+
+
+@lru_cache(maxsize=256)
+def _config(path: Path, _written: int) -> Config:
+    """Reading one takes a tenth of a second: as long as it was not written again it is not read again."""
+    return load_config(path.resolve())

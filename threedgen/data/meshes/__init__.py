@@ -1,0 +1,1 @@
+"""Mesh files of any origin, and posed pictures of them."""
