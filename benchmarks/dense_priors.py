@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def pipelines(config: Config) -> dict[str, Callable[[str, int], Views]]:
     }
 
     def drawn_by(pipeline: MultiViewPipeline) -> Callable[[str, int], Views]:
-        return lambda caption, seed: pipeline(caption, **asdict(config.views), seed=seed)
+        return lambda caption, seed: pipeline(caption, **config.views.inputs(), seed=seed)
 
     return {name: drawn_by(pipeline) for name, pipeline in made.items()}
 

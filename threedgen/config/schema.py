@@ -275,6 +275,10 @@ class ViewsConfig(ViewSettings):
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
     transparent: bool = False  # the files have alpha, from the background's one colour; with remove_background by rembg
 
+    def inputs(self) -> dict[str, Any]:
+        """What the pipeline is asked for: all but how its pictures are written."""
+        return {name: value for name, value in vars(self).items() if name != "transparent"}
+
 
 class AwareGuidance(Enum):
     """Where guidance stands in a 3D-aware step."""

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +31,9 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
 def draw_views(pipeline: MultiViewPipeline, config: Config, image: Tensor | None = None) -> Views:
     """The config's views; how the prompt was read and how long they took is printed. image: see the pipeline."""
     started = time.monotonic()
-    asked = asdict(config.views)
-    asked.pop("transparent")  # it is of the files
     views = pipeline(
         config.prompt,
-        **asked,
+        **config.views.inputs(),
         seed=config.seed,
         negative_prompt=config.negative_prompt,
         allow_unknown_words=config.allow_unknown_words,
