@@ -184,8 +184,8 @@ def test_a_runs_own_config_and_resume_find_the_same_run(task, capsys):
 def test_resume_refuses_to_make_it_another_run(task, capsys):
     cli.main(["--config", "tiny", "prompt=a cat"])
     folder = run_folder(task.calls[0], "tiny")
-    assert cli.main(["--resume", str(folder), "steps=4"]) == 2
-    assert "--resume cannot change steps" in one_error_line(capsys.readouterr().err)
+    assert cli.main(["--resume", str(folder), "guidance.image_size=32", "steps=4"]) == 2
+    assert "--resume cannot change guidance.image_size" in one_error_line(capsys.readouterr().err)
 
 
 def test_resume_of_a_moved_run(task, workspace, capsys):

@@ -40,6 +40,7 @@ def test_the_recipes_have_them():
     in_recipes = {entry.name: entry.default for entry in fields(ViewsConfig)}
     assert in_recipes.pop("rescale") == 0 and in_recipes.pop("sampler") is Sampler.ddim
     assert in_recipes.pop("joint") is MISSING and "joint" not in ViewsConfig().inputs()  # a section, not an input
+    assert not in_recipes.pop("transparent")
     assert in_recipes == {name: default for name, _, default, _, _ in API if name not in ("prompt", "seed")}
     assert {"prompt", "seed"} <= {entry.name for entry in fields(Config)}
 

@@ -6,7 +6,7 @@ anneals as far as a long one.
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -344,8 +344,7 @@ class ViewsConfig(ViewSettings):
 
     def inputs(self) -> dict[str, Any]:
         """What `MultiViewPipeline` is called with: all but `joint`, and `transparent`, which is of the files."""
-        names = {entry.name for entry in fields(self)} - {"joint", "transparent"}
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name not in ("joint", "transparent")}
 
 
 class AwareGuidance(Enum):
