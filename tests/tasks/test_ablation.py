@@ -11,7 +11,7 @@ import torch
 from threedgen.cameras import viewing_cameras
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
-from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLE, CameraInput, GuidanceLoss, ViewAttention
+from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLES, CameraInput, GuidanceLoss, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
@@ -28,7 +28,7 @@ def config_of(*settings):
 
 
 def test_the_tables_are_those_of_the_settings_and_every_condition_is_a_valid_config():
-    assert tuple(ablation._MEASURES) == (*ABLATION_TABLES, GUIDED_TABLE)
+    assert tuple(ablation._MEASURES) == (*ABLATION_TABLES, *GUIDED_TABLES)
     with pytest.raises(ConfigError, match=r"ablation.only.*'veiws'.*views, annealing"):
         config_of("ablation.only=[veiws]")
     config = config_of()

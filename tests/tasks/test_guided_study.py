@@ -45,7 +45,13 @@ def found(tmp_path, monkeypatch):
     monkeypatch.setitem(ablation._MEASURES, "joint", (table, guided.measure))
     config = load_config(
         "eval-guided-mini.yaml",
-        [f"output_root={tmp_path}", "ablation.prompts=12", "ablation.multiview_weights=a", "ablation.image_weights=b"],
+        [
+            f"output_root={tmp_path}",
+            "ablation.only=[joint]",
+            "ablation.prompts=12",
+            "ablation.multiview_weights=a",
+            "ablation.image_weights=b",
+        ],
     )
     with open_run(tmp_path / "run", config) as run:
         results = ablation.run(config, run)

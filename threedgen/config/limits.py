@@ -11,7 +11,7 @@ from threedgen.config.schedules import value_at
 from threedgen.config.schema import (
     ABLATION_TABLES,
     EXPORT_FORMATS,
-    GUIDED_TABLE,
+    GUIDED_TABLES,
     Config,
     Geometry,
     JointConfig,
@@ -103,9 +103,10 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
     if not config.eval.views:
         fail("eval.views", "must name at least one number of views")
     for table in config.ablation.only:
-        if table not in (*ABLATION_TABLES, GUIDED_TABLE):
+        if table not in (*ABLATION_TABLES, *GUIDED_TABLES):
             fail(
-                "ablation.only", f"there is no table {table!r}; there are {', '.join((*ABLATION_TABLES, GUIDED_TABLE))}"
+                "ablation.only",
+                f"there is no table {table!r}; there are {', '.join((*ABLATION_TABLES, *GUIDED_TABLES))}",
             )
     for name in config.export.formats:
         if name not in EXPORT_FORMATS:

@@ -489,14 +489,16 @@ class EvalConfig:
 
 # the tables of task ablation, in the order in which they are made
 ABLATION_TABLES = ("views", "annealing", "guidance", "rescale", "loss", "attention", "camera", "data")
-GUIDED_TABLE = "joint"  # another paper's, made where it is asked for
+GUIDED_TABLES = ("joint", "joint-assets")  # another paper's, made where they are asked for
 
 
 @dataclass
 class AblationConfig:
     """The paper's ablations on held-out captions; cameras, picture size and processes are those of `eval`."""
 
-    only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale], or [joint]; empty: all but that
+    only: tuple[
+        str, ...
+    ] = ()  # some of ABLATION_TABLES, such as [views, rescale], or of GUIDED_TABLES; empty: the former
     prompts: int = setting(32, 1)
     pictured_prompts: int = setting(4, 1, 64)  # columns of a table's picture, two views each
     base_steps: int = setting(2000, 1)  # training on single pictures, from which every variant of the prior starts

@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLE, Config
+from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLES, Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_text_atomically
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.evaluation import guided, priors, scenes
+from threedgen.tasks.evaluation import guided, guided_assets, priors, scenes
 from threedgen.tasks.evaluation.plots import plot
 from threedgen.tasks.evaluation.scenes import PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE
 from threedgen.tasks.evaluation.tables import Measured, Table, as_json, markdown
@@ -27,6 +27,7 @@ _MEASURES = {
     **{table.name: (table, scenes.measure) for table in scenes.TABLES},
     **{table.name: (table, priors.measure) for table in priors.TABLES},
     guided.TABLE.name: (guided.TABLE, guided.measure),
+    guided_assets.TABLE.name: (guided_assets.TABLE, guided_assets.measure),
 }
 
 
@@ -83,7 +84,7 @@ def _introduction(config: Config) -> str:
 def _baselines(config: Config) -> str:
     guidance, camera, train = config.guidance, config.camera, config.train
     kinds = f" ({', '.join(train.kinds)} only)" if train.kinds else ""
-    if config.ablation.only == (GUIDED_TABLE,):
+    if set(config.ablation.only) <= set(GUIDED_TABLES) and config.ablation.only:
         views = config.views
         return f"Views: {views.num_inference_steps} steps, guidance scale {views.guidance_scale:g}{kinds}.\n"
     return (

@@ -22,7 +22,7 @@ from threedgen.imaging import to_uint8
 from threedgen.metrics.azimuth import azimuth_errors
 from threedgen.metrics.consistency import unexplained
 from threedgen.metrics.flow import flow_around, warped_error
-from threedgen.metrics.novel_view import NovelViews
+from threedgen.metrics.novel_view import Fit, NovelViews
 from threedgen.metrics.perceptual import feature_distance
 from threedgen.runs.device import select_device
 from threedgen.scene.make import make_scene
@@ -72,12 +72,17 @@ def fit_views(images: Any, cameras: Cameras, config: Config) -> Fitted:
     return Fitted(scene, background)
 
 
+def quick_fit(settings: Sequence[str] = ()) -> Fit:
+    """A fit of seconds to 64 px views; settings: `key=value` words, changes of it."""
+    return partial(fit_views, config=load_config("reconstruct-nerf.yaml", [*_FIT, *settings]))
+
+
 def calibrated(objects: Sequence[MiniObject], cameras: Cameras, settings: Sequence[str] = ()) -> NovelViews:
     """The measure of novel views for sets like those of `cameras`, calibrated with true views of some objects.
 
     settings: `key=value` words, changes of the fit. Raises ThreedgenError where it then is not good enough.
     """
-    fit = partial(fit_views, config=load_config("reconstruct-nerf.yaml", [*_FIT, *settings]))
+    fit = quick_fit(settings)
     sets = ((true_views(obj, cameras).rgb, cameras) for obj in objects)
     return NovelViews(fit, vae_distance, sets)
 

@@ -1,5 +1,6 @@
 """The study of guided sampling: a multi-view prior that has seen no pattern, and a 2D one that draws them, mixed."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from threedgen.cameras import Cameras
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config, JointConfig, JointMode, Shape, ShapedSchedule, Task
 from threedgen.core.randomness import generator
-from threedgen.data.miniworld import build
+from threedgen.data.miniworld import Spec, build
 from threedgen.diffusion.image_prior import ImagePrior
 from threedgen.metrics.distribution import set_distance
 from threedgen.metrics.image import GREY, border_color
@@ -36,13 +38,13 @@ _DENSE_VIEWS = 24  # drawn together to see whether they agree
 _DENSE_CAPTIONS, _CALIBRATED_WITH = 6, 2  # the first patterned ones
 
 
-def _weight(start: float, end: float, shape: Shape = Shape.linear) -> dict[str, Any]:
+def weight(start: float, end: float, shape: Shape = Shape.linear) -> dict[str, Any]:
     return {"views.joint.multiview_weight": ShapedSchedule(start, end, shape=shape)}
 
 
 def _consistency(self_camera: bool) -> dict[str, Any]:
     return {
-        **_weight(1.0, 1.0),
+        **weight(1.0, 1.0),
         "views.joint.mode": JointMode.consistency,
         "views.joint.self_camera": self_camera,
     }
@@ -60,18 +62,18 @@ TABLE = Table(
     "with a part that belongs on the front. Fréchet and kernel distance: of all patterned views from true ones on the "
     "same backgrounds, in the features of the mini VAE's encoder, so not FID.",
     (
-        Condition("multiview", "multi-view alone", _weight(1.0, 1.0)),
-        Condition("weight-0.75", "0.75", _weight(0.75, 0.75)),
-        Condition("weight-0.5", "0.5", _weight(0.5, 0.5)),
-        Condition("weight-0.25", "0.25", _weight(0.25, 0.25)),
-        Condition("growing-0.25", "growing, 0.25 to 1", _weight(0.25, 1.0)),
-        Condition("growing-0", "growing, 0 to 1", _weight(0.0, 1.0)),
-        Condition("falling-0.25", "falling, 1 to 0.25", _weight(1.0, 0.25)),
-        Condition("falling-0", "falling, 1 to 0", _weight(1.0, 0.0)),
-        Condition("step", "1, from the middle on 0", _weight(1.0, 0.0, Shape.step)),
+        Condition("multiview", "multi-view alone", weight(1.0, 1.0)),
+        Condition("weight-0.75", "0.75", weight(0.75, 0.75)),
+        Condition("weight-0.5", "0.5", weight(0.5, 0.5)),
+        Condition("weight-0.25", "0.25", weight(0.25, 0.25)),
+        Condition("growing-0.25", "growing, 0.25 to 1", weight(0.25, 1.0)),
+        Condition("growing-0", "growing, 0 to 1", weight(0.0, 1.0)),
+        Condition("falling-0.25", "falling, 1 to 0.25", weight(1.0, 0.25)),
+        Condition("falling-0", "falling, 1 to 0", weight(1.0, 0.0)),
+        Condition("step", "1, from the middle on 0", weight(1.0, 0.0, Shape.step)),
         Condition("consistency", "2D + difference", _consistency(False)),
         Condition("consistency-camera", "2D + difference, camera in both", _consistency(True)),
-        Condition("image", "2D alone", _weight(0.0, 0.0)),
+        Condition("image", "2D alone", weight(0.0, 0.0)),
     ),
     (
         _NAMED,
@@ -104,28 +106,45 @@ TABLE = Table(
 
 
 def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
-    """Train the two priors where none are given, then draw and judge what is not there yet."""
+    """The table of views, distances of sets included."""
+    specs = judged_specs(config, config.ablation.prompts // 4)
+    jobs = mixtures(table, config, run, specs)
+    measured = judged(table, config, jobs, draw_and_judge)
+    done = [job for job in jobs if all((job.sample(i) / SCORE).exists() for i in range(len(specs)))]
+    return replace(measured, of_sets={job.name: distances(job) for job in done})
+
+
+def mixtures(table: Table, config: Config, run: RunDirectory, specs: Sequence[Spec]) -> list[Variant]:
+    """A job for each of the table's conditions, in the table's folder; trains the two priors where none are given."""
     multiview = config.ablation.multiview_weights or _trained_by(MULTIVIEW_RECIPE, config, run)
     image = config.ablation.image_weights or _trained_by(IMAGE_RECIPE, config, run)
     joint = JointConfig(weights=str(image))
     base = replace(config, task=Task.sample_views, weights=str(multiview), views=replace(config.views, joint=joint))
-    specs, folder = judged_specs(config, config.ablation.prompts // 4), run.folder / "mixtures"
-    jobs = [Variant(c.name, with_settings(base, c.settings), folder / c.name, specs) for c in table.conditions]
-    todo = [job for job in jobs if not all((job.sample(i) / SCORE).exists() for i in range(len(specs)))]
+    folder = run.folder / table.name
+    return [Variant(c.name, with_settings(base, c.settings), folder / c.name, tuple(specs)) for c in table.conditions]
+
+
+def judged(table: Table, config: Config, jobs: Sequence[Variant], work: Callable[[Variant], None]) -> Measured:
+    """Do the jobs that are not done yet, and read what all of them have found."""
+    todo = [job for job in jobs if not all((job.sample(i) / SCORE).exists() for i in range(len(job.specs)))]
     print(f"{table.name}: {len(todo)} mixtures to draw and judge, {len(jobs) - len(todo)} there", flush=True)
-    failures = {}
-    for outcome in outcomes(draw_and_judge, todo, config):
+    failures = []
+    for outcome in outcomes(work, todo, config):
         if outcome.error:
-            failures[outcome.job.name] = f"{table.name}: {outcome.job.name}: {outcome.error}"
+            failures.append(f"{table.name}: {outcome.job.name}: {outcome.error}")
         print(f"{table.name}: {outcome.job.name}: {outcome.error or 'drawn and judged'}", flush=True)
-    samples = [(job.name, spec.caption, job.sample(i)) for job in jobs for i, spec in enumerate(specs)]
-    whole = {job.name: distances(job) for job in jobs if job.name not in failures}
-    return replace(collect(samples, list(failures.values())), of_sets=whole)
+    samples = [(job.name, spec.caption, job.sample(i)) for job in jobs for i, spec in enumerate(job.specs)]
+    return collect(samples, failures)
 
 
 def _trained_by(recipe: str, config: Config, run: RunDirectory) -> Path:
     settings = [f"output_root={config.output_root}", f"seed={config.seed}", f"num_threads={config.num_threads}"]
     return trained(load_config(recipe, settings), run.folder / "priors" / Path(recipe).stem)
+
+
+def ring_of(config: Config, size: int) -> Cameras:
+    """Those of views that are drawn together to see whether they agree."""
+    return cameras_at(config.camera, list(np.arange(_DENSE_VIEWS) * 360 / _DENSE_VIEWS), size)
 
 
 def draw_and_judge(job: Variant) -> None:
@@ -134,7 +153,7 @@ def draw_and_judge(job: Variant) -> None:
     config = job.config
     prior = load_prior(config)
     draw = drawing(prior, config, ImagePrior.beside(prior, config.views.joint))
-    ring = cameras_at(config.camera, list(np.arange(_DENSE_VIEWS) * 360 / _DENSE_VIEWS), prior.image_size)
+    ring = ring_of(config, prior.image_size)
     dense = [i for i, spec in enumerate(job.specs) if spec.form == "pattern"][:_DENSE_CAPTIONS]
     known = [build(job.specs[i], pattern_scale=config.train.pattern_scale) for i in dense[:_CALIBRATED_WITH]]
     novel = calibrated(known, ring)
