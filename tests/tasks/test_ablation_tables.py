@@ -111,6 +111,11 @@ def test_verdicts():
     assert "no difference for 4 views / 2 views, 2 views / 1 view" in equal
 
 
+def test_a_single_prompt_is_no_proof():
+    lone = {name: {"p": prompts["p"]} for name, prompts in SCORES.items()}
+    assert "within chance for 4 views / 2 views, 2 views / 1 view" in verdict(CLAIM, TABLE, lone)
+
+
 def test_json_has_everything_as_plain_values():
     lone = {**SCORES, "one": {"p": figures(15.0)}}  # one value has no interval: nan
     found = json.loads(json.dumps(as_json(TABLE, Measured(lone, {})), allow_nan=False))

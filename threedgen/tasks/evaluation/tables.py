@@ -103,7 +103,7 @@ def verdict(claim: Claim, table: Table, scores: Scores) -> str:
     kinds: dict[str, list[str]] = {"not so for": [], "no difference for": [], "within chance for": []}
     for a, b in pairwise(claim.order):
         step = difference_of(scores, a, b, claim.figure)
-        if step is None or step.low <= 0:
+        if step is None or not step.low > 0:  # of a single prompt there is no interval
             sign = 0 if step is None else step.mean
             kind = "not so for" if sign < 0 else "no difference for" if sign == 0 else "within chance for"
             kinds[kind].append(f"{labels[a]} / {labels[b]}")
