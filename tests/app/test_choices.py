@@ -36,7 +36,7 @@ def test_recipes_that_are_asked_for():
 def test_a_wish_is_the_run_of_the_same_command(offered, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "_task", lambda config: lambda config, run: seen.append((config, run.folder)) or {})
-    settings = [f"output_root={tmp_path}", "num_threads=1"]
+    settings = [f"output_root={tmp_path}", "num_threads=1", "allow_unknown_words=true"]
     for choice in offered[:3]:
         folder, words = command(choice, "a red cat: ${seed}", 3, "", settings)
         assert cli.main(words) == 0

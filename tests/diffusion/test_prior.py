@@ -261,7 +261,7 @@ def test_what_is_told_once_is_told_to_all_views():
 def test_the_network_is_told_the_cameras_of_all_objects(prior, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        prior.unet, "forward", lambda latents, t, text, camera, views: seen.append((camera, views)) or latents
+        prior.unet, "forward", lambda latents, t, text, camera, views, cameras: seen.append((camera, views)) or latents
     )
     cameras = orbit([0, 90, 180, 270], 15, 2, 40, 64, num_views=4)
     vectors = mvdream_camera_vectors(cameras)

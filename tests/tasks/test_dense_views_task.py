@@ -55,8 +55,8 @@ def test_what_cannot_be_done_is_told_in_a_line(tmp_path, capsys, words, told):
 
 
 def test_a_picture_for_a_prior_that_is_shown_none(tmp_path, capsys):
-    picture = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
-    picture.paste((255, 0, 0, 255), (5, 5, 15, 15))
+    picture = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    picture.paste((255, 0, 0, 255), (5, 5, 35, 35))
     picture.save(tmp_path / "object.png")
     assert main([*_QUICK, f"output_root={tmp_path}", f"image={tmp_path / 'object.png'}"]) == 2
     assert "the prior is shown no picture" in capsys.readouterr().err

@@ -89,7 +89,7 @@ def fitted(folder, monkeypatch, live):
         cameras = sampler.sample(step, config.steps)
         seen = scene.render(cameras, generator=generator(0, step, "render"))
         loss = (seen.rgb - torch.tensor([0.9, 0.2, 0.1])).square().mean() + seen.opacity.mean()
-        return SceneStep(loss, lambda: (loss.item(), {"opacity": 0.5}), lambda: None, cameras)
+        return SceneStep(loss, lambda: (loss.item(), {"opacity": 0.5}), lambda: None, lambda: (0.0, 0.5), cameras)
 
     with open_run(folder, config) as run:
         fit(scene, config, run, "test", take)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from threedgen.cameras import Cameras
@@ -60,7 +61,7 @@ TABLE = Table(
     "outline, likeness, the second colour's share of the object against the truth's, the largest distance of two "
     "views' backgrounds, and novel views by a scene fitted to half of 24 views drawn together; then plain captions "
     "with a part that belongs on the front. Fréchet and kernel distance: of all patterned views from true ones on the "
-    "same backgrounds, in the features of the mini VAE's encoder, so not FID.",
+    "same backgrounds, in features of the mini VAE's encoder, scaled by their spread over the true views, so not FID.",
     (
         Condition("multiview", "multi-view alone", weight(1.0, 1.0)),
         Condition("weight-0.75", "0.75", weight(0.75, 0.75)),
@@ -178,5 +179,10 @@ def distances(job: Variant) -> Figures:
             _, truth = judged_truth(spec, job.config.camera, len(picture), job.config.train.pattern_scale)
             drawn.append(views)
             true.append(truth.rgb + (1 - truth.opacity) * (border_color(views)[:, None, None] - np.array(GREY)))
-    found = set_distance(np.concatenate(drawn), np.concatenate(true), encoder_stage)
+    all_true = np.concatenate(true)
+    with torch.no_grad():  # each feature counts as much as another: its spread over the true views is 1
+        known = torch.from_numpy(all_true).float().movedim(-1, 1)
+        means = torch.cat([encoder_stage(part).mean((2, 3)) for part in known.split(64)])
+        spread = means.std(0)[:, None, None]
+    found = set_distance(np.concatenate(drawn), all_true, lambda images: encoder_stage(images) / spread)
     return {"frechet": found.frechet, "kernel": found.kernel}
