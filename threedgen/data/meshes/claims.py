@@ -13,8 +13,9 @@ from typing import Any
 
 from threedgen.core.errors import ThreedgenError
 
-MOST_TRIANGLES = 20_000_000  # of a scene, each as often as it is placed; about 3 GB once read
+MOST_TRIANGLES = 20_000_000  # of a scene, each as often as it is placed; about 6 GB while they are read
 MOST_BYTES = 1 << 30  # of all numbers of a glTF file
+MOST_ZEROS = 1 << 26  # of those that have no buffer
 _MAGIC, _JSON = b"glTF", b"JSON"
 _COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 _BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}  # of a number, by componentType
@@ -22,7 +23,8 @@ _BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}  # of a number, 
 
 def check_gltf(path: Path) -> None:
     """Raises ThreedgenError if a .glb's chunks are longer than the file, or if the numbers of a .glb or .gltf would
-    fill more than `MOST_BYTES`. What is damaged otherwise is left to the reader.
+    fill more than `MOST_BYTES`, or those that no buffer holds more than `MOST_ZEROS`. What is damaged otherwise is left
+    to the reader.
 
     glTF 2.0 specification, sections 3.6.2 (accessors; without a buffer they are zeros) and 4.4 (GLB).
     """
@@ -31,11 +33,10 @@ def check_gltf(path: Path) -> None:
         accessors = list(json.loads(text)["accessors"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return
-    total = sum(map(_bytes_of, accessors))
-    if total > MOST_BYTES:
-        raise ThreedgenError(
-            f"asks for {total / 2**30:.1f} GiB of numbers, more than the {MOST_BYTES >> 30} GiB allowed"
-        )
+    zeros = [accessor for accessor in accessors if isinstance(accessor, dict) and "bufferView" not in accessor]
+    for these, what, most in ((accessors, "numbers", MOST_BYTES), (zeros, "numbers that it does not hold", MOST_ZEROS)):
+        if (total := sum(map(_bytes_of, these))) > most:
+            raise ThreedgenError(f"asks for {total >> 20:,} MiB of {what}, more than the {most >> 20:,} allowed")
 
 
 def check_triangles(count: int) -> None:
