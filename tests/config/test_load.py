@@ -168,6 +168,15 @@ def test_a_density_for_the_surface_of_a_distance_is_refused():
     load_config("mvdream-mini.yaml", ["scene.geometry=sdf"])
 
 
+@pytest.mark.parametrize("word", ["train.view_attention=temporal", "train.camera_input=text"])
+def test_what_a_video_network_has_no_use_for_is_refused(word):
+    assert load_config(None, [word]).train.network.name == "multiview"
+    said = error_of(None, ["train.network=video", word])
+    assert said.startswith(word) and "train.network=video" in said and "\n" not in said
+    defaults = ["train.view_attention=inflated", "train.camera_input=timestep"]
+    assert load_config(None, ["train.network=video", *defaults]).train.network.name == "video"
+
+
 def test_nothing_like_it_gives_no_wild_guess():
     assert "did you mean" not in error_of(None, ["zzzzqqqq=1"])
 

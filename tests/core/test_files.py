@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import signal
 import stat
@@ -18,6 +19,7 @@ from threedgen.core.files import (
     sha256_of_file,
     verify_folder,
     write_bytes_atomically,
+    write_json_atomically,
     write_text_atomically,
 )
 
@@ -36,6 +38,17 @@ def test_text_is_written_as_given(tmp_path):
     assert os.listdir(tmp_path) == ["text"]
     (tmp_path / "plain").touch()
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path):
+    value = {"psnr": math.inf, "all": [1.5, math.nan, (-math.inf, "inf")], "parts": {"n": 3, "none": None, "yes": True}}
+    write_json_atomically(tmp_path / "figures", value)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    read = json.loads((tmp_path / "figures").read_text("utf-8"), parse_constant=refuse)
+    assert read == {"psnr": None, "all": [1.5, None, [None, "inf"]], "parts": {"n": 3, "none": None, "yes": True}}
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):

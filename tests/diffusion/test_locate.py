@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
 from threedgen.core.errors import WeightsMissingError
 from threedgen.diffusion.checkpoints import locate
@@ -57,6 +59,9 @@ def test_a_hub_id_is_taken_from_the_cache(hub):
     [
         ("weights/mvdream-sd21", "launch.py weights import sd-v2.1-base-4view.pt --to weights/mvdream-sd21"),
         ("weights/mvdream-sd15", "launch.py weights import sd-v1.5-4view.pt --to weights/mvdream-sd15"),
+        ("weights/videomv-t2v", "weights import t2v_00333000.pth --to weights/videomv-t2v --with weights/mvdream-sd21"),
+        ("weights/videomv-i2v", "weights import i2v_00882000.pth --to weights/videomv-i2v --with ali-vilab/i2vgen-xl"),
+        ("weights/mini-video-i2v", "trained here; docs/howto/dense-views.md"),
         ("/data/none", "launch.py weights import sd-v2.1-base-4view.pt --to /data/none"),
         ("owner/model", "hf download owner/model"),
         ("MVDream/MVDream", "hf download MVDream/MVDream sd-v2.1-base-4view.pt"),
@@ -67,6 +72,33 @@ def test_absent_weights_tell_the_one_command(hub, weights, said):
     with pytest.raises(WeightsMissingError) as error:
         locate_weights(weights)
     assert said in str(error.value) and "\n" not in str(error.value) and error.value.exit_status == 3
+
+
+def test_no_recipe_is_told_to_import_another_models_file(tmp_path, monkeypatch):
+    """What a recipe's absent weights are made from is what the guides import into that very folder."""
+    monkeypatch.chdir(tmp_path)
+    guides = " ".join(" ".join(path.read_text("utf-8").split()) for path in (ROOT / "docs" / "howto").glob("*.md"))
+    recipes = [yaml.safe_load(path.read_text("utf-8")) for path in (ROOT / "configs").glob("*.yaml")]
+    named = {str(recipe["weights"]) for recipe in recipes if str(recipe.get("weights", "")).startswith("weights/")}
+    assert len(named) > 3
+    for weights in named:
+        with pytest.raises(WeightsMissingError) as error:
+            locate_weights(weights)
+        _, imports, words = str(error.value).partition("weights import ")
+        assert (imports + words in guides) if imports else "docs/howto/" in str(error.value), error.value
+
+
+def test_a_prior_from_the_hub_brings_its_gaussians_and_what_sees_pictures(hub, monkeypatch):
+    asked = []
+
+    def fetch(repository, allow_patterns, ignore_patterns, local_files_only=False):
+        names = ["unet/config.json", "gaussians/config.json", "image_encoder/model.safetensors", "film.mp4"]
+        asked.append([name for name in names if any(fnmatch(name, pattern) for pattern in allow_patterns)])
+        return _layout(hub / "fetched")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    locate_weights("owner/video")
+    assert asked == [["unet/config.json", "gaussians/config.json", "image_encoder/model.safetensors"]]
 
 
 def test_a_single_file_is_to_be_imported(tmp_path):

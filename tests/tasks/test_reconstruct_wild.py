@@ -163,3 +163,15 @@ def test_quality_is_measured_where_pictures_show_something(tmp_path):
     with open_run(tmp_path / "run", config) as run:
         results = reconstruct.write_quality(scene, posed, posed, np.eye(4), run)
     assert json.loads(results["quality"].read_text())["held_out"]["psnr"] > 80
+
+
+def test_a_scene_without_any_error_is_told_in_json(tmp_path, monkeypatch):
+    images = torch.full((2, 8, 8, 3), 51, dtype=torch.uint8)
+    poses = torch.eye(4).repeat(2, 1, 1)
+    posed = PosedImages(images, cameras_at(poses, torch.full((2,), 0.3), 8, 8), ("",) * 2)
+    exact = (posed.on(reconstruct.GREY)[0], np.ones((2, 8, 8, 1)))
+    monkeypatch.setattr(reconstruct, "render_views", lambda scene, held_out: exact)
+    with open_run(tmp_path / "run", load_config("reconstruct-nerf.yaml", ["data=unused"])) as run:
+        written = reconstruct.write_quality(None, posed, posed, np.eye(4), run)["quality"].read_text()
+    assert "Infinity" not in written
+    assert json.loads(written)["held_out"] == {"pictures": 2, "psnr": None, "ssim": 1.0}

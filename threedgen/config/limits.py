@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from threedgen.config.schedules import value_at
@@ -16,8 +17,10 @@ from threedgen.config.schema import (
     Geometry,
     JointConfig,
     JointMode,
+    PriorNetwork,
     Schedule,
     Task,
+    TrainConfig,
 )
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
@@ -117,6 +120,10 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
     if config.scene.geometry is Geometry.sdf and config.export.threshold > 0:
         fail("export.threshold", "must be 0 with scene.geometry=sdf, whose surface is where the distance is 0")
+    if config.train.network is PriorNetwork.video:
+        for name in ("view_attention", "camera_input"):
+            if getattr(config.train, name) is not getattr(TrainConfig(), name):
+                fail(f"train.{name}", "is of a multi-view network only; leave it out with train.network=video")
     for section, joint in (("views", config.views.joint), ("guidance", config.guidance.joint)):
         if found := joint_problem(joint):
             fail(f"{section}.joint.{found[0]}", found[1])
@@ -147,6 +154,8 @@ def _span(low: float, high: float) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Enum):
+        return value.name
     return repr(value) if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)
 
 

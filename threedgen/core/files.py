@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from threedgen.core.errors import StorageError, ThreedgenError
 
@@ -84,6 +86,19 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
 def write_text_atomically(path: str | Path, text: str) -> None:
     """As `write_bytes_atomically`, in UTF-8 and with the newlines as given."""
     write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_json_atomically(path: str | Path, value: Any) -> None:
+    """As `write_text_atomically`, indented. NaN and infinities, which JSON does not have, are written as null."""
+    write_text_atomically(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @contextmanager

@@ -160,7 +160,9 @@ def read_about(path: Path) -> bytes | None:
     try:
         with tarfile.TarFile(path) as tar:
             first = tar.next()
-            content = tar.extractfile(first) if first is not None and first.name == ABOUT else None
+            if first is None or first.name != ABOUT or first.issparse():
+                return None
+            content = tar.extractfile(first)
             return content.read() if content else None
     except tarfile.TarError:
         return None
@@ -208,6 +210,9 @@ def _scan(path: Path) -> NDArray[np.int64]:
         try:
             tar = tarfile.TarFile(fileobj=shard)
             while (member := tar.next()) is not None:
+                if member.issparse():
+                    problem = "is stored with holes and can unpack to any size; write the shard without --sparse"
+                    raise ConfigError(f"{path}: {member.name} {problem}")
                 split = _split(member)
                 if split is not None and split[0] != previous:
                     starts.append(member.offset)

@@ -89,11 +89,11 @@ def first_process_first() -> Iterator[None]:
 
 
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """The sum of every process's `values`, written into it."""
+    """The sum of every process's `values`, written into it; of those on a CPU no GPU is asked."""
     if world_size() > 1:
         import torch.distributed
 
-        torch.distributed.all_reduce(values)
+        torch.distributed.all_reduce(values, group=_hosts if values.device.type == "cpu" else None)
     return values
 
 
@@ -101,8 +101,6 @@ def any_process(value: bool) -> bool:
     """Whether `value` is true in any of the processes, which wait for each other here; no GPU is waited for."""
     if world_size() == 1:
         return value
-    import torch.distributed
+    import torch
 
-    votes = torch.tensor(int(value))
-    torch.distributed.all_reduce(votes, group=_hosts)
-    return bool(votes)
+    return bool(sum_over_processes(torch.tensor(int(value))))

@@ -1,6 +1,5 @@
 """Turn an optimised scene into files: mesh, turntable, contact sheet, preview page, report."""
 
-import json
 import math
 import os
 import tempfile
@@ -18,7 +17,7 @@ from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config, ExportConfig, Task
 from threedgen.core.errors import ConfigError
-from threedgen.core.files import TEMPORARY_PREFIX, write_text_atomically
+from threedgen.core.files import TEMPORARY_PREFIX, write_json_atomically
 from threedgen.data.miniworld import build, parse, render
 from threedgen.imaging import Row, contact_sheet, save_png, save_turntable, to_uint8
 from threedgen.mesh import (
@@ -133,7 +132,7 @@ def _write_all(
     results["preview"] = folder / "preview.html"
     _write_preview(glb_bytes(lifted(mesh, lift)), results, rows, report, config, run_folder)
     results["report"] = folder / "report.json"
-    write_text_atomically(results["report"], json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_json_atomically(results["report"], report)
     watertight = "watertight" if report["watertight"] else "NOT watertight"
     print(f"mesh       {report['faces']} faces, {watertight}, {quality:.2f} dB against the scene from 8 sides")
     return results

@@ -1,6 +1,5 @@
 """Posed pictures to 3D: fit the scene that text-to-3D optimises to pictures of a real object, then export it."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from threedgen.cameras import Rays
 from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
-from threedgen.core.files import write_text_atomically
+from threedgen.core.files import write_json_atomically
 from threedgen.core.randomness import generator
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, background_color, normalization
@@ -181,7 +180,7 @@ def write_quality(
         shown = _spread(len(held_out))
         rows = [("pictures that were held out", true[shown]), ("the scene", seen[shown])]
         save_png(contact_sheet(rows), results["held out"])
-    write_text_atomically(results["quality"], json.dumps(facts, indent=2) + "\n")
+    write_json_atomically(results["quality"], facts)
     return results
 
 

@@ -14,6 +14,7 @@ from trimesh.visual.color import linear_to_srgb
 from trimesh.visual.material import PBRMaterial
 
 from threedgen.core.errors import ThreedgenError
+from threedgen.data.meshes.claims import check_gltf, check_triangles
 from threedgen.data.meshes.painted import PaintedMesh, Texture, areas, times
 from threedgen.data.meshes.references import References, heard_from
 from threedgen.mesh.types import Array
@@ -49,19 +50,26 @@ def read_mesh(path: Path, texture: Path | None = None) -> tuple[PaintedMesh, lis
     out, texture coordinates that have no picture.
 
     Raises:
-        ThreedgenError: the file cannot be read, or has no triangles, or coordinates that are not finite; or nothing in
-            it wants the texture, or that is no picture.
+        ThreedgenError: the file cannot be read, or has no triangles, or coordinates that are not finite, or is
+            far larger once read than it is as a file; or nothing in it wants the texture, or that is no picture.
     """
     picture = None if texture is None else _open_picture(texture)
     references = References(path)
+    is_gltf = path.suffix.lower() in _LINEAR
     with heard_from("trimesh") as heard:
         try:
+            if is_gltf:
+                check_gltf(path)
             scene = trimesh.load_scene(path, resolver=references, process=False)
-            parts = [
-                _part(scene.geometry[name], transform, path.suffix.lower() in _LINEAR, picture)
+            placed = [
+                (scene.geometry[name], transform)
                 for transform, name in (scene.graph[node] for node in scene.graph.nodes_geometry)
                 if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces)
             ]
+            check_triangles(sum(len(geometry.faces) for geometry, _ in placed))
+            parts = [_part(geometry, transform, is_gltf, picture) for geometry, transform in placed]
+        except ThreedgenError:
+            raise
         except Exception as error:  # a damaged file makes its reader raise anything
             text = " ".join(str(error).split()) or "no message"
             shown = f"cannot be read as {path.suffix[1:]} ({type(error).__name__}: {text[:120]})"

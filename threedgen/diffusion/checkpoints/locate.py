@@ -29,9 +29,13 @@ ADAPTER_FILE = "adapter.json"  # see adapters.py
 BASE_FILE = "base.json"
 ORIGINAL_REPOSITORY = "MVDream/MVDream"
 ORIGINAL_FILES = {"2.1": "sd-v2.1-base-4view.pt", "1.5": "sd-v1.5-4view.pt"}
+VIDEO_FILES = {  # VideoMV's, and weights that have the parts which these lack
+    "t2v": ("t2v_00333000.pth", "weights/mvdream-sd21"),
+    "i2v": ("i2v_00882000.pth", "ali-vilab/i2vgen-xl"),
+}
 _LOCAL_FOLDERS = ("weights", "outputs")  # first words of paths that are never a hub id's owner
 _HUB_TIMEOUT = 1.0  # seconds in which the hub must answer
-_HUB_FILES = [f"{part}/*" for part in PARTS]
+_HUB_FILES = [f"{part}/*" for part in (*PARTS, GAUSSIANS, IMAGE_ENCODER)]
 _HUB_IGNORED = ["*.msgpack", "*.onnx*", "*.ckpt"]
 
 
@@ -61,11 +65,7 @@ def locate_weights(weights: str) -> Path:
         )
     if _is_hub_id(weights):
         return _from_hub(weights)
-    original = ORIGINAL_FILES["1.5" if re.search(r"1\.?5", path.name) else "2.1"]
-    raise WeightsMissingError(
-        f"no weights at {path}; make them from {original} (https://huggingface.co/{ORIGINAL_REPOSITORY}) with: "
-        f"{command()} weights import {original} --to {path}"
-    )
+    raise WeightsMissingError(f"no weights at {path}; {_how_to_make(path)}")
 
 
 def adapter_base(folder: Path) -> str | None:
@@ -103,6 +103,20 @@ def shared_with_base(part: Path) -> tuple[Path, list[str]] | None:
     if not isinstance(shared, list):
         raise WeightsMissingError(f"{file} does not name the tensors that are shared with {base}")
     return locate_part(locate_weights(base), part.name), [str(name) for name in shared]
+
+
+def _how_to_make(folder: Path) -> str:
+    """What to do for weights that are not there, from the names that the recipes and guides have for them."""
+    name = folder.name
+    if name.startswith("mini"):
+        return "weights of the mini model's size are trained here; docs/howto/dense-views.md has the commands"
+    if "video" in name:
+        original, base = VIDEO_FILES["i2v" if "i2v" in name else "t2v"]
+        importing = f"{command()} weights import {original} --to {folder} --with {base}"
+        return f"make them from VideoMV's {original} with: {importing}"
+    original = ORIGINAL_FILES["1.5" if re.search(r"1\.?5", name) else "2.1"]
+    importing = f"{command()} weights import {original} --to {folder}"
+    return f"make them from {original} (https://huggingface.co/{ORIGINAL_REPOSITORY}) with: {importing}"
 
 
 def _base_in(file: Path) -> str | None:

@@ -3,7 +3,6 @@
 Tables are made one after another; every scene and every prior is kept, so the same command goes on where it stopped.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 from threedgen.cameras import viewing_cameras
 from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLES, Config
 from threedgen.core.errors import ThreedgenError
-from threedgen.core.files import write_text_atomically
+from threedgen.core.files import write_json_atomically, write_text_atomically
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.imaging import Row, contact_sheet, save_png
@@ -59,9 +58,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         # after each table: what an interrupted command has made so far can be read
         failed = ["### Failed\n\n" + "".join(f"- {line}\n" for line in failures)] if failures else []
         write_text_atomically(results["tables"], "\n".join([*sections, *failed]))
-        write_text_atomically(
-            results["figures"], json.dumps({"tables": figures, "failures": failures}, indent=2) + "\n"
-        )
+        write_json_atomically(results["figures"], {"tables": figures, "failures": failures})
     if failures:
         raise ThreedgenError(
             f"{len(failures)} jobs failed, the first is {failures[0]}; the rest is in {results['tables']}, "

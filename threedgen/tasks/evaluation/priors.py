@@ -1,6 +1,5 @@
 """Ablations of the prior itself: variants of network and data, trained alike from one 2D start."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from threedgen.config.schema import (
     Task,
     ViewAttention,
 )
-from threedgen.core.files import write_text_atomically
+from threedgen.core.files import write_json_atomically
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs, render
 from threedgen.diffusion.image_prior import ImagePrior
@@ -237,7 +236,7 @@ def judge_all(job: Variant, draw: Draw, further: Callable[[int], Figures] = lamb
             save_png(np.concatenate([of_caption[k] for k in _PICTURED], 1), folder / PICTURE)
             save_png(np.concatenate(list(of_caption), 1), folder / ALL_VIEWS)
             figures = judge(job.specs[i], of_caption, config.camera, config.train.pattern_scale)
-            write_text_atomically(folder / SCORE, json.dumps({**figures, **further(i)}, indent=2) + "\n")
+            write_json_atomically(folder / SCORE, {**figures, **further(i)})
 
 
 def cameras_at(camera: CameraConfig, azimuths: Sequence[float], size: int = IMAGE_SIZE) -> Cameras:

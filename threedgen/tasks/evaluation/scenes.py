@@ -13,7 +13,7 @@ import numpy as np
 
 from threedgen.cameras import viewing_cameras
 from threedgen.config.schema import AblationConfig, Config, GuidanceLoss, RuntimeConfig, Schedule, Task
-from threedgen.core.files import write_text_atomically
+from threedgen.core.files import write_json_atomically
 from threedgen.data.miniworld import held_out
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.imaging import save_png
@@ -211,7 +211,7 @@ def optimize_and_compare(job: Job) -> Figures:
             "cpu_seconds": time.process_time() - started,
         }
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-        write_text_atomically(job.score, json.dumps(figures, indent=2) + "\n")
+        write_json_atomically(job.score, figures)
     return figures
 
 
