@@ -36,7 +36,7 @@ def task(config, run):
             run.path("begun").write_text(str(os.getppid()))
             while not stop.is_asked():
                 time.sleep(0.02)
-            time.sleep(1)  # a step that takes its time, with the folder's lock held
+            time.sleep(4)  # a step that takes longer than a new worker, with the folder's lock held
             run.path("kept").touch()
             stop.leave()
     run.path("asset.glb").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
