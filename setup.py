@@ -96,6 +96,7 @@ setup(
         "colmap": ["pycolmap>=3.12"],  # before it, poses were told in another way
         "eval": ["torchmetrics>=1.6", "matplotlib>=3.8"],
         "heic": ["pillow-heif>=0.16"],
+        "ray": ["ray>=2.60"],
         "serve": ["cog>=0.23.1,<0.24"],
         "tensorboard": ["tensorboard>=2.15"],
         "viewer": ["viser>=1"],

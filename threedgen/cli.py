@@ -10,22 +10,23 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
-from threedgen.config.schema import DRAWING, OWN_2D_MODE, Config, Task
+from threedgen.config.schema import DRAWING, OWN_2D_MODE, Config, Executor, Task
 from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import storage_errors_told
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
 from threedgen.runs.batch import Item, Job, read_items, read_seeds, run_batch, summary
 from threedgen.runs.directory import RunDirectory, config_hash, locked, open_run, run_folder, slug
-from threedgen.runs.dispatch import run_in_processes
+from threedgen.runs.dispatch import processes, run_apart
 from threedgen.runs.distributed import process_group, rank, world_size
 from threedgen.runs.longer import LENGTHENED, as_it_went_on, check_longer, lengthen
+from threedgen.runs.ray_tasks import import_ray, ray_cluster
 from threedgen.runs.stopping import Terminated, terminated_like_interrupted
 
 DEFAULT_RECIPE = "mvdream-mini.yaml"
@@ -126,6 +127,10 @@ def _run_batch(config: Config, arguments: argparse.Namespace) -> int:
     name = config_name(recipe)
     if config.batch.timeout and not config.batch.workers:
         raise ConfigError("batch.timeout needs processes that can be ended: add batch.workers=1")
+    if config.batch.executor is Executor.ray:
+        if not config.batch.workers:
+            raise ConfigError("batch.executor=ray needs the number of tasks at once: add batch.workers=2")
+        import_ray()  # before a folder is made
     items = read_items(config.prompts) if config.prompts else [Item(config.prompt)]
     found = [job for item in items for job in _jobs(item, config, recipe, arguments.settings)]
     jobs = list({job.folder: job for job in found}.values())
@@ -138,9 +143,11 @@ def _run_batch(config: Config, arguments: argparse.Namespace) -> int:
         gallery = Gallery(folder, title, jobs)
         try:
             if config.batch.workers:
-                words, logs = _words_of(recipe, arguments), folder / "logs"
-                limits = config.batch.workers, 60.0 * config.batch.timeout, arguments.fresh
-                outcomes = run_in_processes(jobs, words, logs, *limits, gallery.take)
+                how = _words_of(recipe, arguments), 60.0 * config.batch.timeout
+                on_ray = config.batch.executor is Executor.ray
+                with ray_cluster(*how) if on_ray else nullcontext(processes(*how)) as start:
+                    logs, workers = folder / "logs", config.batch.workers
+                    outcomes = run_apart(jobs, start, logs, workers, arguments.fresh, gallery.take)
             else:
                 outcomes = run_batch(jobs, lambda job: _run_and_show(job, arguments.fresh), gallery.take)
         finally:

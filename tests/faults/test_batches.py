@@ -69,8 +69,8 @@ def batch(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(CHILD.format(root=str(ROOT), calls=str(tmp_path / "calls")))
-    monkeypatch.setattr(dispatch, "_PACKAGE_PARENT", package.parent)
-    monkeypatch.setattr(dispatch, "_GRACE", 0.5)
+    monkeypatch.setattr(dispatch, "PACKAGE_PARENT", package.parent)
+    monkeypatch.setattr(dispatch, "GRACE", 0.5)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text("steps: 3\n")
 
@@ -124,7 +124,7 @@ def test_a_stopped_batch_stops_its_runs_and_goes_on_with_them(batch, capsys, mon
         wait(seconds)
 
     monkeypatch.setattr(dispatch.time, "sleep", stop_when_begun)
-    monkeypatch.setattr(dispatch, "_GRACE", 60.0)
+    monkeypatch.setattr(dispatch, "GRACE", 60.0)
     assert batch(lines) == 75
     monkeypatch.setattr(dispatch.time, "sleep", wait)
     assert list(Path("outputs").rglob("kept"))  # the run in it had its time to end

@@ -103,6 +103,13 @@ class MaskUse(Enum):
     ignored = "ignored"  # not looked at, such as people who walk through
 
 
+class Executor(Enum):
+    """Where the workers of a batch are."""
+
+    processes = "processes"  # on this machine
+    ray = "ray"  # tasks on the nodes of a Ray cluster, which see the same files
+
+
 class DeviceName(Enum):
     auto = "auto"  # cuda if there is one
     cpu = "cpu"
@@ -525,6 +532,7 @@ class BatchConfig:
 
     workers: int = setting(0, 0, 1024, incidental=True)  # at once, each a process of its own; 0: one after another here
     timeout: float = setting(0.0, 0, incidental=True)  # minutes after which one is ended, with workers; 0: none
+    executor: Executor = setting(Executor.processes, incidental=True)  # of the workers
 
 
 @dataclass

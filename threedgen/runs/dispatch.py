@@ -1,4 +1,4 @@
-"""The jobs of a batch, several at once, each a process of its own: what happens to one happens to no other."""
+"""The jobs of a batch, several at once, each apart from the others: what happens to one happens to no other."""
 
 from __future__ import annotations
 
@@ -11,62 +11,49 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from threedgen.runs.batch import Job, Outcome
 from threedgen.runs.directory import finished_results
 from threedgen.runs.progress import format_seconds
 from threedgen.runs.stopping import stopping
 
-_PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
-_GRACE = 60.0  # seconds in which a process that is told to stop must have written its checkpoint
-_LOOK_EVERY = 0.05  # seconds
+PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
+GRACE = 60.0  # seconds in which a process that is told to stop must have written its checkpoint
+LOOK_EVERY = 0.05  # seconds
 _SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 
 
-@dataclass
-class _Running:
-    number: int
-    process: subprocess.Popen[bytes]
-    log: Path
-    since: float
-    told_at: float | None = None  # to stop
-    is_late: bool = False
+class Running(Protocol):
+    """A job in work."""
 
-    def tell(self, number: int) -> None:
-        """Send a signal to the process and to whatever it has started."""
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            self.process.poll()  # it has just ended
+    def is_over(self) -> bool: ...
 
     def stop(self) -> None:
-        """Ask it to stop; once it has been asked for too long, kill it."""
-        if self.told_at is None:
-            self.told_at = time.monotonic()
-            self.tell(signal.SIGTERM)
-        elif time.monotonic() - self.told_at > _GRACE:
-            self.tell(signal.SIGKILL)
+        """Ask it to stop; once it has been asked for too long, kill it. May be said again and again."""
+
+    def outcome(self) -> Outcome | None:
+        """What came of it, once it is over. None: it was stopped with all, which is no fault of its own."""
 
 
-def run_in_processes(
+def run_apart(
     jobs: Sequence[Job],
-    words_of: Callable[[Job], Sequence[str]],
+    start: Callable[[Job, Path], Running],
     logs: Path,
     workers: int,
-    timeout: float,
     fresh: bool,
     ended: Callable[[int, Outcome], None] = lambda number, outcome: None,
 ) -> list[Outcome]:
     """Do the jobs, `workers` at a time; what one prints goes to `logs/0001.log`, ...
 
-    A job whose run is finished needs no process unless `fresh`. When this process is told to stop, the others are, and
+    A job whose run is finished is not started unless `fresh`. When this process is told to stop, the others are, and
     the same command goes on with all of them.
 
-    words_of: the command line of a job alone; timeout: seconds after which one is ended, 0: none; ended: told of the
-    number, counted from 0, and the outcome of each.
+    start: sets a job to work, with the file of its log; ended: told of the number, counted from 0, and the outcome of
+    each.
     """
     outcomes: dict[int, Outcome] = {}
-    waiting, running = list(range(len(jobs)))[::-1], list[_Running]()
+    waiting, running = list(range(len(jobs)))[::-1], dict[int, Running]()
     logs.mkdir(parents=True, exist_ok=True)
 
     def end(number: int, outcome: Outcome) -> None:
@@ -84,31 +71,99 @@ def run_in_processes(
                     end(number, Outcome(str(jobs[number]), 0.0, there))
                 else:
                     print(f"[{number + 1}/{len(jobs)}] {jobs[number]}", flush=True)
-                    running.append(_start(number, words_of(jobs[number]), logs / f"{number + 1:04d}.log"))
-            for one in running[:]:
-                if one.process.poll() is not None:
-                    running.remove(one)
-                    if not (one.told_at and not one.is_late):  # stopped with all: it is not the job's own fault
-                        end(one.number, _outcome(one, jobs[one.number], timeout))
-                    continue
-                one.is_late = one.is_late or 0 < timeout < time.monotonic() - one.since
-                if one.is_late or stop.is_asked():
+                    log = logs / f"{number + 1:04d}.log"
+                    log.write_bytes(b"")
+                    running[number] = start(jobs[number], log)
+            for number, one in list(running.items()):
+                if one.is_over():
+                    del running[number]
+                    if (outcome := one.outcome()) is not None:
+                        end(number, outcome)
+                elif stop.is_asked():
                     one.stop()
             if stop.is_asked() and not running:
                 stop.leave()
-            time.sleep(_LOOK_EVERY)
+            time.sleep(LOOK_EVERY)
     return [outcomes[number] for number in range(len(jobs))]
 
 
-def _start(number: int, words: Sequence[str], log: Path) -> _Running:
-    libc = ctypes.CDLL(None)
+@dataclass
+class Process:
+    """A job in a process of its own on this machine. Made by `start_process`."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: Path
+    timeout: float
+    since: float
+    told_at: float | None = None  # to stop
+    is_late: bool = False
+
+    @property
+    def is_crashed(self) -> bool:
+        """Once it is over: whether a signal has ended it that is not ours."""
+        return self.process.returncode < 0 and self.told_at is None
+
+    def is_over(self) -> bool:
+        """Whether it has ended; one that is late is told to stop."""
+        if self.process.poll() is not None:
+            return True
+        self.is_late = self.is_late or 0 < self.timeout < time.monotonic() - self.since
+        if self.is_late:
+            self.stop()
+        return False
+
+    def stop(self) -> None:
+        if self.told_at is None:
+            self.told_at = time.monotonic()
+            self._tell(signal.SIGTERM)
+        elif time.monotonic() - self.told_at > GRACE:
+            self._tell(signal.SIGKILL)
+
+    def outcome(self) -> Outcome | None:
+        if self.told_at is not None and not self.is_late:
+            return None
+        seconds, status = time.monotonic() - self.since, self.process.returncode
+        results = finished_results(self.job.folder) if status == 0 else None
+        if results is not None:
+            return Outcome(str(self.job), seconds, results)
+        if self.is_late:
+            error = f"not done within {format_seconds(self.timeout)} (batch.timeout); the same command goes on with it"
+        elif status < 0:
+            hint = " (out of memory?)" if -status == signal.SIGKILL else ""
+            error = f"its process was ended by {signal.Signals(-status).name}{hint}"
+        else:
+            error = _last_error(self.log) or f"exit status {status}"
+        see_log = f"; see {self.log}" if self.is_late or status < 0 else ""
+        return Outcome(str(self.job), seconds, None, error + see_log)
+
+    def _tell(self, number: int) -> None:
+        """Send a signal to the process and to whatever it has started."""
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            self.process.poll()  # it has just ended
+
+
+def processes(words_of: Callable[[Job], Sequence[str]], timeout: float) -> Callable[[Job, Path], Process]:
+    """What sets a job to work on this machine, for `run_apart`. The arguments are those of `ray_cluster`."""
+    return lambda job, log: start_process(job, words_of(job), log, timeout, PACKAGE_PARENT)
+
+
+def start_process(job: Job, words: Sequence[str], log: Path, timeout: float, package_parent: Path) -> Process:
+    """Set a job to work.
+
+    words: its command line; log: a file that is added to; timeout: seconds after which it is ended, 0: none;
+    package_parent: the folder that the package is in.
+    """
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
     def ends_with_its_parent() -> None:  # or a killed dispatcher's runs would be in the way of the next one's
-        if sys.platform == "linux":
-            libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if prctl:
+            prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
-    path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
-    with open(log, "wb") as file:
+    path = os.pathsep.join(filter(None, [str(package_parent), os.environ.get("PYTHONPATH")]))
+    with open(log, "ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "threedgen", *words],
             stdin=subprocess.DEVNULL,
@@ -116,24 +171,9 @@ def _start(number: int, words: Sequence[str], log: Path) -> _Running:
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONPATH": path},
             start_new_session=True,  # a terminal's Ctrl-C is for the dispatcher, which passes it on
-            preexec_fn=ends_with_its_parent,  # safe, for there are no threads here
+            preexec_fn=ends_with_its_parent,  # safe beside the threads of a Ray worker too: one call, looked up before
         )
-    return _Running(number, process, log, time.monotonic())
-
-
-def _outcome(one: _Running, job: Job, timeout: float) -> Outcome:
-    seconds, status = time.monotonic() - one.since, one.process.returncode
-    results = finished_results(job.folder) if status == 0 else None
-    if results is not None:
-        return Outcome(str(job), seconds, results)
-    if one.is_late:
-        error = f"not done within {format_seconds(timeout)} (batch.timeout); the same command goes on with it"
-    elif status < 0:
-        hint = " (out of memory?)" if -status == signal.SIGKILL else ""
-        error = f"its process was ended by {signal.Signals(-status).name}{hint}"
-    else:
-        error = _last_error(one.log) or f"exit status {status}"
-    return Outcome(str(job), seconds, None, f"{error}; see {one.log}" if one.is_late or status < 0 else error)
+    return Process(job, process, log, timeout, time.monotonic())
 
 
 def _last_error(log: Path) -> str:
