@@ -180,9 +180,9 @@ def distances(job: Variant) -> Figures:
             drawn.append(views)
             true.append(truth.rgb + (1 - truth.opacity) * (border_color(views)[:, None, None] - np.array(GREY)))
     all_true = np.concatenate(true)
-    with torch.no_grad():  # each feature counts as much as another: its spread over the true views is 1
+    with torch.no_grad():  # each feature counts as much as another: over the true views its mean is 0, its spread 1
         known = torch.from_numpy(all_true).float().movedim(-1, 1)
         means = torch.cat([encoder_stage(part).mean((2, 3)) for part in known.split(64)])
-        spread = means.std(0)[:, None, None]
-    found = set_distance(np.concatenate(drawn), all_true, lambda images: encoder_stage(images) / spread)
+        middle, spread = means.mean(0)[:, None, None], means.std(0)[:, None, None]
+    found = set_distance(np.concatenate(drawn), all_true, lambda images: (encoder_stage(images) - middle) / spread)
     return {"frechet": found.frechet, "kernel": found.kernel}
