@@ -12,7 +12,8 @@ from threedgen.core.errors import ConfigError
 from threedgen.metrics.bootstrap import Interval
 from threedgen.tasks.evaluation.tables import Scores, Table, mean_of
 
-_SIZE, _DPI = (7.0, 4.6), 100  # inches
+_SIZE, _DPI = (8.5, 4.6), 100  # inches
+_MARKERS = "os^"
 
 
 def plot(table: Table, scores: Scores, across: str, up: str) -> Image.Image:
@@ -34,16 +35,19 @@ def plot(table: Table, scores: Scores, across: str, up: str) -> Image.Image:
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     axes: Any = figure.subplots()
     best = sorted(pareto_front([(x.mean, y.mean) for x, y in points.values()]))
-    axes.plot(*zip(*best, strict=True), color="#c9a227", linewidth=2, zorder=1, label="front")
-    for label, (x, y) in points.items():
+    axes.plot(*zip(*best, strict=True), color="#c9a227", linewidth=2, zorder=1)
+    for number, (label, (x, y)) in enumerate(points.items()):
         spans = [[[max(i.mean - i.low, 0)], [max(i.high - i.mean, 0)]] for i in (x, y)]
-        axes.errorbar(x.mean, y.mean, yerr=spans[1], xerr=spans[0], fmt="o", markersize=5, alpha=0.75, capsize=2)
-        axes.annotate(label, (x.mean, y.mean), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        look = {"color": f"C{number % 10}", "marker": _MARKERS[number // 10 % len(_MARKERS)]}
+        axes.errorbar(
+            x.mean, y.mean, spans[1], spans[0], linestyle="", markersize=6, alpha=0.8, capsize=2, label=label, **look
+        )
     for key, name in ((across, "x"), (up, "y")):
         axes.set(**{f"{name}label": columns[key].title})
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_title(table.title, fontsize=11)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     canvas, file = FigureCanvasAgg(figure), io.BytesIO()
     canvas.print_png(file)
     return Image.open(file).convert("RGB")
