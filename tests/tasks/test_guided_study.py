@@ -71,7 +71,8 @@ def test_a_drawer_of_patterns_and_one_without_are_told_apart(found):
 
 def test_sets_are_compared_on_their_own_backgrounds(found):
     near, far = found["image"]["of_set"], found["multiview"]["of_set"]
-    assert abs(near["kernel"]) < 0.05 * far["kernel"] and near["frechet"] < 0.05 * far["frechet"]
+    # pairs of the same picture are in the cross term alone, so the estimate falls a little below 0
+    assert -0.1 * far["kernel"] < near["kernel"] <= 0 and near["frechet"] < 0.05 * far["frechet"]
 
 
 def test_conditions_differ_as_their_labels_say():

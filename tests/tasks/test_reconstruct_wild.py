@@ -162,7 +162,8 @@ def test_quality_is_measured_where_pictures_show_something(tmp_path):
     scene.occupancy.occupied.zero_()
     with open_run(tmp_path / "run", config) as run:
         results = reconstruct.write_quality(scene, posed, posed, np.eye(4), run)
-    assert json.loads(results["quality"].read_text())["held_out"]["psnr"] > 80
+    likeness = json.loads(results["quality"].read_text())["held_out"]["psnr"]
+    assert likeness is None or likeness > 80  # None: to the last bit
 
 
 def test_a_scene_without_any_error_is_told_in_json(tmp_path, monkeypatch):
