@@ -166,6 +166,7 @@ def test_what_cannot_be_drawn_is_refused_with_what_can(sentence, reason, offers)
         read(sentence, FEW)
     message = str(error.value)
     assert reason in message and "\n" not in message and len(message) < 600
+    assert " vocabulary shows all)" in message and "{" not in message
     assert all(repr(offer) in message for offer in offers)
     tried = message.partition("try ")[2] or message.partition("draw: ")[2]
     offered = [text for text in tried.split("'") if text.startswith(("a ", "an "))]

@@ -103,7 +103,7 @@ class Refusals:
         tries = listed([repr(offer) for offer in dict.fromkeys([*offers, *_SOME])][:3], "or")
         raise ConfigError(
             f"the mini model does not know {', '.join(map(repr, shown))}; nearest that it can draw: {tries} "
-            "({program()} vocabulary shows all). For any other prompt use --config mvdream-sd21.yaml (full-size "
+            f"({program()} vocabulary shows all). For any other prompt use --config mvdream-sd21.yaml (full-size "
             "weights), or set allow_unknown_words=true to send it as it is"
         )
 
