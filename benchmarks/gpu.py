@@ -36,7 +36,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import BackendName, GridConfig
+from threedgen.config.scene import BackendName, GridConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
 from threedgen.ops import gsplat_backend

@@ -33,7 +33,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import GridConfig
+from threedgen.config.scene import GridConfig
 from threedgen.ops import FieldLayout, HashGrid, RaySamples, native, reference
 
 RADIUS, OCCUPIED_RADIUS, CELLS, NUM_SAMPLES = 1.0, 0.8, 64, 524_288

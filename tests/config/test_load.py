@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import LIMITS, flatten, validate
 from threedgen.config.load import config_name, find_config, load_config, to_yaml
-from threedgen.config.schema import Config, GuidanceLoss, Schedule, Task
+from threedgen.config.schedules import Schedule
+from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 
 HOSTILE_PROMPTS = [

@@ -13,7 +13,9 @@ import trimesh
 
 from threedgen import cli
 from threedgen.cameras import mvdream_camera_vectors, orbit
-from threedgen.config.schema import CameraConfig, Config, TrainConfig
+from threedgen.config.scene import CameraConfig
+from threedgen.config.schema import Config
+from threedgen.config.training import TrainConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import verify_folder
 from threedgen.data import captioned_views

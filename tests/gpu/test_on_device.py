@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 
 from threedgen.cameras import CameraSampler, orbit, rays_of
 from threedgen.config.load import load_config
-from threedgen.config.schema import GridConfig
+from threedgen.config.scene import GridConfig
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from threedgen.config.schema import BackendName, GridConfig
+from threedgen.config.scene import BackendName, GridConfig
 from threedgen.ops.backends import select_backend
 from threedgen.ops.grid import HashGrid
 

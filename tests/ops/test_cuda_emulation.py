@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from threedgen.config.schema import GridConfig
+from threedgen.config.scene import GridConfig
 from threedgen.core.errors import ConfigError
 from threedgen.ops import composed, reference
 from threedgen.ops.grid import HashGrid

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from threedgen.config.schema import GridConfig
+from threedgen.config.scene import GridConfig
 from threedgen.ops import HashGrid, reference
 from threedgen.ops.reference.hash_grid import interpolate
 

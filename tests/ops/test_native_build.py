@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.core.errors import ConfigError
 from threedgen.ops import backends, native
 from threedgen.ops.native import build, library

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from threedgen.config.schema import GridConfig
+from threedgen.config.scene import GridConfig
 from threedgen.ops import HashGrid, native, reference
 
 pytestmark = pytest.mark.skipif(not native.available("cpu"), reason=f"no native kernels: {native.why_not('cpu')}")

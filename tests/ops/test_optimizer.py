@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.ops.backends import select_backend
 from threedgen.ops.optimizer import AdamW
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from threedgen.config.schema import BackendName, GridConfig
+from threedgen.config.scene import BackendName, GridConfig
 from threedgen.core.errors import ConfigError
 from threedgen.ops import nerfacc_backend, reference, tinycudann_backend
 from threedgen.ops.backends import select_backend

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.core.errors import ConfigError
 from threedgen.ops import gsplat_backend, native, nerfacc_backend, reference, tinycudann_backend
 from threedgen.ops.backends import select_backend

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import BackendName, GridConfig, OptimizerConfig, SceneConfig
+from threedgen.config.scene import BackendName, GridConfig, OptimizerConfig, SceneConfig
 from threedgen.scene.nerf import NeRF
 
 CONFIG = SceneConfig(

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from threedgen.cameras import Rays, orbit, rays_of
-from threedgen.config.schema import BackendName, Config, Geometry, GridConfig, OptimizerConfig, SceneConfig, SDFConfig
+from threedgen.config.scene import BackendName, Geometry, GridConfig, OptimizerConfig, SceneConfig, SDFConfig
+from threedgen.config.schema import Config
 from threedgen.mesh.isosurface import extract_isosurface
 from threedgen.ops.composed import activate, logit_of
 from threedgen.ops.optimizer import AdamW

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from threedgen.config.schema import GridConfig, SceneConfig
+from threedgen.config.scene import GridConfig, SceneConfig
 from threedgen.ops import FieldLayout, HashGrid, composed
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.occupancy import MAX_THRESHOLD, OccupancyGrid

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from threedgen.cameras import viewing_cameras
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
-from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLES, CameraInput, GuidanceLoss, ViewAttention
+from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior

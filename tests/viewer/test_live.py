@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 from threedgen.cameras import CameraSampler, orbit, rays_of
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import load_config
-from threedgen.config.schema import Config, ViewerConfig
+from threedgen.config.runtime import ViewerConfig
+from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.imaging import to_uint8

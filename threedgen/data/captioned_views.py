@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threedgen.cameras import Cameras, orbit
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import stable_seed
 from threedgen.data.clips import clip_cameras

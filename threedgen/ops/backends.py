@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.core.errors import ConfigError
 from threedgen.ops import native, reference
 from threedgen.ops.sample_room import MarchWithin

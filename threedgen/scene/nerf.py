@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from threedgen.cameras import Cameras, Rays, rays_of
-from threedgen.config.schema import OptimizerConfig, SceneConfig
+from threedgen.config.scene import OptimizerConfig, SceneConfig
 from threedgen.core.randomness import generator as seeded_generator
 from threedgen.core.randomness import stable_seed
 from threedgen.core.transfer import to_device

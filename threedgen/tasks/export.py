@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.config.export import ExportConfig
 from threedgen.config.load import to_yaml
-from threedgen.config.schema import Config, ExportConfig, Task
+from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import TEMPORARY_PREFIX, write_json_atomically
 from threedgen.data.miniworld import build, parse, render

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from threedgen.config.schema import GridConfig
+from threedgen.config.scene import GridConfig
 from threedgen.ops import FieldLayout, HashGrid, composed, native
 from threedgen.ops.reference.hash_grid import interpolate
 

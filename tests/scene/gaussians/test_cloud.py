@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from tests.scene.gaussians.in_double import in_double
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import BackendName, OptimizerConfig, SceneConfig
+from threedgen.config.scene import BackendName, OptimizerConfig, SceneConfig
 from threedgen.core.errors import ConfigError
 from threedgen.ops.optimizer import AdamW
 from threedgen.scene.gaussians import Gaussians, LearnedGaussians

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from tests.scene.gaussians.in_double import in_double
 from threedgen.cameras import orbit
-from threedgen.config.schema import BackendName, QuaternionNorm
+from threedgen.config.sampling import QuaternionNorm
+from threedgen.config.scene import BackendName
 from threedgen.ops.backends import select_backend
 from threedgen.scene.gaussians import gaussians_of_channels, lgm_frame, lgm_inputs
 from threedgen.scene.gaussians.lgm import activated

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.core.randomness import generator
 from threedgen.core.transfer import to_device
 from threedgen.ops.backends import Backend, select_backend

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLES, Config
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
 from threedgen.data.miniworld import build, held_out, parse, render

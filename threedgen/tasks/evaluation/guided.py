@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from threedgen.cameras import Cameras
+from threedgen.config.guidance import JointConfig, JointMode
 from threedgen.config.load import load_config
-from threedgen.config.schema import Config, JointConfig, JointMode, Shape, ShapedSchedule, Task
+from threedgen.config.schedules import Shape, ShapedSchedule
+from threedgen.config.schema import Config, Task
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld import Spec, build
 from threedgen.diffusion.image_prior import ImagePrior

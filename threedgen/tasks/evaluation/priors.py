@@ -9,15 +9,10 @@ import numpy as np
 import torch
 
 from threedgen.cameras import Cameras, viewing_cameras
-from threedgen.config.schema import (
-    ABLATION_TABLES,
-    AblationConfig,
-    CameraConfig,
-    CameraInput,
-    Config,
-    Task,
-    ViewAttention,
-)
+from threedgen.config.evaluation import ABLATION_TABLES, AblationConfig
+from threedgen.config.scene import CameraConfig
+from threedgen.config.schema import Config, Task
+from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.files import write_json_atomically
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs, render

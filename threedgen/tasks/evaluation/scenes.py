@@ -12,7 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import AblationConfig, Config, GuidanceLoss, RuntimeConfig, Schedule, Task
+from threedgen.config.evaluation import AblationConfig
+from threedgen.config.guidance import GuidanceLoss
+from threedgen.config.runtime import RuntimeConfig
+from threedgen.config.schedules import Schedule
+from threedgen.config.schema import Config, Task
 from threedgen.core.files import write_json_atomically
 from threedgen.data.miniworld import held_out
 from threedgen.diffusion.prior import MultiViewPrior

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from threedgen.cameras import Cameras, viewing_cameras
-from threedgen.config.schema import CameraConfig, Config
+from threedgen.config.scene import CameraConfig
+from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse, render
 from threedgen.data.miniworld.textures import MATERIALS
