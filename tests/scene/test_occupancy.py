@@ -3,7 +3,8 @@ import math
 import torch
 
 from threedgen.config.scene import GridConfig, SceneConfig
-from threedgen.ops import FieldLayout, HashGrid, composed
+from threedgen.ops import FieldLayout, HashGrid
+from threedgen.ops.plain import composed
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.occupancy import MAX_THRESHOLD, OccupancyGrid
 

@@ -25,7 +25,7 @@ from threedgen.viewer.live import Live, quaternion, rotation, seen_from
 
 SETTINGS = ["camera.resolution=8", "scene.grid.num_levels=2", "scene.grid.log2_table_size=8", "scene.hidden_width=16"]
 SETTINGS += ["scene.samples_per_ray=16", "scene.occupancy_resolution=8", "scene.occupancy_every=2", "steps=8"]
-SETTINGS += ["checkpoint_every=8", "preview_every=100", "scene.backend=reference"]
+SETTINGS += ["checkpoint_every=8", "preview_every=100", "scene.backend=plain"]
 
 
 class Server:

@@ -8,9 +8,10 @@ from threedgen.config.setting import setting
 
 
 class BackendName(Enum):
-    auto = "auto"  # native, or reference where it cannot be compiled
+    auto = "auto"  # native, or plain where it cannot be compiled
     native = "native"  # the kernels of cuda_ext
-    reference = "reference"  # plain torch
+    plain = "plain"  # torch alone: what each op means
+    reference = "plain"  # the same, as recipes of before call it
     nerfacc = "nerfacc"  # marching and compositing by nerfacc (CUDA)
     tinycudann = "tinycudann"  # the network by tiny-cuda-nn (CUDA)
     gsplat = "gsplat"  # Gaussians by gsplat (CUDA)

@@ -105,7 +105,7 @@ def channels_of(num_objects, spread=0.3, seed=0):
 def test_gaussians_seen_in_our_world_and_in_lgms_frame(distance):
     """What the first camera sees in our world is what one at (0, 0, distance) sees of the network's own numbers."""
     cameras, channels = in_double(cameras_of()), channels_of(2)
-    ops = select_backend(BackendName.reference)
+    ops = select_backend(BackendName.plain)
     scenes = gaussians_of_channels(channels, cameras, distance, ops=ops)
     for index, (scene, numbers) in enumerate(zip(scenes, activated(channels), strict=True)):
         first = cameras[3 * index : 3 * index + 1]
