@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from threedgen.config.load import load_config  # noqa: E402
-from threedgen.config.schema import AwareConfig, Config  # noqa: E402
+from threedgen.config.sampling import AwareConfig  # noqa: E402
+from threedgen.config.schema import Config  # noqa: E402
 from threedgen.core.errors import ThreedgenError  # noqa: E402
 from threedgen.core.files import write_text_atomically  # noqa: E402
 from threedgen.data.miniworld import build, held_out  # noqa: E402

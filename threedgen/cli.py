@@ -14,9 +14,11 @@ from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from threedgen.config.guidance import OWN_2D_MODE
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
-from threedgen.config.schema import DRAWING, OWN_2D_MODE, Config, Executor, Task
+from threedgen.config.runtime import Executor
+from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import storage_errors_told

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from threedgen.config.schema import BackendName, GridConfig
+from threedgen.config.scene import BackendName, GridConfig
 from threedgen.ops.backends import select_backend
 from threedgen.ops.grid import HashGrid
 
@@ -42,7 +42,7 @@ def test_floors_of_the_papers_grid_on_an_h200(benchmark, num_samples, total):
 
 
 def test_the_step_learns_from_32_samples_a_ray(benchmark):
-    ops = select_backend(BackendName.reference)
+    ops = select_backend(BackendName.plain)
     step = benchmark.Step(GridConfig(2, 2, 10, 4, 16), 16, 4, ops, "cpu")
     assert step.num_samples == pytest.approx(32 * 64, rel=0.05)
     before = [param.detach().clone() for param in step.params]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from threedgen.config.schema import DeviceName, RuntimeConfig
+from threedgen.config.runtime import DeviceName, RuntimeConfig
 from threedgen.core.errors import ConfigError
 from threedgen.runs.device import select_device
 

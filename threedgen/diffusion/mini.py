@@ -11,7 +11,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from threedgen.config.schema import CameraInput, ViewAttention
+from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule

@@ -10,7 +10,7 @@ import torch
 from tokenizers import models
 from torch import nn
 
-from threedgen.config.schema import CameraInput, PriorNetwork, ViewAttention
+from threedgen.config.training import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from threedgen.config.schema import DeviceName, RuntimeConfig
+from threedgen.config.runtime import DeviceName, RuntimeConfig
 from threedgen.core.errors import ConfigError
 
 

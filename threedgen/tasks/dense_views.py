@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import AssetFrom, AwareGuidance, Config, Sampler
+from threedgen.config.sampling import AssetFrom, AwareGuidance, Sampler
+from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.data.captioned_views import composite_on
 from threedgen.data.posed_images import PosedImages

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.config.export import ExportConfig
 from threedgen.config.load import to_yaml
-from threedgen.config.schema import Config, ExportConfig, Task
+from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import TEMPORARY_PREFIX, write_json_atomically
 from threedgen.data.miniworld import build, parse, render
-from threedgen.imaging import Row, contact_sheet, save_png, save_turntable, to_uint8
+from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_turntable, to_uint8
 from threedgen.mesh import (
     ColoredMesh,
     Mesh,
@@ -175,8 +175,7 @@ def _saved_views(path: Path) -> list[Row]:
     """The row of views that the prior alone made of the prompt, if the run has them."""
     if not path.exists():
         return []
-    picture = np.asarray(Image.open(path))
-    return [("sampled views", np.stack(np.split(picture, len(SHEET_AZIMUTHS), axis=1)))]
+    return [("sampled views", read_strip(path))]
 
 
 def _ground_truth(prompt: str, cameras: Cameras) -> list[Row]:

@@ -10,8 +10,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.cameras import Cameras, CameraSampler
-from threedgen.config.schedules import value_at
-from threedgen.config.schema import Config, MemoryUse, Schedule
+from threedgen.config.runtime import MemoryUse
+from threedgen.config.schedules import Schedule, value_at
+from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoiser, Guided

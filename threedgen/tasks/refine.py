@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 
 from threedgen.cameras import Cameras, CameraSampler
-from threedgen.config.schema import Config, RefineConfig
+from threedgen.config.guidance import RefineConfig
+from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided

@@ -17,8 +17,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schedules import value_at
-from threedgen.config.schema import Config, Schedule
+from threedgen.config.schedules import Schedule, value_at
+from threedgen.config.schema import Config
 from threedgen.imaging import save_png
 from threedgen.ops.optimizer import AdamW
 from threedgen.runs.checkpoint import restore_training, save_training

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from threedgen.cameras import orbit
-from threedgen.config.schema import DataConvention, MaskUse
+from threedgen.config.scene import DataConvention, MaskUse
 from threedgen.core.errors import ConfigError
 from threedgen.data.pictures.conventions import check_convention, inwardness, to_opengl
 from threedgen.data.posed_files import read_posed_images

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from threedgen.config.schema import Config, DreamboothConfig
+from threedgen.config.schema import Config
+from threedgen.config.training import DreamboothConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import generator, seeded, stable_seed

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 from threedgen.cameras import Cameras, rays_of
-from threedgen.config.schema import Config, Precision
+from threedgen.config.schema import Config
+from threedgen.config.training import Precision
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import seeded, stable_seed

@@ -14,7 +14,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from threedgen.config.schema import Config, Precision, PriorNetwork, Trainable
+from threedgen.config.schema import Config
+from threedgen.config.training import Precision, PriorNetwork, Trainable
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
 from threedgen.diffusion.checkpoints.folders import load_vae

@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from threedgen.config.schema import Config, Precision, TrainBackground
+from threedgen.config.schema import Config
+from threedgen.config.training import Precision, TrainBackground
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.data.captioned_views import composite_on
