@@ -313,7 +313,7 @@ class ShadingConfig:
     light_position_noise: float = setting(1.0, 0, 1e6)  # of the light's direction, against the camera's position
 
 
-EXPORT_FORMATS = ("glb", "obj", "ply", "stl")  # what an asset can be written as
+EXPORT_FORMATS = ("glb", "obj", "ply", "stl", "usdz")  # what an asset can be written as; usdz: with USD installed
 
 
 @dataclass

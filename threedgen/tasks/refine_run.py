@@ -12,11 +12,10 @@ from threedgen.config.load import load_config
 from threedgen.config.schema import Config
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
-from threedgen.mesh import make_rasterizer
 from threedgen.runs.checkpoint import load_latest_checkpoint
 from threedgen.runs.directory import config_hash, open_run
 from threedgen.runs.events import read_events
-from threedgen.tasks.export import write_assets
+from threedgen.tasks.export import check_export, write_assets
 from threedgen.tasks.export_run import copy_newest_checkpoint, load_newest, scene_of
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         raise ConfigError(USAGE.format(program()))
     folder, config = Path(arguments[0]), _config(Path(arguments[0]), arguments[1:])
-    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
+    check_export(config.export)
     if config.num_threads > 0:
         torch.set_num_threads(config.num_threads)
     for name, path in refine_run(folder, config).items():
