@@ -139,9 +139,10 @@ def find_ffmpeg() -> str | None:
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 
-        return get_ffmpeg_exe()
+        own = shutil.which(get_ffmpeg_exe())  # IMAGEIO_FFMPEG_EXE may name what is not there
     except (ImportError, RuntimeError):  # RuntimeError: the package is there, its program is not
-        return shutil.which("ffmpeg")
+        own = None
+    return own or shutil.which("ffmpeg")
 
 
 def save_turntable_mp4(frames: Any, path: Path, fps: float, ffmpeg: str) -> Path:

@@ -46,17 +46,19 @@ class SceneStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Span:
-    """Steps first .. last - 1 of a scene's life, and the learning rates' factor over them."""
+    """Steps first .. last - 1 of a scene's life, and the learning rates' factor over them.
+
+    While the span lasts, and after it, the checkpoint of its beginning is kept.
+    """
 
     first: int
     last: int
     lr_scale: Schedule
-    checkpoint_every: int = 0  # steps; 0: only after the last one
 
     @staticmethod
     def of(config: Config) -> Span:
         """The config's own steps."""
-        return Span(0, config.steps, config.optimizer.lr_scale, config.checkpoint_every)
+        return Span(0, config.steps, config.optimizer.lr_scale)
 
 
 class SceneOptimizer:
@@ -105,8 +107,7 @@ def fit(
     label: of the progress line; take: a step as the scene is now; span: None: the config's own steps; is_due: whether a
     checkpoint is to be written besides, when so many steps are done.
 
-    Raises DivergedError if it comes to nothing, and what `stopping` raises; a span without checkpoints of its own then
-    begins anew the next time.
+    Raises DivergedError if it comes to nothing, and what `stopping` raises.
     """
     span = span or Span.of(config)
     optimizer = SceneOptimizer(scene, config, span)
@@ -121,7 +122,7 @@ def fit(
         start = restore_training(run.checkpoints, optimizer.adamw, saved)
         if start and start <= span.first:
             optimizer.adamw.state.clear()  # a span begins without memory of the one before
-        elif start:
+        elif start and not span.first:  # said once, whichever span it is in
             print(f"resumed    at step {start}")
         return start
 
@@ -136,8 +137,8 @@ def fit(
                     optimizer.step(taken.loss, step, guard.allows)
                     if live is not None:
                         live.after_step(scene, done, span.last, taken.told, taken.cameras, stop.is_asked)
-                    asked, every = stop.is_asked(), span.checkpoint_every
-                    is_kept = done == span.last or is_due(done) or (every > 0 and (asked or done % every == 0))
+                    asked = stop.is_asked()
+                    is_kept = asked or done == span.last or is_due(done) or done % config.checkpoint_every == 0
                     guard.look(done, is_kept)
                     if done % REPORT_EVERY == 0 or done == span.last:
                         loss, fields = taken.told()
@@ -147,7 +148,7 @@ def fit(
                     if done % config.preview_every == 0:
                         save_png(taken.preview(), run.path(f"previews/step-{done:06d}.png"))
                     if is_kept:
-                        save_training(run.checkpoints, done, optimizer.adamw, saved)
+                        save_training(run.checkpoints, done, optimizer.adamw, saved, keep=span.first)
                     if asked:
                         stop.leave()
     return max(start, span.last)
