@@ -523,6 +523,7 @@ class MemoryUse(Enum):
 class RuntimeConfig:
     device: DeviceName = setting(DeviceName.auto, incidental=True)
     memory: MemoryUse = setting(MemoryUse.normal, incidental=True)
+    threads: int = setting(0, 0, 1024, incidental=True)  # of a CPU; 0: as many as make steps fastest, by measuring them
     deterministic: bool = False  # on CUDA too the same run gives the same bits, more slowly; a CPU always does
 
 
@@ -564,7 +565,6 @@ class Config:
     allow_unknown_words: bool = False
     output_root: str = setting("outputs", incidental=True)
     seed: int = 0  # or `random`: one is drawn, shown and kept in the run's config.yaml
-    num_threads: int = setting(0, 0, 1024, incidental=True)  # 0: torch's own choice
     steps: int = setting(10000, 1)
     checkpoint_every: int = setting(500, 1, incidental=True)
     preview_every: int = setting(500, 1, incidental=True)

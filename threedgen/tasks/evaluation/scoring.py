@@ -1,5 +1,6 @@
 """What evaluating and ablating share: a caption's truth, comparing a scene with it, and many such jobs at once."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -157,15 +158,19 @@ def outcomes(function: Callable[[J], R], jobs: Sequence[J], config: Config, chun
     Raises ThreedgenError where a process dies.
     """
     if config.eval.workers == 1 or len(jobs) <= 1:
-        yield from map(partial(_attempt, function, config.num_threads), jobs)
+        yield from map(partial(_attempt, function, config.runtime.threads), jobs)
         return
-    attempt = partial(_attempt, function, config.num_threads or 1)  # processes that share the cores want no threads
-    with ProcessPoolExecutor(config.eval.workers, mp_context=get_context("spawn")) as pool:
+    threads = config.runtime.threads or 1  # processes that share the cores want no threads
+    with ProcessPoolExecutor(config.eval.workers, get_context("spawn"), _take_threads, (threads,)) as pool:
         try:
-            yield from pool.map(attempt, jobs, chunksize=chunk)
+            yield from pool.map(partial(_attempt, function, threads), jobs, chunksize=chunk)
         except BrokenProcessPool as error:
             problem = "a process was ended from outside (out of memory?): try fewer eval.workers"
             raise ThreedgenError(f"{problem}; what is done is kept") from error
+
+
+def _take_threads(count: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(count)  # `most_threads` of what a job optimises
 
 
 def _attempt(function: Callable[[Any], Any], num_threads: int, job: Any) -> Outcome[Any, Any]:
