@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.test_loop import Recorded, line
 from threedgen.core.errors import ThreedgenError
 from threedgen.runs.directory import THREADS
 from threedgen.training import threads as module
 from threedgen.training.loop import Pace, train
 from threedgen.training.threads import Threads, choices, choose, most_threads
-from tests.training.test_loop import Recorded, line
 
 CPU = torch.device("cpu")
 
@@ -64,6 +64,14 @@ def test_a_neighbour_comes_and_goes(arrives):
     assert set(counts[arrives - 5 : arrives]) == {2}
     assert counts[arrives + 12 : leaves].count(2) < 8  # some are tried
     assert counts[-100:].count(2) >= 96
+
+
+def test_a_neighbour_that_comes_by_and_by_is_noticed():
+    def seconds(step, count):
+        return quiet(count) * (min(7.0, max(1.0, 1.2 ** (step - 60))) if count == 2 else 1)
+
+    counts, _ = drive(2, seconds, 100)
+    assert set(counts[55:60]) == {2} and set(counts[-15:]) == {1}
 
 
 def test_outliers_change_nothing_for_long():

@@ -1,11 +1,11 @@
 """How many threads a step takes on a CPU: as many as make it fastest, measured on the steps themselves.
 
-Threads that share a layer wait for each other, and a neighbour on one core makes all of them wait: two threads then need
-several times as long as one alone. So counts are tried in turn now and then, and at once when steps have become slow.
-When that happens is counted in steps, so that two runs on a quiet machine decide at the same ones.
+Threads that share a layer wait for each other, and a neighbour on one core makes all of them wait: two threads then
+need several times as long as one alone. So counts are tried in turn now and then, and at once when steps have become
+slow. When that happens is counted in steps, so that two runs on a quiet machine decide at the same ones.
 
 torch's results differ in their last bits by the number of threads (our own kernels' do not). Which step was taken with
-how many is kept beside the run's checkpoints, and a run that goes on takes the steps that it took before as it did then.
+how many is kept with the run's checkpoints, and a run that goes on takes the steps that it took before as it did then.
 """
 
 from __future__ import annotations
