@@ -178,8 +178,8 @@ def _words_of(recipe: Path, arguments: argparse.Namespace) -> Callable[[Job], li
     """The command line of a job alone, in a process that shares the machine with the other workers."""
 
     def words(job: Job) -> list[str]:
-        threads = job.config.num_threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
-        own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"num_threads={threads}"]
+        threads = job.config.runtime.threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
+        own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"runtime.threads={threads}"]
         fresh = ["--fresh"] if arguments.fresh else []
         given = ["--config", str(recipe), *fresh, *arguments.settings, *job.settings]
         return [*given, *own, f"prompt={job.config.prompt}"]
@@ -253,10 +253,10 @@ def _check_prompt(config: Config, weights: Path | None) -> None:
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
     """The function that carries out `config.task`. From here on torch is there."""
     _require_weights(config)
-    if config.num_threads > 0:
+    if config.runtime.threads > 0:
         import torch
 
-        torch.set_num_threads(config.num_threads)
+        torch.set_num_threads(config.runtime.threads)
     match config.task:
         case Task.generate:
             from threedgen.tasks import generate

@@ -183,7 +183,7 @@ def test_another_word_is_no_slip_of_the_pen(word):
 
 
 def test_sixty_sentences_of_someone_who_had_not_seen_the_grammar():
-    """All but one, which asks for three things, are drawn: 17 with all that they say, 42 with what can be drawn of it."""
+    """All but one, which asks for three things, are drawn: 17 with all that they say, 42 with a part of it."""
     lines = Path(__file__).with_name("plain_sentences.txt").read_text("utf-8").splitlines()
     pairs = [line.split(" = ") for line in lines]
     whole = 0

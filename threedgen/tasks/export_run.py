@@ -35,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     folder, config = _read(arguments)
     check_export(config.export)
-    if config.num_threads > 0:
-        torch.set_num_threads(config.num_threads)
+    if config.runtime.threads > 0:
+        torch.set_num_threads(config.runtime.threads)
     for name, path in export_run(folder, config).items():
         print(f"{name:10} {path}")
     return 0

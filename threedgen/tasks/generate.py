@@ -31,6 +31,7 @@ from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
+from threedgen.training.threads import Threads
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
@@ -57,7 +58,9 @@ def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None
     if path.exists():
         return
     text = {"prompt": config.prompt, "seed": f"{config.seed}", "Software": "threedgen"}
-    save_png(np.concatenate(list(draw_prompt(config, prior)), axis=1), path, text)
+    with Threads(None, config.runtime.threads, prior.device).calls_of(prior.unet):
+        views = draw_prompt(config, prior)
+    save_png(np.concatenate(list(views), axis=1), path, text)
     print(f"{'views':10} {path}", flush=True)
 
 

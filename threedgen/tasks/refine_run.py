@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(USAGE.format(program()))
     folder, config = Path(arguments[0]), _config(Path(arguments[0]), arguments[1:])
     check_export(config.export)
-    if config.num_threads > 0:
-        torch.set_num_threads(config.num_threads)
+    if config.runtime.threads > 0:
+        torch.set_num_threads(config.runtime.threads)
     for name, path in refine_run(folder, config).items():
         print(f"{name:10} {path}")
     return 0

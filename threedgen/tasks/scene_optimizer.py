@@ -27,6 +27,7 @@ from threedgen.runs.progress import REPORT_EVERY, ProgressLine, StepReport
 from threedgen.runs.stopping import stopping
 from threedgen.scene.protocol import Scene
 from threedgen.training.guard import NumberGuard, SceneGuard
+from threedgen.training.threads import Threads
 from threedgen.viewer.live import watching
 
 SCENE = "scene."  # before the names of the scene's tensors in a checkpoint
@@ -128,13 +129,16 @@ def fit(
 
     live = watching(config.viewer)
     guard = NumberGuard(parameters, saved, "optimizer.grid_lr, optimizer.network_lr", tell=tell)
+    threads = Threads(run.checkpoints, config.runtime.threads, scene.device)
     with stopping() as stop:
         for start in guard.attempts(restore, run.checkpoints):
             scenes = SceneGuard()
+            threads.resume(start)
             with guard, ProgressLine(label) as progress:
                 for step in range(max(start, span.first), span.last):
-                    taken, done = take(step), step + 1
-                    optimizer.step(taken.loss, step, guard.allows)
+                    with threads.step(step):
+                        taken, done = take(step), step + 1
+                        optimizer.step(taken.loss, step, guard.allows)
                     if live is not None:
                         live.after_step(scene, done, span.last, taken.told, taken.cameras, stop.is_asked)
                     asked = stop.is_asked()
