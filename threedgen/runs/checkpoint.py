@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder, remove_temporaries, verify_folder
+from threedgen.ops.optimizer import Optimizer
 
 _NUM_KEPT = 2
 _NAME = re.compile(r"step-(\d{6,})")
@@ -95,7 +96,7 @@ def has_checkpoint(folder: Path) -> bool:
     return folder.is_dir() and bool(saved_steps(folder))
 
 
-def flatten_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def flatten_optimizer_state(optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """The optimiser's memory (for AdamW: step, exp_avg, exp_avg_sq) as {"optimizer.PARAMETER.NAME": tensor}.
 
     PARAMETER is the parameter's number over all groups. Learning rates are not in it: they come from the config.
@@ -109,7 +110,7 @@ def flatten_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch
     return flat
 
 
-def restore_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Undo `flatten_optimizer_state`; names that do not start with "optimizer." are passed over.
 
     Raises:
@@ -134,7 +135,7 @@ def restore_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[s
 def save_training(
     folder: Path,
     step: int,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     tensors: Mapping[str, torch.Tensor],
     info: Mapping[str, str] = MappingProxyType({}),
     keep: int = 0,
@@ -148,7 +149,7 @@ def save_training(
 
 def restore_training(
     folder: Path,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     tensors: Mapping[str, torch.Tensor],
     info: Mapping[str, str] = MappingProxyType({}),
 ) -> int:

@@ -19,7 +19,7 @@ from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import TEMPORARY_PREFIX, write_json_atomically
 from threedgen.data.miniworld import build, parse, render
-from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_turntable, to_uint8
+from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_turntable
 from threedgen.mesh import (
     ColoredMesh,
     Mesh,
@@ -179,7 +179,7 @@ def _write_turntable(mesh: Mesh, config: Config, rasterizer: Rasterizer, folder:
     azimuth = np.linspace(0, 360, config.export.turntable_frames, endpoint=False)
     cameras = viewing_cameras(config.camera, azimuth, SHEET_ELEVATION, config.export.image_size)
     views = render_views(mesh, cameras, rasterizer=rasterizer)
-    return save_turntable(np.stack([to_uint8(rgb) for rgb, _ in views]), folder, _FRAMES_PER_SECOND)
+    return save_turntable((rgb for rgb, _ in views), folder, _FRAMES_PER_SECOND)
 
 
 def _saved_views(path: Path) -> list[Row]:

@@ -85,7 +85,7 @@ class SceneOptimizer:
         scale = value_at(self.span.lr_scale, (step - self.span.first) / (self.span.last - self.span.first))
         for group, lr in zip(self.adamw.param_groups, self.peak_lr, strict=True):
             group["lr"] = lr * scale
-        self.adamw.zero_grad(set_to_none=True)
+        self.adamw.zero_grad()
         loss.backward()
         if allows(step, loss):
             self.adamw.step()
