@@ -96,7 +96,7 @@ def fit(seconds: list[float], backend: BackendName) -> list[dict[str, float]]:
         done = spent / seconds[-1]
         for group, rate in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = rate * (1 if done < 0.6 else 0.33 if done < 0.85 else 0.1)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         (output.rgb - wanted).square().mean().backward()
         optimizer.step()
         scene.after_step(step)

@@ -38,7 +38,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPTextConfig
 
 from threedgen.cameras import viewing_cameras
 from threedgen.config.guidance import GuidanceConfig, JointConfig
@@ -57,6 +56,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.diffusion.start import start_prior
+from threedgen.diffusion.text.encoder import TextConfig
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.runs.directory import open_run
 from threedgen.tasks.tools import weights as weights_verb
@@ -91,7 +91,7 @@ def checkpoint_shapes(size: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         unet, vae = new_networks(size)
     text = new_text_encoder(
-        CLIPTextConfig(
+        TextConfig(
             vocab_size=49408,
             hidden_size=width,
             intermediate_size=4 * width,

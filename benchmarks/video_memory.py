@@ -27,11 +27,12 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import CLIPTextConfig, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from threedgen.diffusion.formats.text_towers import new_text_encoder
 from threedgen.diffusion.networks.lgm_unet import PRESETS, LGMUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
+from threedgen.diffusion.text.encoder import TextConfig
 
 GIB = 2**30
 FRAMES, WIDTH = 24, 1024
@@ -85,7 +86,7 @@ def networks(image_conditioning: bool) -> dict[str, nn.Module]:
     sd = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 16}
     parts = {
         "video UNet": VideoUNet(image_conditioning=image_conditioning),
-        "text encoder": new_text_encoder(CLIPTextConfig(vocab_size=49408, num_hidden_layers=23, **sd)),
+        "text encoder": new_text_encoder(TextConfig(vocab_size=49408, num_hidden_layers=23, **sd)),
         "VAE": AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,

@@ -1,6 +1,9 @@
 """Shared by all tests: the reference implementation's numbers, where they are at hand."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # runs would choose their threads by the clock, and bits with them
 
 import pytest
 import torch

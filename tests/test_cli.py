@@ -11,7 +11,7 @@ import pytest
 
 from threedgen import cli
 from threedgen.config.load import load_config
-from threedgen.config.schema import Config, Task
+from threedgen.config.schema import Config, RuntimeConfig, Task
 from threedgen.core.errors import EmptyMeshError, WeightsMissingError
 from threedgen.runs.directory import open_run, run_folder
 from threedgen.runs.events import read_events
@@ -259,7 +259,7 @@ def test_every_task_has_its_module():
         assert callable(cli._task(Config(task=name)))
 
 
-def test_num_threads_reaches_torch(monkeypatch):
+def test_the_number_of_threads_reaches_torch(monkeypatch):
     import torch
 
     import threedgen.tasks
@@ -268,7 +268,7 @@ def test_num_threads_reaches_torch(monkeypatch):
     monkeypatch.setattr(threedgen.tasks, "generate", fake, raising=False)
     before = torch.get_num_threads()
     try:
-        assert cli._task(Config(num_threads=before + 1)) is fake.run
+        assert cli._task(Config(runtime=RuntimeConfig(threads=before + 1))) is fake.run
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)

@@ -147,6 +147,17 @@ def test_the_film_has_every_frame_once_in_its_colours(tmp_path):
 
 
 @needs_ffmpeg
+def test_an_error_while_the_frames_come_is_the_error_and_leaves_no_film(tmp_path):
+    def frames():
+        yield from wheel(3, 32, 32)
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        save_turntable(frames(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_ffmpeg
 def test_a_film_that_cannot_be_made_becomes_a_gif(tmp_path, monkeypatch, capsys):
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\necho Unknown encoder libx264 >&2\nexit 1\n")

@@ -19,6 +19,7 @@ from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
 from threedgen.config.runtime import Executor
 from threedgen.config.schema import DRAWING, Config, Task
+from threedgen.core import light_imports
 from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import storage_errors_told
@@ -42,6 +43,7 @@ VERBS: dict[str, str] = {
     "vocabulary": "threedgen.tasks.tools.vocabulary",
     "weights": "threedgen.tasks.tools.weights",
 }
+WITH_PRIOR = ("refine",)  # verbs that load one
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 _EXAMPLES = f"""\
@@ -56,7 +58,12 @@ The same command again goes on where it stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the return value is the exit status."""
+    """Run one command; the return value is the exit status.
+
+    argv: its words; None: those of this process, which is then all that the process is for.
+    """
+    if argv is None:
+        light_imports.own_process()
     # Read when torch starts its threads. Idle threads spin a little, then sleep: without the spin small layers take
     # twice as long, without the sleep two processes on one machine slow each other several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -87,7 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str]) -> int:
     if argv and argv[0] in VERBS:
-        return importlib.import_module(VERBS[argv[0]]).main(argv[1:])
+        with light_imports.imports():
+            if argv[0] in WITH_PRIOR:
+                light_imports.import_diffusers()
+            verb = importlib.import_module(VERBS[argv[0]])
+        return verb.main(argv[1:])
     arguments, before = _parse(argv), None
     if arguments.help:
         print(_help())
@@ -178,8 +189,8 @@ def _words_of(recipe: Path, arguments: argparse.Namespace) -> Callable[[Job], li
     """The command line of a job alone, in a process that shares the machine with the other workers."""
 
     def words(job: Job) -> list[str]:
-        threads = job.config.num_threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
-        own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"num_threads={threads}"]
+        threads = job.config.runtime.threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
+        own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"runtime.threads={threads}"]
         fresh = ["--fresh"] if arguments.fresh else []
         given = ["--config", str(recipe), *fresh, *arguments.settings, *job.settings]
         return [*given, *own, f"prompt={job.config.prompt}"]
@@ -253,11 +264,18 @@ def _check_prompt(config: Config, weights: Path | None) -> None:
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
     """The function that carries out `config.task`. From here on torch is there."""
     _require_weights(config)
-    if config.num_threads > 0:
+    if config.runtime.threads > 0:
         import torch
 
-        torch.set_num_threads(config.num_threads)
-    match config.task:
+        torch.set_num_threads(config.runtime.threads)
+    with light_imports.imports():
+        if config.task is not Task.reconstruct:
+            light_imports.import_diffusers()
+        return _imported(config.task)
+
+
+def _imported(task: Task) -> Callable[[Config, RunDirectory], dict[str, Path]]:
+    match task:
         case Task.generate:
             from threedgen.tasks import generate
 

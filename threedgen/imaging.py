@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import tempfile
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -115,22 +118,30 @@ def contact_sheet(rows: Sequence[Row], title: str = "") -> Image.Image:
     return canvas
 
 
-def save_turntable(frames: Any, folder: str | Path, fps: float = 24) -> Path:
-    """Write frames [N, H, W, 3] as `turntable.mp4`, or as `turntable.gif` where no ffmpeg is found; returns the path.
+def save_turntable(frames: Iterable[Any], folder: str | Path, fps: float = 24) -> Path:
+    """Write frames [H, W, 3] as `turntable.mp4`, or as `turntable.gif` where no ffmpeg is found; returns the path.
 
-    The reason for a GIF is printed in one line.
+    The film is coded while the frames come. The reason for a GIF is printed in one line.
     """
+    taken: list[Array] = []
+
+    def keep(frame: Any) -> Array:
+        taken.append(to_uint8(frame))
+        return taken[-1]
+
+    coming = map(keep, frames)
     ffmpeg = find_ffmpeg()
     if ffmpeg is None:
         print("turntable  as a GIF: there is no ffmpeg (pip install imageio-ffmpeg brings one)")
     else:
         try:
-            return save_turntable_mp4(frames, Path(folder) / "turntable.mp4", fps, ffmpeg)
+            return save_turntable_mp4(coming, Path(folder) / "turntable.mp4", fps, ffmpeg)
         except subprocess.CalledProcessError as error:
             reason = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
             print(f"turntable  as a GIF: {ffmpeg} cannot write H.264 ({reason})")
     path = Path(folder) / "turntable.gif"
-    save_turntable_gif(frames, path, fps)
+    deque(coming, maxlen=0)  # those that have not come yet
+    save_turntable_gif(np.stack(taken), path, fps)
     return path
 
 
@@ -139,30 +150,42 @@ def find_ffmpeg() -> str | None:
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 
-        return get_ffmpeg_exe()
+        own = shutil.which(get_ffmpeg_exe())  # IMAGEIO_FFMPEG_EXE may name what is not there
     except (ImportError, RuntimeError):  # RuntimeError: the package is there, its program is not
-        return shutil.which("ffmpeg")
+        own = None
+    return own or shutil.which("ffmpeg")
 
 
-def save_turntable_mp4(frames: Any, path: Path, fps: float, ffmpeg: str) -> Path:
-    """Write frames [N, H, W, 3] as H.264 in yuv420p, which all browsers play, with the colours marked as BT.709.
+def save_turntable_mp4(frames: Iterable[Array], path: Path, fps: float, ffmpeg: str) -> Path:
+    """Write frames [H, W, 3] of eight bits, at least one, as H.264 in yuv420p, which all browsers play, with the
+    colours marked as BT.709.
 
     yuv420p needs even sizes: an odd last row or column is repeated.
 
     Raises:
         subprocess.CalledProcessError: ffmpeg failed; `stderr` says why.
     """
-    frames = to_uint8(frames)
-    _, height, width, _ = frames.shape
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", f"{fps:g}"]
+    coming = iter(frames)
+    first = next(coming)
+    height, width, _ = first.shape
+    pad = ((0, height % 2), (0, width % 2), (0, 0))
+    size = f"{width + width % 2}x{height + height % 2}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:g}"]
     color = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709"]
     color += ["-color_trc", "bt709", "-color_range", "tv"]
     codec = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-preset", "fast", "-movflags", "+faststart"]
     with tempfile.TemporaryDirectory() as folder:  # the program writes where it can seek
         made = Path(folder) / "turntable.mp4"
         command = [ffmpeg, "-v", "error", "-y", *source, "-i", "-", *color, *codec, "-threads", "2", str(made)]
-        subprocess.run(command, input=frames.tobytes(), check=True, capture_output=True)
+        with open(Path(folder) / "messages", "w+b") as messages:
+            program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
+            with suppress(BrokenPipeError), program:  # broken: it has ended, and why is asked next
+                assert program.stdin is not None
+                for frame in chain([first], coming):
+                    program.stdin.write(np.pad(frame, pad, "edge").tobytes())
+            if program.returncode:
+                messages.seek(0)
+                raise subprocess.CalledProcessError(program.returncode, command, stderr=messages.read())
         write_bytes_atomically(path, made.read_bytes())
     return path
 

@@ -104,6 +104,13 @@ def test_values_have_the_schemas_types(tmp_path):
     assert {type(number) for number in config.camera.distance_range} == {float}
 
 
+def test_a_word_that_was_renamed_is_still_read(tmp_path):
+    (tmp_path / "old.yaml").write_text("num_threads: 3\n")
+    assert load_config(tmp_path / "old.yaml").runtime.threads == 3
+    config = load_config(tmp_path / "old.yaml", ["runtime.threads=4", "num_threads=2"])
+    assert config.runtime.threads == 2 and "num_threads" not in to_yaml(config)
+
+
 def test_an_empty_recipe_is_the_defaults(tmp_path):
     assert load_config(write(tmp_path, "# nothing yet\n"), []) == Config()
 

@@ -54,7 +54,7 @@ def task(config, run):
                 time.sleep(0.02)
             run.path("kept").touch()
             stop.leave()
-    run.path("asset.glb").write_text(repr((config.prompt, config.seed, config.steps, config.num_threads)))
+    run.path("asset.glb").write_text(repr((config.prompt, config.seed, config.steps, config.runtime.threads)))
     return {{"glb": run.path("asset.glb")}}
 
 cli._task = lambda config: task

@@ -5,7 +5,7 @@ from enum import Enum
 
 from threedgen.config.setting import setting
 
-EXPORT_FORMATS = ("glb", "obj", "ply", "stl")  # what an asset can be written as
+EXPORT_FORMATS = ("glb", "obj", "ply", "stl", "usdz")  # what an asset can be written as; usdz: with USD installed
 
 
 class MeshColors(Enum):

@@ -29,6 +29,7 @@ from threedgen.core.randomness import random_seed
 
 RANDOM = "random"  # seed=random: drawn here, once, so that the config of the run has the number
 COMMAND_LINE = "on the command line"
+_RENAMED = {"num_threads": "runtime.threads"}  # old word -> the setting that it now is
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -178,6 +179,7 @@ def _check_key(key: str, where: str) -> None:
 
 def _read_override(word: str) -> _Assignment:
     key, equals, text = word.partition("=")
+    key = _RENAMED.get(key, key)
     if not equals:
         raise ConfigError(f'{word!r} ({COMMAND_LINE}) is not key=value; a prompt is written prompt="a red cat"')
     _check_key(key, COMMAND_LINE)
@@ -227,7 +229,7 @@ def _walk(node: yaml.Node, prefix: str, file: str) -> Iterator[_Assignment]:
         if key_node.value in seen:
             raise ConfigError(f"{where}: {prefix}{key_node.value} is already set in line {seen[key_node.value]}")
         seen[key_node.value] = _line(key_node)
-        key = prefix + key_node.value
+        key = _RENAMED.get(prefix + key_node.value, prefix + key_node.value)
         if key in _sections():
             yield from _walk(value, f"{key}.", file)
             continue

@@ -21,6 +21,7 @@ class MemoryUse(Enum):
 class RuntimeConfig:
     device: DeviceName = setting(DeviceName.auto, incidental=True)
     memory: MemoryUse = setting(MemoryUse.normal, incidental=True)
+    threads: int = setting(0, 0, 1024, incidental=True)  # of a CPU; 0: as many as make steps fastest, by measuring them
     deterministic: bool = False  # on CUDA too the same run gives the same bits, more slowly; a CPU always does
 
 

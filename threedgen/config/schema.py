@@ -58,7 +58,6 @@ class Config:
     allow_unknown_words: bool = False
     output_root: str = setting("outputs", incidental=True)
     seed: int = 0  # or `random`: one is drawn, shown and kept in the run's config.yaml
-    num_threads: int = setting(0, 0, 1024, incidental=True)  # 0: torch's own choice
     steps: int = setting(10000, 1)
     checkpoint_every: int = setting(500, 1, incidental=True)
     preview_every: int = setting(500, 1, incidental=True)

@@ -1,6 +1,7 @@
 """The mini prior's architecture: the classes of the full-size system at a size that a laptop trains in an hour."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL
@@ -9,13 +10,16 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
+from threedgen.diffusion.text.encoder import TextConfig, TextEncoder
 from threedgen.diffusion.text.words import word_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionModelWithProjection
 
 IMAGE_SIZE = 64  # pixels; the latents are 16 x 16 x 4
 _TEXT_LENGTH = 20
@@ -104,8 +108,8 @@ def new_mini_prior(
     Weights are drawn from torch's global random state.
     """
     tokenizer = word_tokenizer(texts, _TEXT_LENGTH)
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
+    text_encoder = TextEncoder(
+        TextConfig(
             vocab_size=len(tokenizer),
             hidden_size=_TEXT_WIDTH,
             intermediate_size=2 * _TEXT_WIDTH,
@@ -139,11 +143,13 @@ def new_mini_prior(
     return MultiViewPrior(tokenizer, text_encoder, unet, vae, scheduler)
 
 
-def new_image_encoder(latent_channels: int, latent_size: int, width: int) -> CLIPVisionModelWithProjection:
+def new_image_encoder(latent_channels: int, latent_size: int, width: int) -> "CLIPVisionModelWithProjection":
     """CLIP's vision tower at mini size, which looks at a picture's latent; its embedding has the text's width.
 
     Weights are drawn from torch's global random state.
     """
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # here: see `load_image_encoder`
+
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             num_channels=latent_channels,

@@ -4,14 +4,13 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from transformers import CLIPTextModel, CLIPVisionModelWithProjection, PreTrainedTokenizerFast
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, videomv_camera_vectors
@@ -33,7 +32,13 @@ from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.schedule import NoiseSchedule
 from threedgen.diffusion.text.clip_tokenizer import load_tokenizer
+from threedgen.diffusion.text.encoder import TextEncoder
 
+if TYPE_CHECKING:
+    from transformers import CLIPVisionModelWithProjection
+
+# of the pictures that CLIP was trained on: red, green, blue
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _FPS = 8  # frames a second that VideoMV tells its image-to-video network
 disable_progress_bar()  # transformers' bars for loading and saving would stand between the run's own lines
 
@@ -53,11 +58,11 @@ class MultiViewPrior(nn.Module):
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        text_encoder: CLIPTextModel | None,
+        text_encoder: TextEncoder | None,
         unet: MultiViewUNet | VideoUNet,
         vae: AutoencoderKL,
         scheduler: DDIMScheduler,
-        image_encoder: CLIPVisionModelWithProjection | None = None,
+        image_encoder: "CLIPVisionModelWithProjection | None" = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -82,7 +87,7 @@ class MultiViewPrior(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         vae: AutoencoderKL | None = None,
-        text_encoder: CLIPTextModel | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> Self:
         """Load the bundled mini prior ("mini"), a folder in diffusers' layout, an adapter or a hub id, frozen.
 
@@ -203,7 +208,7 @@ class MultiViewPrior(nn.Module):
             assert images is not None
             size = self.image_encoder.config.image_size
             resized = interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True)
-            mean, deviation = (resized.new_tensor(x)[:, None, None] for x in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+            mean, deviation = (resized.new_tensor(x)[:, None, None] for x in (_CLIP_MEAN, _CLIP_STD))
             seen = (resized.clamp(0, 1) - mean) / deviation
         return self.image_encoder(seen.to(self.image_encoder.dtype)).image_embeds.float()
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from threedgen.cameras import Cameras
@@ -60,6 +59,8 @@ def solve(denoiser: Denoiser, noisy: Tensor, num_inference_steps: int, sampler: 
 
     They are therefore wrong where x0 is not the denoiser's own answer, as in `Reconstructed`.
     """
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler  # here: with scipy.stats they take long
+
     # Steps even in sigma^(1/7) (Karras et al. 2022) leave the last ones short, where noise becomes detail. A schedule
     # that ends in noise alone has no sigma = noise / signal there; its steps are even in time.
     ends_in_noise = denoiser.schedule.ends_in_noise

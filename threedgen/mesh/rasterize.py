@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from threedgen.cameras import Cameras, rays_of
+from threedgen.core.threads import in_order
 from threedgen.mesh.types import Array
 
 _MOST_LAYERS = 256  # of faces behind one another that are looked through
@@ -45,10 +49,17 @@ class NativeRasterizer:
 
     def views(self, vertices: Array, faces: Array, cameras: Cameras) -> Iterator[Fragments]:
         scene = _embree_scene(vertices, faces)
-        for i in range(len(cameras)):
-            rays = rays_of(cameras[i : i + 1].to("cpu"))
-            hit = _first_hits(scene, rays.origins.numpy(), rays.directions.numpy())
-            yield Fragments(hit.rays // cameras.width, hit.rays % cameras.width, hit.faces, hit.barycentric)
+        corners = _box_corners(vertices)
+
+        def seen(lens: _Lens) -> Fragments:
+            rows, columns = lens.window(corners)
+            directions = lens.directions(rows, columns)
+            hit = _first_hits(scene, np.broadcast_to(lens.pose[:3, 3], directions.shape), directions)
+            row, column = np.divmod(hit.rays, columns.stop - columns.start)
+            return Fragments(row + rows.start, column + columns.start, hit.faces, hit.barycentric)
+
+        lenses = [_Lens.of(cameras[i : i + 1]) for i in range(len(cameras))]
+        yield from in_order(seen, lenses, torch.get_num_threads())
 
     def layered_views(
         self, vertices: Array, faces: Array, cameras: Cameras, opacity_at: Callable[[Array, Array], Array]
@@ -99,9 +110,54 @@ class _Hits(NamedTuple):
 
 
 def _embree_scene(vertices: Array, faces: Array) -> EmbreeScene:
+    """Ready to be asked by several threads."""
     scene = EmbreeScene()
     TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
+    nowhere = np.zeros((1, 3), np.float32)
+    scene.run(nowhere, nowhere + 1, query="OCCLUDED")  # the first question builds its tree
     return scene
+
+
+def _box_corners(vertices: Array) -> Array:
+    """[8, 3] of the box around points [V, 3]; none around none."""
+    if not len(vertices):
+        return np.zeros((0, 3))
+    return np.array(list(product(*zip(vertices.min(0), vertices.max(0), strict=True))))
+
+
+class _Lens(NamedTuple):
+    """One camera's picture in numbers of numpy: torch's threads would be in the way of those that draw."""
+
+    pose: Array  # [4, 4] camera to world
+    focal: float  # pixels
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, camera: Cameras) -> _Lens:
+        focal = 0.5 * camera.height / math.tan(0.5 * float(camera.fov_y[0]))
+        return cls(camera.camera_to_world[0].cpu().numpy(), focal, camera.height, camera.width)
+
+    def window(self, points: Array) -> tuple[slice, slice]:
+        """Rows and columns in which points [N, 3] and all between them lie; all where one is not before the camera."""
+        x, y, back = ((points - self.pose[:3, 3]) @ self.pose[:3, :3]).T
+        if not len(points) or back.max() >= 0:
+            return slice(0, self.height), slice(0, self.width)
+        columns = 0.5 * self.width + self.focal * x / -back
+        rows = 0.5 * self.height - self.focal * y / -back
+        # a pixel more on each side, as numbers are rounded
+        (top, bottom), (left, right) = (
+            (int(np.clip(np.floor(at.min()) - 1, 0, size)), int(np.clip(np.ceil(at.max()) + 1, 0, size)))
+            for at, size in ((rows, self.height), (columns, self.width))
+        )
+        return slice(top, bottom), slice(left, right)
+
+    def directions(self, rows: slice, columns: slice) -> Array:
+        """[K, 3] float32 through the centres of a window's pixels, row by row; as `rays_of`, not of unit length."""
+        x = (np.arange(columns.start, columns.stop) + 0.5 - 0.5 * self.width) / self.focal
+        y = (0.5 * self.height - 0.5 - np.arange(rows.start, rows.stop)) / self.focal
+        right, up, back = self.pose[:3, :3].T
+        return (x[None, :, None] * right + y[:, None, None] * up - back).reshape(-1, 3).astype(np.float32)
 
 
 def _first_hits(scene: EmbreeScene, origins: Array, directions: Array) -> _Hits:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from threedgen.cameras import Cameras
+from threedgen.core.threads import in_order
 from threedgen.mesh.rasterize import Fragments, NativeRasterizer, Rasterizer
 from threedgen.mesh.types import Array
 
@@ -70,14 +72,20 @@ def render_views(
     What can be seen through (`SeeThrough`) is drawn by the native rasterizer, whichever is given.
     """
     finer = replace(cameras, height=cameras.height * supersample, width=cameras.width * supersample)
-    for layers in _layered_views(mesh, finer, rasterizer or NativeRasterizer()):
+    behind = np.array(background, np.float32)
+
+    def picture(layers: Iterable[tuple[Fragments, Array]]) -> tuple[Array, Array]:
         samples = np.zeros((finer.height, finer.width, 4), np.float32)
         for seen, weights in layers:
             rgb = mesh.color_at(seen.faces, seen.barycentric)
             samples[seen.rows, seen.columns] += weights[:, None] * np.pad(rgb, ((0, 0), (0, 1)), constant_values=1.0)
-        pixels = samples.reshape(cameras.height, supersample, cameras.width, supersample, 4).mean((1, 3))
+        offsets = [(i, j) for i in range(supersample) for j in range(supersample)]
+        pixels = np.add.reduce([samples[i::supersample, j::supersample] for i, j in offsets]) / np.float32(len(offsets))
         rgb, opacity = pixels[..., :3], pixels[..., 3:]
-        yield rgb + (1.0 - opacity) * np.array(background, np.float32), opacity
+        return rgb + (1.0 - opacity) * behind, opacity
+
+    layered = _layered_views(mesh, finer, rasterizer or NativeRasterizer())
+    yield from in_order(picture, layered, torch.get_num_threads())
 
 
 def _layered_views(

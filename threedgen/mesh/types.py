@@ -85,12 +85,17 @@ def sample_texture(texture: Array, uvs: Array) -> Array:
     height, width = texture.shape[:2]
     x = (uvs[:, 0] * width - 0.5).clip(0, width - 1)
     y = ((1.0 - uvs[:, 1]) * height - 0.5).clip(0, height - 1)
-    left, top = x.astype(np.int64), y.astype(np.int64)
+    left, top = x.astype(np.int32), y.astype(np.int32)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    along, down = (x - left)[:, None], (y - top)[:, None]
-    upper = texture[top, left] * (1 - along) + texture[top, right] * along
-    lower = texture[bottom, left] * (1 - along) + texture[bottom, right] * along
-    return ((upper * (1 - down) + lower * down) / 255.0).astype(np.float32)
+    along, down = ((a - b).astype(np.float32)[:, None] for a, b in ((x, left), (y, top)))
+    texels = texture.reshape(-1, 3)
+
+    def mixed(row: Array) -> Array:
+        first, second = (texels.take(row * width + column, 0).astype(np.float32) for column in (left, right))
+        return first + (second - first) * along
+
+    upper, lower = mixed(top), mixed(bottom)
+    return (upper + (lower - upper) * down) / np.float32(255.0)
 
 
 @torch.no_grad()

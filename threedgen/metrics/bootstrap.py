@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
@@ -44,6 +43,8 @@ def mean_interval(values: Values, seed: int = 0, confidence: float = CONFIDENCE)
         return Interval(mean, math.nan, math.nan, 1)
     if np.ptp(sample) == 0:
         return Interval(mean, mean, mean, len(sample))
+    from scipy.stats import bootstrap  # here: half a second, which every export would wait for
+
     found = bootstrap(
         (sample,),
         np.mean,

@@ -105,6 +105,7 @@ class Backend(Ops, Protocol):
     @property
     def march_within(self) -> MarchWithin | None:
         """Where marching need not wait for a GPU, see `ops.sample_room`."""
+        ...
 
 
 @dataclass(frozen=True)

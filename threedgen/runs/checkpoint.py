@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder, remove_temporaries, verify_folder
+from threedgen.ops.optimizer import Optimizer
 
 _NUM_KEPT = 2
 _NAME = re.compile(r"step-(\d{6,})")
@@ -36,7 +37,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: str | Path, step: int, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]
+    folder: str | Path, step: int, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any], keep: int = 0
 ) -> Path:
     """Write `folder/step-000500/` atomically and keep only it and the newest before it.
 
@@ -46,6 +47,7 @@ def save_checkpoint(
         step: steps done so far.
         tensors: name -> tensor of any shape, dtype and device; names such as "scene.grid.table".
         info: small facts that JSON can hold.
+        keep: an earlier step whose checkpoint is kept besides.
     """
     folder = Path(folder)
     path = folder / f"step-{step:06d}"
@@ -57,7 +59,7 @@ def save_checkpoint(
     saved = saved_steps(folder)
     earlier = [old for old in saved if old < step]
     for old in saved:
-        if old > step or old in earlier[: -(_NUM_KEPT - 1)]:
+        if old > step or (old in earlier[: -(_NUM_KEPT - 1)] and old != keep):
             shutil.rmtree(saved[old])
     return path
 
@@ -94,7 +96,7 @@ def has_checkpoint(folder: Path) -> bool:
     return folder.is_dir() and bool(saved_steps(folder))
 
 
-def flatten_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def flatten_optimizer_state(optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """The optimiser's memory (for AdamW: step, exp_avg, exp_avg_sq) as {"optimizer.PARAMETER.NAME": tensor}.
 
     PARAMETER is the parameter's number over all groups. Learning rates are not in it: they come from the config.
@@ -108,7 +110,7 @@ def flatten_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch
     return flat
 
 
-def restore_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Undo `flatten_optimizer_state`; names that do not start with "optimizer." are passed over.
 
     Raises:
@@ -133,20 +135,21 @@ def restore_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[s
 def save_training(
     folder: Path,
     step: int,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     tensors: Mapping[str, torch.Tensor],
     info: Mapping[str, str] = MappingProxyType({}),
+    keep: int = 0,
 ) -> None:
     """`save_checkpoint` of tensors by name and their optimiser.
 
     info: what the tensors depend on and must still be so when they are restored.
     """
-    save_checkpoint(folder, step, {**tensors, **flatten_optimizer_state(optimizer)}, info)
+    save_checkpoint(folder, step, {**tensors, **flatten_optimizer_state(optimizer)}, info, keep)
 
 
 def restore_training(
     folder: Path,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     tensors: Mapping[str, torch.Tensor],
     info: Mapping[str, str] = MappingProxyType({}),
 ) -> int:

@@ -17,6 +17,7 @@ from threedgen.core.randomness import stable_seed
 from threedgen.core.transfer import to_device
 from threedgen.ops import Composite, FieldLayout, HashGrid, RaySamples
 from threedgen.ops.backends import select_backend
+from threedgen.ops.optimizer import Optimizer
 from threedgen.ops.plain.composed import activate
 from threedgen.ops.sample_room import SampleRoom
 from threedgen.scene.background import BackgroundNetwork, bias_free_mlp, drawn_color
@@ -189,7 +190,7 @@ class NeRF(nn.Module):
         density, rgb, normals = self.ops.field_with_normals(self.table, self.weights, self.layout, positions)
         return density, rgb, normals
 
-    def after_step(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def after_step(self, step: int, optimizer: Optimizer | None = None) -> None:
         """Call after each optimiser step 0, 1, ...: refreshes the occupancy grid when it is due."""
         if (step + 1) % self.config.occupancy_every == 0:
             seed, all_cells = stable_seed(self.seed, step, "occupancy"), step < self.config.occupancy_warmup

@@ -10,6 +10,7 @@ from threedgen.cameras import Cameras, Rays
 from threedgen.config.scene import OptimizerConfig
 from threedgen.mesh.types import DistanceField, RadianceField
 from threedgen.ops.backends import Backend
+from threedgen.ops.optimizer import Optimizer
 from threedgen.ops.types import Composite, RaySamples
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.shading import Shading
@@ -49,7 +50,7 @@ class Scene(Protocol):
     def param_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
         """Groups for AdamW, each with its learning rate."""
 
-    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, step: int, optimizer: Optimizer) -> None:
         """Its own housekeeping after each optimiser step 0, 1, ...; the optimiser's memory may have to follow."""
 
     def state_dict(self) -> Mapping[str, Tensor]: ...

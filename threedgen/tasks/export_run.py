@@ -13,13 +13,12 @@ from threedgen.config.schema import Config
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import TEMPORARY_PREFIX
-from threedgen.mesh import make_rasterizer
 from threedgen.runs.checkpoint import Checkpoint, load_latest_checkpoint
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import open_run
 from threedgen.scene.make import make_scene
 from threedgen.scene.protocol import RayScene
-from threedgen.tasks.export import write_assets
+from threedgen.tasks.export import check_export, write_assets
 from threedgen.tasks.scene_optimizer import SCENE
 
 USAGE = "usage: {} export RUN [export.KEY=VALUE ...]   (RUN: the folder of a run, finished or not)"
@@ -35,9 +34,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{USAGE.format(program())}\n\n{main.__doc__}")
         return 0
     folder, config = _read(arguments)
-    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
-    if config.num_threads > 0:
-        torch.set_num_threads(config.num_threads)
+    check_export(config.export)
+    if config.runtime.threads > 0:
+        torch.set_num_threads(config.runtime.threads)
     for name, path in export_run(folder, config).items():
         print(f"{name:10} {path}")
     return 0

@@ -4,13 +4,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.checkpoints.locate import (
@@ -26,6 +25,10 @@ from threedgen.diffusion.formats.video_unet import is_video_unet, own_words
 from threedgen.diffusion.networks.lgm_unet import LGMUNet, match_lgm_unet
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet, match_ldm_unet
 from threedgen.diffusion.networks.video_unet import VideoUNet
+from threedgen.diffusion.text.encoder import TextConfig, TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionModelWithProjection
 
 UNET_AND_VAE_FILE = "diffusion_pytorch_model.safetensors"
 TEXT_ENCODER_FILE = "model.safetensors"
@@ -68,9 +71,9 @@ def load_vae(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Au
     return module
 
 
-def load_text_encoder(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CLIPTextModel:
+def load_text_encoder(folder: Path, dtype: torch.dtype, device: torch.device | str) -> TextEncoder:
     """The text encoder in `folder`."""
-    config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+    config = TextConfig.of_words(read_config(folder), str(folder))
     text_encoder = match_clip_text(_weights(folder, TEXT_ENCODER_FILE), str(folder), config)
     text_encoder.fill(dtype, device)
     return text_encoder.module
@@ -181,8 +184,13 @@ def _is_beside(file: object) -> bool:
     return isinstance(file, str) and file not in ("", ".", "..") and "\\" not in file and Path(file).name == file
 
 
-def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CLIPVisionModelWithProjection:
+def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device | str) -> "CLIPVisionModelWithProjection":
     """The image encoder in `folder`, CLIP's vision tower."""
+    from transformers import (  # here: it takes seconds, and only video networks that are shown a picture have one
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
     config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
     tensors = {key: t for key, t in _weights(folder, TEXT_ENCODER_FILE).items() if not key.endswith(".position_ids")}
     with torch.device("meta"):

@@ -4,8 +4,8 @@
 |---|---|---|
 | model.diffusion_model.* | multi-view UNet | `MultiViewUNet` |
 | first_stage_model.* | KL autoencoder | diffusers' `AutoencoderKL` |
-| cond_stage_model.model.* | OpenCLIP's text tower (2.1) | `CLIPTextModel`, without the last block |
-| cond_stage_model.transformer.* | CLIP's text tower (1.5) | `CLIPTextModel` |
+| cond_stage_model.model.* | OpenCLIP's text tower (2.1) | `TextEncoder`, without the last block |
+| cond_stage_model.transformer.* | CLIP's text tower (1.5) | `TextEncoder` |
 | betas, alphas_cumprod, ... | noise schedule | `DDIMScheduler` states the same |
 """
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor
+from threedgen.diffusion.text.encoder import TextConfig, TextEncoder
 
 PREFIX = "text_model."  # in the files of CLIPTextModel, though not in every version's module
 _POSITIONS = "embeddings.position_ids"  # 0, 1, 2, ...: older versions wrote them out
@@ -28,19 +28,16 @@ _OPEN_CLIP_LAYERS = {
 }
 
 
-def new_text_encoder(config: CLIPTextConfig) -> CLIPTextModel:
+def new_text_encoder(config: TextConfig) -> TextEncoder:
     """A text encoder whose parameters are on the meta device."""
     with torch.device("meta"):
-        model = CLIPTextModel(config)
-    # no file holds the positions any more, and a buffer on the meta device has no values
-    model.embeddings.position_ids = torch.arange(config.max_position_embeddings)[None]
-    return model
+        return TextEncoder(config)
 
 
 def match_clip_text(
-    tensors: Mapping[str, StoredTensor], where: str, config: CLIPTextConfig | None = None
+    tensors: Mapping[str, StoredTensor], where: str, config: TextConfig | None = None
 ) -> MatchedTensors:
-    """CLIP's text encoder under the names of `CLIPTextModel`; without a config, CLIP's own, of the tensors' sizes.
+    """CLIP's text encoder under the names of `TextEncoder`; without a config, CLIP's own, of the tensors' sizes.
 
     Raises ThreedgenError for missing, unknown or misshaped keys.
     """
@@ -56,7 +53,7 @@ def match_clip_text(
 
 
 def match_open_clip_text(tensors: Mapping[str, StoredTensor], where: str) -> MatchedTensors:
-    """OpenCLIP's text tower as a `CLIPTextModel` that ends at its second-last block, followed by the final norm.
+    """OpenCLIP's text tower as a `TextEncoder` that ends at its second-last block, followed by the final norm.
 
     That is what Stable Diffusion 2 was trained on; the last block, the projection and the logit scale are not used.
     Raises ThreedgenError for missing, unknown or misshaped keys.
@@ -67,7 +64,7 @@ def match_open_clip_text(tensors: Mapping[str, StoredTensor], where: str) -> Mat
     sources = {name: open_clip_source(name) for name in model.state_dict()}
     width = model.config.hidden_size
     unused: dict[str, tuple[int, ...]] = {"text_projection": (width, width), "logit_scale": ()}
-    for name, value in model.encoder.layers[0].state_dict().items():  # the last block is like the first
+    for name, value in model.encoder.layers.get_submodule("0").state_dict().items():  # the last block is like the first
         source = open_clip_source(f"encoder.layers.{layers - 1}.{name}")
         unused[source.key] = source.stored_shape(value.shape)
     return MatchedTensors(model, sources, tensors, where, unused)
@@ -75,14 +72,14 @@ def match_open_clip_text(tensors: Mapping[str, StoredTensor], where: str) -> Mat
 
 def _clip_config(
     tensors: Mapping[str, StoredTensor], keys: list[str], num_layers: int, activation: str, where: str
-) -> CLIPTextConfig:
+) -> TextConfig:
     """keys: of token embedding [vocabulary, width], position embedding [length, width], MLP layer [hidden, width]."""
     if num_layers < 1 or (missing := [key for key in keys if key not in tensors]):
         raise ThreedgenError(
             f"{where}: no text encoder, keys missing ({', '.join(keys if num_layers < 1 else missing)})"
         )
     (vocabulary, width), (length, _), (hidden, _) = (tensors[key].shape for key in keys)
-    return CLIPTextConfig(
+    return TextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=hidden,
@@ -97,7 +94,7 @@ def _clip_config(
 
 
 def open_clip_source(name: str) -> Source:
-    """OpenCLIP's key for a name of `CLIPTextModel`."""
+    """OpenCLIP's key for a name of `TextEncoder`."""
     if name in _OPEN_CLIP_ENDS:
         return Source(_OPEN_CLIP_ENDS[name])
     match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)

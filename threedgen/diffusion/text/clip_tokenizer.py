@@ -4,7 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
-from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 # Stable Diffusion 2 fills a prompt up with token 0, which is the piece "!", Stable Diffusion 1 with the end token.
 PAD_SD2 = "!"
@@ -12,6 +12,7 @@ PAD_SD1 = "<|endoftext|>"
 CONTEXT_LENGTH = 77
 _MERGES = Path(__file__).parent / "tokenizer" / "bpe_simple_vocab_16e6.txt.gz"
 _VOCABULARY_SIZE = 49408
+_PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that are all in tokenizer.json
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -23,6 +24,8 @@ def clip_tokenizer(pad: str) -> PreTrainedTokenizerFast:
     left_and_right = [line.split() for line in lines[1 : num_merges + 1]]  # the first line is a header
     merges = [(left, right) for left, right in left_and_right]
     pieces = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), _START, _END]
+    from transformers import CLIPTokenizer  # here: see `load_tokenizer`
+
     tokenizer = CLIPTokenizer(
         vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges, model_max_length=CONTEXT_LENGTH
     )
@@ -36,7 +39,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     A padding token that is also an ordinary piece ("!") would be taken for the padding wherever a prompt holds it,
     if it were handed to the tokenizer as a special token. So it is set only after loading.
     """
-    pad = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("pad_token")
+    words = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    pad = words.get("pad_token")
+    if pad != PAD_SD2 and words.get("tokenizer_class") in _PLAIN and (folder / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    from transformers import AutoTokenizer  # here: it imports what it knows of every model
+
     if pad != PAD_SD2:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, pad_token=PAD_SD1)

@@ -11,6 +11,7 @@ from threedgen.cameras import Cameras
 from threedgen.config.scene import OptimizerConfig, SceneConfig
 from threedgen.core.errors import ConfigError
 from threedgen.ops.backends import select_backend
+from threedgen.ops.optimizer import Optimizer
 from threedgen.scene.background import drawn_color
 from threedgen.scene.gaussians.cloud import Gaussians
 from threedgen.scene.output import RenderOutput
@@ -83,5 +84,5 @@ class LearnedGaussians(nn.Module):
             for name, rate in _RATES.items()
         ]
 
-    def after_step(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def after_step(self, step: int, optimizer: Optimizer | None = None) -> None:
         """Nothing: none are added and none removed."""

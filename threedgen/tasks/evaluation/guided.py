@@ -126,7 +126,7 @@ def mixtures(table: Table, config: Config, run: RunDirectory, specs: Sequence[Sp
 
 
 def _trained_by(recipe: str, config: Config, run: RunDirectory) -> Path:
-    settings = [f"output_root={config.output_root}", f"seed={config.seed}", f"num_threads={config.num_threads}"]
+    settings = [f"output_root={config.output_root}", f"seed={config.seed}", f"runtime.threads={config.runtime.threads}"]
     return trained(load_config(recipe, settings), run.folder / "priors" / Path(recipe).stem)
 
 

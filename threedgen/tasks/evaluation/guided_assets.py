@@ -86,7 +86,7 @@ def _distiller(job: Job) -> Callable[[str, int], Shown]:
     """Caption and its number -> a scene by score distillation, in a run folder below the job's."""
     config = job.config
     prior = load_prior(config)
-    recipe = load_config("mvdream-mini.yaml", [f"num_threads={config.num_threads}", "checkpoint_every=10000"])
+    recipe = load_config("mvdream-mini.yaml", [f"runtime.threads={config.runtime.threads}", "checkpoint_every=10000"])
     guidance = replace(recipe.guidance, joint=config.views.joint)
 
     def make(caption: str, number: int) -> Shown:

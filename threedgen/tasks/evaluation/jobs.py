@@ -1,6 +1,7 @@
 """What tables are measured by: jobs, several at once, which keep figures and a picture of each caption."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -119,15 +120,22 @@ def outcomes(function: Callable[[J], R], jobs: Sequence[J], config: Config, chun
     Raises ThreedgenError where a process dies.
     """
     workers = config.eval.workers if len(jobs) > 1 else 1
-    # processes that share the cores want no threads
-    attempt = partial(_attempt, function, config.num_threads or int(workers > 1))
+    do = partial(_attempt, function, config.runtime.threads)
+    attempt = do if workers == 1 else partial(_with_threads, config.runtime.threads or 1, do)  # they share the cores
     with mapping(workers, "try fewer eval.workers; what is done is kept") as map_jobs:
         yield from map_jobs(attempt, jobs, chunksize=chunk)
 
 
-def _attempt(function: Callable[[Any], Any], num_threads: int, job: Any) -> Outcome[Any, Any]:
-    if num_threads > 0:
-        torch.set_num_threads(num_threads)
+def _with_threads(count: int, do: Callable[[Any], Any], job: Any) -> Any:
+    """In a process of its own."""
+    os.environ["OMP_NUM_THREADS"] = str(count)  # `most_threads` of what a job optimises
+    torch.set_num_threads(count)
+    return do(job)
+
+
+def _attempt(function: Callable[[Any], Any], threads: int, job: Any) -> Outcome[Any, Any]:
+    if threads > 0:
+        torch.set_num_threads(threads)
     try:
         return Outcome(job, function(job))
     except Exception as error:  # whatever it is, the other jobs are independent of it; the caller reports it

@@ -213,7 +213,7 @@ def _train(
         parameters,
         bfloat16=prior.device.type == "cuda",
     )
-    pace = Pace(config.steps, settings.lr, checkpoint_every=config.checkpoint_every)
+    pace = Pace(config.steps, settings.lr, checkpoint_every=config.checkpoint_every, threads=config.runtime.threads)
     log = StepLog(run.events, "dreambooth", config.steps)
     train_network(job, pace, run.checkpoints, lambda start: log, show)
 

@@ -72,7 +72,15 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         average,
         bfloat16=train.precision is Precision.bfloat16,
     )
-    pace = Pace(train.steps, train.lr, train.minutes, train.warmup_steps, train.decay_fraction, train.checkpoint_every)
+    pace = Pace(
+        train.steps,
+        train.lr,
+        train.minutes,
+        train.warmup_steps,
+        train.decay_fraction,
+        train.checkpoint_every,
+        config.runtime.threads,
+    )
     log = StepLog(run.events, "gaussians", train.steps, "gaussians_step", train.log_every)
     shown = FeedForward(average.module, gaussians.input_views)
     folder, sheet = run.folder / "gaussians", run.path("samples/final.png")

@@ -181,7 +181,15 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
         use_bfloat16,
         {"the captions' words": _digest_of_words(prior)},  # which row of the embedding is whose
     )
-    pace = Pace(train.steps, train.lr, train.minutes, train.warmup_steps, train.decay_fraction, train.checkpoint_every)
+    pace = Pace(
+        train.steps,
+        train.lr,
+        train.minutes,
+        train.warmup_steps,
+        train.decay_fraction,
+        train.checkpoint_every,
+        config.runtime.threads,
+    )
     train_network(job, pace, run.checkpoints, log.begin, after=show)
     return average.module
 

@@ -63,7 +63,8 @@ def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, devic
         bfloat16=train.precision is Precision.bfloat16,
     )
     steps, every = train.vae_steps, train.checkpoint_every
-    pace = Pace(steps, train.vae_lr, train.vae_minutes, train.warmup_steps, _DECAY_FRACTION, every)
+    threads = config.runtime.threads
+    pace = Pace(steps, train.vae_lr, train.vae_minutes, train.warmup_steps, _DECAY_FRACTION, every, threads)
     log = StepLog(run.events, "vae", steps, "vae_step", train.log_every)
     train_network(job, pace, run.folder / "checkpoints-vae", lambda start: log, shared=False)
     vae = average.module
