@@ -16,7 +16,7 @@ from threedgen.runs.checkpoint import load_latest_checkpoint
 from threedgen.runs.directory import config_hash, open_run
 from threedgen.runs.events import read_events
 from threedgen.tasks.export import check_export, write_assets
-from threedgen.tasks.export_run import copy_newest_checkpoint, load_newest, scene_of
+from threedgen.tasks.on_runs.export_run import copy_newest_checkpoint, load_newest, scene_of
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
