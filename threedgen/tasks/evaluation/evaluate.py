@@ -22,16 +22,16 @@ from threedgen.scene.protocol import RayScene
 from threedgen.tasks.evaluation.jobs import SCORE, Job, folder_name, measured
 from threedgen.tasks.evaluation.scenes import optimized, scene_job
 from threedgen.tasks.evaluation.scoring import compare, truth_of
-from threedgen.tasks.evaluation.tables import Column, Condition, Figures, Scores, Table, row
+from threedgen.tasks.evaluation.tables import IOU, PSNR, Column, Condition, Figures, Scores, Table, row
 from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
 from threedgen.tasks.prompting import load_prior, read_prompts
 
 _SURFACE_POINTS = 20_000
 _PICTURE = "scene.png"
 _LIKENESS = (
-    Column("psnr", "PSNR dB"),
+    PSNR,
     Column("ssim", "SSIM", 3),
-    Column("iou", "IoU", 3),
+    IOU,
     Column("chamfer", "Chamfer", 4),
     Column("normals", "normals", 1, unit="°"),
 )

@@ -32,7 +32,7 @@ from threedgen.tasks.evaluation.priors import (
     judging,
     trained,
 )
-from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
+from threedgen.tasks.evaluation.tables import IOU, JANUS, Claim, Column, Condition, Figures, Measured, Table
 from threedgen.tasks.prompting import load_prior
 
 MULTIVIEW_RECIPE, IMAGE_RECIPE = "train-plain-mini.yaml", "train-patterned-mini.yaml"
@@ -86,8 +86,8 @@ TABLE = Table(
         Column("pattern_spread", "spread", 3),
         Column("novel_psnr", "novel views dB", truth="true_novel_psnr"),
         Column("psnr", "plain: PSNR dB"),
-        Column("iou", "IoU", 3),
-        Column("janus", "Janus", percent=True),
+        IOU,
+        JANUS,
     ),
     (
         Claim(

@@ -37,7 +37,18 @@ from threedgen.tasks.evaluation.jobs import (
     with_settings,
 )
 from threedgen.tasks.evaluation.scoring import LEAST_SHARE, can_fail, face_figures, feature_fraction
-from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
+from threedgen.tasks.evaluation.tables import (
+    FRONT,
+    IOU,
+    JANUS,
+    PSNR,
+    Claim,
+    Column,
+    Condition,
+    Figures,
+    Measured,
+    Table,
+)
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training import train_prior
 
@@ -46,10 +57,8 @@ _FRONT, _BACK, _PICTURED = (0, 4), (2, 6), (4, 6)  # indices into both sets
 _CAPTIONS_AT_ONCE = 8
 ALL_VIEWS = "all-views.png"  # the eight side by side
 
-_PSNR, _IOU = Column("psnr", "PSNR dB"), Column("iou", "IoU", 3)
-_JANUS, _FRONT_RIGHT = Column("janus", "Janus", percent=True), Column("front", "front right", percent=True)
 _SPREAD = Column("spread", "background spread", 3)
-_VIEW_COLUMNS = (_PSNR, _IOU, _JANUS, _FRONT_RIGHT, _SPREAD)
+_VIEW_COLUMNS = (PSNR, IOU, JANUS, FRONT, _SPREAD)
 _BASELINE = Condition("inflated", "inflated attention, camera on the timestep, with 2D data")
 
 TABLES = (

@@ -32,7 +32,7 @@ from threedgen.tasks.evaluation.jobs import (
     with_settings,
 )
 from threedgen.tasks.evaluation.scoring import compare, face_figures, truth_of, with_num_views
-from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Measured, Table
+from threedgen.tasks.evaluation.tables import FRONT, IOU, JANUS, PSNR, Claim, Column, Condition, Measured, Table
 from threedgen.tasks.export import render_scene
 from threedgen.tasks.generate import optimize
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
@@ -45,11 +45,9 @@ _ALWAYS_ANY_TIMESTEP = {
     "guidance.min_timestep": Schedule(0.02, 0.02),
     "guidance.max_timestep": Schedule(0.98, 0.98),
 }
-_PSNR, _IOU = Column("psnr", "PSNR dB"), Column("iou", "IoU", 3)
-_JANUS, _FRONT = Column("janus", "Janus", percent=True), Column("front", "front right", percent=True)
 _SATURATION = Column("saturation", "saturation", 3, truth="true_saturation")
 _CONTRAST = Column("contrast", "contrast", 3, truth="true_contrast")
-_COLUMNS = (_PSNR, _IOU, _JANUS, _FRONT, _SATURATION, _CONTRAST)
+_COLUMNS = (PSNR, IOU, JANUS, FRONT, _SATURATION, _CONTRAST)
 
 TABLES = (
     Table(

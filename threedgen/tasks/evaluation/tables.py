@@ -29,6 +29,10 @@ class Column:
         return f"{round(scaled, digits) + 0.0:{sign}.{digits}f}{self.unit}"  # + 0.0: no "-0"
 
 
+PSNR, IOU = Column("psnr", "PSNR dB"), Column("iou", "IoU", 3)
+JANUS, FRONT = Column("janus", "Janus", percent=True), Column("front", "front right", percent=True)
+
+
 @dataclass(frozen=True)
 class Condition:
     """What is changed against the recipe: dotted settings. name: of its folder; label: in the table."""
