@@ -42,6 +42,7 @@ VERBS: dict[str, str] = {
     "weights": "threedgen.tasks.tools.weights",
 }
 WITH_PRIOR = ("refine",)  # verbs that load one
+WITH_SCENE = (Task.generate, Task.reconstruct, Task.evaluate, Task.ablation)  # tasks that need the kernels
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
 _EXAMPLES = f"""\
@@ -267,6 +268,8 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
 
         torch.set_num_threads(config.num_threads)
     with light_imports.imports():
+        if config.task in WITH_SCENE:
+            light_imports.compile_kernels()
         if config.task is not Task.reconstruct:
             light_imports.import_diffusers()
         return _imported(config.task)
