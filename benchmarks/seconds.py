@@ -4,8 +4,9 @@
     python benchmarks/seconds.py --threads 1 --only starts views
     python benchmarks/seconds.py runtime.precision=float32 steps=110      # settings of the asset's run
 
-Every row is a process of its own or a part of one; the last column is its time over that of `import torch`, measured in
-the same run. Starts are the best of three. The kernels are compiled before anything is timed.
+Every row is a process of its own or a part of one. Where it is a process, its processor time is told too, which other
+work on the machine moves much less; the last column is it over that of `import torch`, measured in the same run, or for
+parts of a process their time over its. Starts are the best of three. The kernels are compiled before anything is timed.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("starts", "views", "asset", "export")
+WHOLE = "**the whole export**"
 PROMPT = "prompt=a red cat with a green face"
 OURS = """
 from threedgen.core import light_imports
@@ -48,6 +51,13 @@ ENDS = {
 }
 
 
+class Spent(NamedTuple):
+    """Seconds."""
+
+    wall: float
+    processor: float | None = None  # of all threads; None for a part of a process
+
+
 def python(*words: str, threads: int) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
@@ -65,14 +75,25 @@ def lines_of(*words: str, threads: int) -> Iterator[tuple[float, str]]:
     yield time.monotonic() - started, "end"
 
 
-def seconds_of(*words: str, threads: int, times: int = 1) -> float:
-    return min(max(moment for moment, _ in lines_of(*words, threads=threads)) for _ in range(times))
+def processor_seconds() -> float:
+    """Of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
-def asset_rows(settings: list[str], folder: Path, threads: int) -> dict[str, float]:
+def spent_by(*words: str, threads: int, times: int = 1) -> Spent:
+    found = []
+    for _ in range(times):
+        before = processor_seconds()
+        *_, (wall, _) = lines_of(*words, threads=threads)
+        found.append(Spent(wall, processor_seconds() - before))
+    return min(found, key=lambda spent: spent.processor or 0.0)
+
+
+def asset_rows(settings: list[str], folder: Path, threads: int) -> dict[str, Spent]:
     words = ("launch.py", "--config", "mvdream-mini.yaml", PROMPT, f"output_root={folder}", *settings)
-    rows: dict[str, float] = {}
-    last, step = 0.0, 0.0
+    rows: dict[str, Spent] = {}
+    last, step, before = 0.0, 0.0, processor_seconds()
     waiting = dict(ENDS)
     for moment, line in lines_of(*words, threads=threads):
         if line.startswith("optimise"):
@@ -81,17 +102,19 @@ def asset_rows(settings: list[str], folder: Path, threads: int) -> dict[str, flo
         if found is None:
             continue
         if step:  # the steps end with the last line about them, before whatever comes next
-            rows["steps of score distillation"], last, step = step - last, step, 0.0
-        rows[waiting.pop(found)] = moment - last
+            rows["steps of score distillation"], last, step = Spent(step - last), step, 0.0
+        rows[waiting.pop(found)] = Spent(moment - last)
         last = moment
-    return rows | {"**all of it**": last}
+    return rows | {"**all of it**": Spent(last, processor_seconds() - before)}
 
 
-def export_rows(folder: Path, threads: int) -> dict[str, float]:
+def export_rows(folder: Path, threads: int) -> dict[str, Spent]:
     """The parts of an export of the run that is in `folder`, done once more by a process of its own."""
     (run,) = folder.glob("mvdream-mini/*/")
+    before = processor_seconds()
     *_, (_, told), _ = lines_of(str(Path(__file__)), "--export", str(run), threads=threads)
-    return json.loads(told)
+    used = processor_seconds() - before
+    return {name: Spent(wall, used if name == WHOLE else None) for name, wall in json.loads(told).items()}
 
 
 def time_export(run: str) -> None:
@@ -120,7 +143,7 @@ def time_export(run: str) -> None:
     timed("eight views of the scene", "render_scene")
     started = time.perf_counter()
     export_run.main([run])
-    print(json.dumps(seconds | {"**the whole export**": time.perf_counter() - started}))
+    print(json.dumps(seconds | {WHOLE: time.perf_counter() - started}))
 
 
 def main() -> None:
@@ -136,25 +159,27 @@ def main() -> None:
         return
     if "export" in given.only and "asset" not in given.only:
         parser.error("the export that is timed is that of the asset: add asset to --only")
-    seconds_of("-c", "from threedgen.ops.native import why_not; why_not()", threads=given.threads)
-    unit = seconds_of(*STARTS["`import torch`"], threads=given.threads, times=3)
-    tables: dict[str, dict[str, float]] = {}
+    spent_by("-c", "from threedgen.ops.native import why_not; why_not()", threads=given.threads)
+    torch = spent_by(*STARTS["`import torch`"], threads=given.threads, times=3)
+    tables: dict[str, dict[str, Spent]] = {}
     with tempfile.TemporaryDirectory() as outputs:
         folder = Path(outputs)
         if "starts" in given.only:
-            starts = {name: seconds_of(*words, threads=given.threads, times=3) for name, words in STARTS.items()}
-            tables["a start"] = starts | {"`import torch`": unit}
+            starts = {name: spent_by(*words, threads=given.threads, times=3) for name, words in STARTS.items()}
+            tables["a start"] = starts | {"`import torch`": torch}
         if "views" in given.only:
             words = ("launch.py", "--config", "views-mini.yaml", PROMPT, f"output_root={folder}")
-            tables["four views"] = {"`launch.py --config views-mini.yaml`": seconds_of(*words, threads=given.threads)}
+            tables["four views"] = {"`launch.py --config views-mini.yaml`": spent_by(*words, threads=given.threads)}
         if "asset" in given.only:
             tables["an asset"] = asset_rows(given.settings, folder, given.threads)
         if "export" in given.only:
             tables["its export"] = export_rows(folder, given.threads)
     for title, rows in tables.items():
-        print(f"\n| {title} | seconds | over `import torch` |\n|---|---|---|")
-        for name, seconds in rows.items():
-            print(f"| {name} | {seconds:.2f} | {seconds / unit:.2f} |")
+        print(f"\n| {title} | seconds | of a processor | over |\n|---|---|---|---|")
+        *_, whole = rows.values()
+        for name, (wall, used) in rows.items():
+            over = used / torch.processor if used and torch.processor else wall / whole.wall
+            print(f"| {name} | {wall:.2f} | {'' if used is None else f'{used:.2f}'} | {over:.2f} |")
     if given.json:
         given.json.write_text(json.dumps({"threads": given.threads, "tables": tables}, indent=1) + "\n")
 
