@@ -1,6 +1,8 @@
-"""Shared by all tests: the reference implementation's numbers, where they are at hand."""
+"""Shared by all tests: the reference implementation's numbers, where they are at hand; programs of `benchmarks/`."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # runs would choose their threads by the clock, and bits with them
@@ -8,7 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # runs would choose their threads
 import pytest
 import torch
 
-GOLDENS = Path(__file__).parent.parent.parent / "shared" / "goldens"
+ROOT = Path(__file__).parent.parent
+GOLDENS = ROOT.parent / "shared" / "goldens"
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,31 @@ def poisoned():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def load_benchmark():
+    """Name of a file of `benchmarks/`, which is no package -> its module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A fresh current folder, in which a batch's processes run `stand_in.py`; it has a recipe `tiny`."""
+    from threedgen.runs import dispatch
+
+    package = tmp_path / "package/threedgen"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").symlink_to(ROOT / "tests/stand_in.py")
+    monkeypatch.setattr(dispatch, "PACKAGE_PARENT", package.parent)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text("steps: 3\n")
+    return tmp_path

@@ -37,8 +37,8 @@ DEFAULT_RECIPE = "mvdream-mini.yaml"
 VERBS: dict[str, str] = {
     "app": "threedgen.app.command",
     "doctor": "threedgen.tasks.tools.doctor",
-    "export": "threedgen.tasks.export_run",
-    "refine": "threedgen.tasks.refine_run",
+    "export": "threedgen.tasks.on_runs.export_run",
+    "refine": "threedgen.tasks.on_runs.refine_run",
     "render-meshes": "threedgen.tasks.tools.render_meshes",
     "vocabulary": "threedgen.tasks.tools.vocabulary",
     "weights": "threedgen.tasks.tools.weights",

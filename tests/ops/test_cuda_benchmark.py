@@ -1,6 +1,5 @@
 """The parts of benchmarks/gpu.py that need no GPU."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
-    module = sys.modules["gpu_benchmark"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("gpu")
 
 
 def test_floors_counted_by_hand(benchmark):

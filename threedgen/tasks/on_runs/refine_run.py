@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
-from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.runs.checkpoint import load_latest_checkpoint
 from threedgen.runs.directory import config_hash, open_run
 from threedgen.runs.events import read_events
-from threedgen.tasks.export import check_export, write_assets
-from threedgen.tasks.export_run import copy_newest_checkpoint, load_newest, scene_of
+from threedgen.tasks.export import write_assets
+from threedgen.tasks.on_runs.run_verb import config_of, copy_newest_checkpoint, load_newest, run_verb, scene_of
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
@@ -33,18 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     on. The run itself is not changed. A run that was told no prompt, such as a reconstruction, needs one, and with the
     mini model guidance.image_size=64. One round if the run's recipe has none.
     """
-    if any(word in ("-h", "--help") for word in arguments):
-        print(f"{USAGE.format(program())}\n\n{main.__doc__}")
-        return 0
-    if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(USAGE.format(program()))
-    folder, config = Path(arguments[0]), _config(Path(arguments[0]), arguments[1:])
-    check_export(config.export)
-    if config.runtime.threads > 0:
-        torch.set_num_threads(config.runtime.threads)
-    for name, path in refine_run(folder, config).items():
-        print(f"{name:10} {path}")
-    return 0
+    return run_verb(arguments, USAGE, main.__doc__, _config, refine_run)
 
 
 def refine_run(folder: Path, config: Config) -> dict[str, Path]:
@@ -90,13 +76,11 @@ def _was_stopped(folder: Path, config: Config, begin: int) -> bool:
 
 def _config(folder: Path, settings: Sequence[str]) -> Config:
     """The run's config with the settings given, and at least one round."""
-    saved = folder / "config.yaml"
-    if not saved.is_file():
-        raise ConfigError(f"refine {folder}: there is no run in that folder ({saved} is missing)")
+    saved = config_of("refine", folder)
     for word in settings:
         if word.startswith(_OF_THE_SCENE):
             raise ConfigError(f"refine takes the scene as it is: {word} needs a run of its own")
-    config = load_config(saved.resolve(), list(settings))
+    config = load_config(saved, list(settings))
     if not config.prompt.strip():
         raise ConfigError(f'refine {folder}: the run was told no prompt: add prompt="a red cat with a green face"')
     return replace(config, refine=replace(config.refine, rounds=max(1, config.refine.rounds)))
