@@ -173,7 +173,7 @@ def _jobs(item: Item, config: Config, recipe: Path, settings: Sequence[str]) -> 
     """The runs of a line: one for each seed, or, where it names its own, one."""
     if item.settings:
         try:
-            config = load_config(recipe, [*settings, f"seed={config.seed}", *item.settings])
+            config = load_config(recipe, [*settings, f"seed={config.seed}"], item.settings)
         except ConfigError as error:
             raise ConfigError(f"{item.where}: {error}") from error
     has_own_seed = any(word.startswith("seed=") for word in item.settings)
