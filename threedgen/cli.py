@@ -45,6 +45,7 @@ VERBS: dict[str, str] = {
 }
 WITH_PRIOR = ("refine",)  # verbs that load one
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
+NOT_READ = 141  # or one that wrote to a pipe which nobody reads any more
 
 _EXAMPLES = f"""\
 examples:
@@ -72,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if rank() == 0:
             with terminated_like_interrupted(), storage_errors_told():
-                return _command(argv)
+                status = _command(argv)
+                print(end="", flush=True)  # here, where a reader that is gone is no fault
+                return status
         with (
             terminated_like_interrupted(),
             open(os.devnull, "w") as nowhere,
@@ -83,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # who read the output has seen enough: `... vocabulary | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_READ
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
