@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -59,3 +60,26 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text("steps: 3\n")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def new_page():
+    """A function that opens a page in Chromium, its context's settings given; what the page asks for is in its
+    `asked`, what fails in it in `errors`."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=flags)
+
+        def opened(**settings):
+            page = browser.new_context(**settings).new_page()
+            page.asked, page.errors = [], []
+            page.on("request", lambda request: page.asked.append(request.url))
+            page.on("pageerror", lambda error: page.errors.append(str(error)))
+            return page
+
+        yield opened
+        browser.close()

@@ -11,7 +11,8 @@ import pytest
 
 from threedgen import cli
 from threedgen.config.load import load_config
-from threedgen.config.schema import Config, RuntimeConfig, Task
+from threedgen.config.runtime import RuntimeConfig
+from threedgen.config.schema import Config, Task
 from threedgen.core.errors import EmptyMeshError, WeightsMissingError
 from threedgen.runs.directory import open_run, run_folder
 from threedgen.runs.events import read_events
@@ -272,10 +273,8 @@ def test_every_task_has_its_module():
 def test_the_number_of_threads_reaches_torch(monkeypatch):
     import torch
 
-    import threedgen.tasks
-
     fake = types.SimpleNamespace(run=lambda config, run: {})
-    monkeypatch.setattr(threedgen.tasks, "generate", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "threedgen.tasks.generate", fake)
     before = torch.get_num_threads()
     try:
         assert cli._task(Config(runtime=RuntimeConfig(threads=before + 1))) is fake.run

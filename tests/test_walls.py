@@ -132,6 +132,16 @@ def test_the_command_line_starts_without_torch(module):
     assert not {name.split(".")[0] for name in reached(module, lazy=False)} & HEAVY
 
 
+def test_settings_are_imported_from_the_file_of_their_theme():
+    schema = "threedgen.config.schema"
+    own = {getattr(node, "name", "DRAWING") for node in ast.parse(FILES[schema].read_text("utf-8")).body}
+    for module, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == schema:
+                others = {alias.name for alias in node.names} - own
+                assert not others, f"{module} imports {others} from {schema}, which only puts them together"
+
+
 def test_miniworld_is_numpy_only():
     modules = [name for name in FILES if name.startswith("threedgen.data.miniworld")]
     assert modules

@@ -43,6 +43,18 @@ VERBS: dict[str, str] = {
     "vocabulary": "threedgen.tasks.tools.vocabulary",
     "weights": "threedgen.tasks.tools.weights",
 }
+# each a module with `run(config, run) -> the files by name`
+TASKS: dict[Task, str] = {
+    Task.generate: "threedgen.tasks.generate",
+    Task.sample_views: "threedgen.tasks.sample_views",
+    Task.train_prior: "threedgen.tasks.training.train_prior",
+    Task.evaluate: "threedgen.tasks.evaluation.evaluate",
+    Task.ablation: "threedgen.tasks.evaluation.ablation",
+    Task.reconstruct: "threedgen.tasks.reconstruct",
+    Task.dreambooth: "threedgen.tasks.training.dreambooth",
+    Task.dense_views: "threedgen.tasks.dense_views",
+    Task.train_gaussians: "threedgen.tasks.training.train_gaussians",
+}
 WITH_PRIOR = ("refine",)  # verbs that load one
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 NOT_READ = 141  # or one that wrote to a pipe which nobody reads any more
@@ -277,47 +289,7 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
     with light_imports.imports():
         if config.task is not Task.reconstruct:
             light_imports.import_diffusers()
-        return _imported(config.task)
-
-
-def _imported(task: Task) -> Callable[[Config, RunDirectory], dict[str, Path]]:
-    match task:
-        case Task.generate:
-            from threedgen.tasks import generate
-
-            return generate.run
-        case Task.sample_views:
-            from threedgen.tasks import sample_views
-
-            return sample_views.run
-        case Task.train_prior:
-            from threedgen.tasks.training import train_prior
-
-            return train_prior.run
-        case Task.evaluate:
-            from threedgen.tasks.evaluation import evaluate
-
-            return evaluate.run
-        case Task.ablation:
-            from threedgen.tasks.evaluation import ablation
-
-            return ablation.run
-        case Task.reconstruct:
-            from threedgen.tasks import reconstruct
-
-            return reconstruct.run
-        case Task.dreambooth:
-            from threedgen.tasks.training import dreambooth
-
-            return dreambooth.run
-        case Task.dense_views:
-            from threedgen.tasks import dense_views
-
-            return dense_views.run
-        case Task.train_gaussians:
-            from threedgen.tasks.training import train_gaussians
-
-            return train_gaussians.run
+        return importlib.import_module(TASKS[config.task]).run
 
 
 def _show(results: dict[str, Path]) -> None:
