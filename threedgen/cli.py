@@ -56,6 +56,7 @@ TASKS: dict[Task, str] = {
     Task.train_gaussians: "threedgen.tasks.training.train_gaussians",
 }
 WITH_PRIOR = ("refine",)  # verbs that load one
+WITH_SCENE = (Task.generate, Task.reconstruct, Task.evaluate, Task.ablation)  # tasks that need the kernels
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 NOT_READ = 141  # or one that wrote to a pipe which nobody reads any more
 
@@ -287,6 +288,8 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
 
         torch.set_num_threads(config.runtime.threads)
     with light_imports.imports():
+        if config.task in WITH_SCENE:
+            light_imports.compile_kernels()
         if config.task is not Task.reconstruct:
             light_imports.import_diffusers()
         return importlib.import_module(TASKS[config.task]).run

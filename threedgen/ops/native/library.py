@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from threedgen.core import ahead
 from threedgen.core.errors import ConfigError
 from threedgen.ops.native import build
 
@@ -28,6 +29,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         path = Path(__file__).parent / build.library_name(level)
         if path.is_file() and _runs_here(level):
             return ctypes.CDLL(str(path)), ""
+    ahead.wait(ahead.KERNELS)
     try:
         return ctypes.CDLL(str(build.cached_cpu_library())), ""
     except (build.BuildError, OSError) as error:
