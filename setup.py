@@ -99,6 +99,7 @@ setup(
         "ray": ["ray>=2.60"],
         "serve": ["cog>=0.23.1,<0.24"],
         "tensorboard": ["tensorboard>=2.15"],
+        "usdz": ["usd-core>=24.11"],
         "viewer": ["viser>=1"],
         "video": ["imageio-ffmpeg>=0.6"],
     },

@@ -14,30 +14,25 @@ figures are those of benchmarks/dense_views.py. Below: differences of the mean w
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from priors_compared import Found, carry_out, parser_of  # noqa: E402  # beside this file
+
 from threedgen.config.load import load_config  # noqa: E402
-from threedgen.config.schema import AwareConfig, Config  # noqa: E402
-from threedgen.core.errors import ThreedgenError  # noqa: E402
-from threedgen.core.files import write_text_atomically  # noqa: E402
+from threedgen.config.sampling import AwareConfig  # noqa: E402
+from threedgen.config.schema import Config  # noqa: E402
 from threedgen.data.miniworld import build, held_out  # noqa: E402
 from threedgen.diffusion.pipeline import MultiViewPipeline, Views  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
-from threedgen.imaging import Row, contact_sheet, save_png  # noqa: E402
+from threedgen.imaging import Row  # noqa: E402
 from threedgen.metrics import tells_azimuth  # noqa: E402
-from threedgen.metrics.bootstrap import paired_difference  # noqa: E402
 from threedgen.tasks.dense_views import dense_pipeline  # noqa: E402
 from threedgen.tasks.evaluation.dense_views import calibrated, measure_views, true_views  # noqa: E402
 from threedgen.tasks.feed_forward import FeedForward  # noqa: E402
@@ -57,27 +52,9 @@ COMPARED = [(VIDEO, FOUR), (AWARE, VIDEO)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = parser_of(__doc__)
     parser.add_argument("--weights", default="mini-video")
-    parser.add_argument("--out", type=Path, help="the figures of every caption as JSON, and pictures beside it")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    try:
-        found, pictures = compare(given.captions, given.weights)
-    except ThreedgenError as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        return error.exit_status
-    print(table(found))
-    print(differences(found))
-    if given.out:
-        write_text_atomically(given.out, json.dumps(found, indent=2) + "\n")
-        save_png(contact_sheet(pictures), given.out.with_suffix(".png"))
-    return 0
-
-
-Found = dict[str, list[dict[str, float | None]]]  # name of the prior -> figures of each caption
+    return carry_out(parser.parse_args(), lambda given: compare(given.captions, given.weights), COLUMNS, COMPARED)
 
 
 def compare(count: int, weights: str) -> tuple[Found, list[Row]]:
@@ -116,31 +93,6 @@ def pipelines(config: Config) -> dict[str, Callable[[str, int], Views]]:
         return lambda caption, seed: pipeline(caption, **config.views.inputs(), seed=seed)
 
     return {name: drawn_by(pipeline) for name, pipeline in made.items()}
-
-
-def table(found: Found) -> str:
-    lines = ["| | " + " | ".join(title for title, _ in COLUMNS.values()) + " |", "|---|" + "---|" * len(COLUMNS)]
-    for name, scores in found.items():
-        cells = []
-        for key, (_, digits) in COLUMNS.items():
-            values = [score[key] for score in scores if score[key] is not None]
-            cells.append(f"{np.mean(values):.{digits}f}" if values else "")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def differences(found: Found) -> str:
-    lines = []
-    for better, worse in COMPARED:
-        for key, (_, digits) in COLUMNS.items():
-            pairs = [(a[key], b[key]) for a, b in zip(found[better], found[worse], strict=True)]
-            both = [(a, b) for a, b in pairs if a is not None and b is not None]
-            if len(both) > 1:
-                gap = paired_difference(*zip(*both, strict=True))
-                lines.append(
-                    f"{better} - {worse}, {key}: {gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]"
-                )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

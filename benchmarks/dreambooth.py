@@ -61,7 +61,7 @@ from threedgen.diffusion.text.prompts import unknown_words  # noqa: E402
 from threedgen.imaging import contact_sheet, save_png  # noqa: E402
 from threedgen.metrics import border_color, colour_fraction, drawn_silhouette, janus_score, psnr, silhouette_iou  # noqa: E402
 from threedgen.runs.directory import open_run  # noqa: E402
-from threedgen.tasks.evaluation.scoring import outcomes  # noqa: E402
+from threedgen.tasks.evaluation.jobs import outcomes  # noqa: E402
 from threedgen.tasks.generate import optimize  # noqa: E402
 from threedgen.tasks.prompting import encode_prompts, load_prior  # noqa: E402
 from threedgen.tasks.training import dreambooth  # noqa: E402

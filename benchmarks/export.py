@@ -21,7 +21,7 @@ import torch  # noqa: E402
 
 from tests.mesh.gltf_validator import ValidatorMissing, validate  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
-from threedgen.tasks.export_run import export_run  # noqa: E402
+from threedgen.tasks.on_runs.export_run import export_run  # noqa: E402
 
 COLUMNS = ("prompt", "faces", "watertight", "errors", "warnings", "coverage", "PSNR dB", "s")
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras, orbit, rays_of
-from threedgen.config.schema import BackendName, GridConfig, OptimizerConfig, SceneConfig
+from threedgen.config.scene import BackendName, GridConfig, OptimizerConfig, SceneConfig
 from threedgen.metrics.image import psnr
 from threedgen.ops.optimizer import AdamW
 from threedgen.scene.nerf import NeRF

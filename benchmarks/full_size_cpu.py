@@ -40,8 +40,9 @@ from PIL import Image
 from torch import Tensor
 
 from threedgen.cameras import viewing_cameras
+from threedgen.config.guidance import GuidanceConfig, JointConfig
 from threedgen.config.load import load_config
-from threedgen.config.schema import CameraConfig, GuidanceConfig, JointConfig
+from threedgen.config.scene import CameraConfig
 from threedgen.diffusion.checkpoints.folders import load_unet
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided

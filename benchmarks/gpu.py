@@ -36,7 +36,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import BackendName, GridConfig
+from threedgen.config.scene import BackendName, GridConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
 from threedgen.ops import gsplat_backend
@@ -226,8 +226,8 @@ def step_rows(rates: Rates, given: argparse.Namespace, notes: dict[str, None]) -
         step = Step(config, hidden, size, native, given.device)
         floor = floor_ms(rates, step.layout.grid, step.widths, step.num_samples)
         case = {"grid": grid, "pixels": size, "samples": step.num_samples, "floor": floor, "floor_ms": floor["total"]}
-        for name in (BackendName.native, BackendName.nerfacc, BackendName.tinycudann, BackendName.reference):
-            if name is BackendName.reference and size > 64:
+        for name in (BackendName.native, BackendName.nerfacc, BackendName.tinycudann, BackendName.plain):
+            if name is BackendName.plain and size > 64:
                 continue  # tens of gigabytes
             if name.value in given.without:
                 notes[f"{name.value}, as --without says"] = None

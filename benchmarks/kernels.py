@@ -4,8 +4,8 @@
     python benchmarks/kernels.py --json FILE      # and one object
 
 16,384 rays (four orbit views of 64 x 64) through a ball of occupied cells, with the step at which they have 524,288
-samples. A step is march, render, backward and AdamW for all parameters. Native and reference take turns in one run, two
-steps each: the first finds the caches and the system's memory as the other left them, as after a step of a guidance
+samples. A step is march, render, backward and AdamW for all parameters. Native and plain torch take turns in one run,
+two steps each: the first finds the caches and the system's memory as the other left them, as after a step of a guidance
 network, the second ("again") as it left them itself. Each figure is the minimum of `--repeats`. `cpu` is the processor
 time of all threads together: with one thread that is what an idle machine's clock would say up to shared caches and
 memory, so that other work on the machine disturbs little.
@@ -33,12 +33,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import GridConfig
-from threedgen.ops import FieldLayout, HashGrid, RaySamples, native, reference
+from threedgen.config.scene import GridConfig
+from threedgen.ops import FieldLayout, HashGrid, RaySamples, native, plain
 
 RADIUS, OCCUPIED_RADIUS, CELLS, NUM_SAMPLES = 1.0, 0.8, 64, 524_288
 STAGES = ("march", "forward", "backward", "adam")
-BACKENDS = {"native": native, "reference": reference}
+BACKENDS = {"native": native, "plain": plain}
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,15 @@ class Rates:
             command = ["-O3", "-march=native", "-shared", "-fPIC", str(Path(__file__).with_name("rates.cpp"))]
             subprocess.run([os.environ.get("CXX", "g++"), *command, "-o", str(library)], check=True)
             self.library = ctypes.CDLL(str(library))
-        for name in ("multiply_adds", "read_pairs", "add_to_pairs", "copy"):
+        for name in ("multiply_adds_8", "multiply_adds_16", "read_pairs", "add_to_pairs", "copy"):
             getattr(self.library, name).restype = ctypes.c_double
-        self.floating_point = 16 / self._seconds("multiply_adds", 12_000_000)  # operations a second
+        # operations a second by the width of the vectors in bits: a processor may do the widest no faster
+        self.by_width = {
+            32 * lanes: 2 * lanes / seconds
+            for lanes in (8, 16)
+            if (seconds := self._seconds(f"multiply_adds_{lanes}", 12_000_000)) > 0
+        }
+        self.floating_point = max(self.by_width.values())
         source, target = torch.zeros(2, 1 << 24)
         self.copied = 8 / self._seconds("copy", 1 << 24, source, target)  # bytes a second, read and written
 
@@ -244,7 +250,7 @@ def report(setting: Setting, num_samples: int, times: dict, floor: dict[str, flo
 
 def ratios(times: dict, floor: dict[str, float]) -> dict[str, float]:
     """Of processor time where one thread runs, of the wall clock between one thread and two."""
-    ours, theirs, two = times["native", 1], times["reference", 1], times["native", 2]
+    ours, theirs, two = times["native", 1], times["plain", 1], times["native", 2]
     without_march = ours["again"]["cpu"] - ours["march"]["cpu"]
     return {
         "speedup_vs_reference": round(theirs["step"]["cpu"] / ours["step"]["cpu"], 2),
@@ -269,11 +275,12 @@ def main() -> None:
     rates = Rates()
     results: dict = {"load_average": os.getloadavg()[0], "repeats": options.repeats, "settings": []}
     print(f"minimum of {options.repeats}; load average {results['load_average']:.1f}")
-    print(f"one thread: {rates.floating_point / 1e9:.0f} GFLOP/s, {rates.copied / 1e9:.0f} GB/s copied")
+    widths = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {width} bits" for width, rate in rates.by_width.items())
+    print(f"one thread: {widths}, {rates.copied / 1e9:.0f} GB/s copied")
     for setting in [DEFAULT] if options.only_default else [DEFAULT, *OTHERS]:
         scene = Scene(setting)
         num_samples = len(scene.march(native).t_starts)
-        times = take_turns(scene, [("native", 1), ("reference", 1), ("native", 2)], options.repeats)
+        times = take_turns(scene, [("native", 1), ("plain", 1), ("native", 2)], options.repeats)
         floor = rates.floor(scene, num_samples)
         report(setting, num_samples, times, floor)
         found = ratios(times, floor)

@@ -18,7 +18,6 @@ of the caption in standard sizes score, the most that a caption tells. Below: di
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from itertools import islice
 from pathlib import Path
@@ -30,16 +29,15 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from priors_compared import Found, carry_out, parser_of  # noqa: E402  # beside this file
+
 from threedgen.cameras import Cameras, viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
 from threedgen.config.schema import Config  # noqa: E402
-from threedgen.core.errors import ThreedgenError  # noqa: E402
-from threedgen.core.files import write_text_atomically  # noqa: E402
 from threedgen.data.miniworld import Rendering, build, held_out  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
-from threedgen.imaging import Row, contact_sheet, save_png  # noqa: E402
+from threedgen.imaging import Row  # noqa: E402
 from threedgen.metrics import psnr, tells_azimuth  # noqa: E402
-from threedgen.metrics.bootstrap import paired_difference  # noqa: E402
 from threedgen.tasks.evaluation.dense_views import true_views  # noqa: E402
 from threedgen.tasks.training.samples import sampled_sets  # noqa: E402
 
@@ -53,29 +51,18 @@ CAPTION, PICTURE, BOTH, OTHER, STANDARD = (
 COMPARED = [(PICTURE, CAPTION), (BOTH, CAPTION), (PICTURE, OTHER), (BOTH, PICTURE)]
 NUM_VIEWS, SIZE, ELEVATION, NEAR_DEG = 24, 64, 15.0, 60
 
-Found = dict[str, list[dict[str, float]]]  # condition -> figures of each object
+COLUMNS = {name: (f"{name}, dB", 2) for name in ("all", "near", "far")}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = parser_of(__doc__)
     parser.add_argument("weights", help="of the prior that is shown pictures")
     parser.add_argument("--guidance", type=float, help="its guidance scale (that of videomv-i2v-mini.yaml)")
-    parser.add_argument("--out", type=Path, help="the figures of every object as JSON, and pictures beside it")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    try:
-        found, pictures = compare(given.captions, given.weights, given.guidance)
-    except ThreedgenError as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        return error.exit_status
-    print(table(found))
-    print(differences(found))
-    if given.out:
-        write_text_atomically(given.out, json.dumps(found, indent=2) + "\n")
-        save_png(contact_sheet(pictures), given.out.with_suffix(".png"))
-    return 0
+
+    def compared(given: argparse.Namespace) -> tuple[Found, list[Row]]:
+        return compare(given.captions, given.weights, given.guidance)
+
+    return carry_out(parser.parse_args(), compared, COLUMNS, COMPARED)
 
 
 def compare(count: int, weights: str, guidance: float | None) -> tuple[Found, list[Row]]:
@@ -111,30 +98,13 @@ def ring(config: Config) -> Cameras:
     return viewing_cameras(config.camera, azimuths, ELEVATION, SIZE)
 
 
-def figures(views: np.ndarray, truth: Rendering) -> dict[str, float]:
+def figures(views: np.ndarray, truth: Rendering) -> dict[str, float | None]:
     """PSNR in dB inside the silhouettes of [V, H, W, 3]."""
     turn = np.arange(NUM_VIEWS) * 360 / NUM_VIEWS
     near = np.minimum(turn, 360 - turn) <= NEAR_DEG
     inside = truth.opacity[..., 0] > 0.5
     chosen = {"all": np.full(NUM_VIEWS, True), "near": near, "far": ~near}
     return {name: psnr(views[c][inside[c]], truth.rgb[c][inside[c]]) for name, c in chosen.items()}
-
-
-def table(found: Found) -> str:
-    columns = list(next(iter(found.values()))[0])
-    lines = ["| | " + " | ".join(f"{name}, dB" for name in columns) + " |", "|---|" + "---|" * len(columns)]
-    for name, scores in found.items():
-        cells = [f"{np.mean([score[column] for score in scores]):.2f}" for column in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def differences(found: Found) -> str:
-    lines = []
-    for better, worse in COMPARED:
-        gap = paired_difference(*([score["all"] for score in found[name]] for name in (better, worse)))
-        lines.append(f"{better} - {worse}: {gap.mean:+.2f} dB [{gap.low:+.2f}, {gap.high:+.2f}]")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

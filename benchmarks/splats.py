@@ -25,7 +25,7 @@ path.insert(0, str(Path(__file__).parent.parent))
 
 from threedgen.cameras import Cameras, orbit
 from threedgen.ops.native.splats import splat as native_splat
-from threedgen.ops.reference.splats import splat as reference_splat
+from threedgen.ops.plain.splats import splat as plain_splat
 
 SETTINGS = [(10_000, 64), (20_000, 64), (20_000, 256)]  # splats, pixels
 
@@ -74,12 +74,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--reference", action="store_true", help="also plain torch: 2,000 splats, for its memory")
+    parser.add_argument("--plain", action="store_true", help="also plain torch: 2,000 splats, for its memory")
     options = parser.parse_args()
     rows = []
     cases = [("native", native_splat, n, size, k) for n, size in SETTINGS for k in (0, 16)]
-    if options.reference:
-        cases += [("reference", reference_splat, 2_000, 64, 0), ("native", native_splat, 2_000, 64, 0)]
+    if options.plain:
+        cases += [("plain", plain_splat, 2_000, 64, 0), ("native", native_splat, 2_000, 64, 0)]
     for name, splat, num_splats, size, num_coefficients in cases:
         cameras = orbit([0, 90, 180, 270], 15, 1.6, 45, height=size, num_views=4)
         gaussians = surface(num_splats, num_coefficients)

@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from threedgen.cameras import Cameras, viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
-from threedgen.config.schema import Config, PriorNetwork  # noqa: E402
+from threedgen.config.schema import Config  # noqa: E402
+from threedgen.config.training import PriorNetwork  # noqa: E402
 from threedgen.core.files import write_text_atomically  # noqa: E402
 from threedgen.core.randomness import generator, seeded  # noqa: E402
 from threedgen.data.miniworld import build, held_out  # noqa: E402

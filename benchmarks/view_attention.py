@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from threedgen.cameras import orbit  # noqa: E402
-from threedgen.config.schema import ViewAttention  # noqa: E402
+from threedgen.config.training import ViewAttention  # noqa: E402
 from threedgen.diffusion.conditions import Conditions  # noqa: E402
 from threedgen.diffusion.start import start_prior  # noqa: E402
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from threedgen.cameras import CameraSampler, mvdream_camera_vectors, orbit, project, rays_of, videomv_camera_vectors
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from threedgen import cli
 from threedgen.config.load import load_config
+from threedgen.config.runtime import RuntimeConfig
 from threedgen.config.schema import Config, Task
 from threedgen.core.errors import EmptyMeshError, WeightsMissingError
 from threedgen.runs.directory import open_run, run_folder
@@ -84,6 +85,16 @@ def test_help_lists_the_recipes_and_starts_fast():
     assert "tiny.yaml" in result.stdout and "prompt=" in result.stdout
     # processor time, which a busy machine does not change: 0.2 s when this was written
     assert after.children_user - before.children_user < 3
+
+
+def test_output_that_is_not_read_to_its_end_is_no_fault(workspace):
+    command = f"{sys.executable} {LAUNCH} vocabulary"
+    head = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -n 1"], capture_output=True, text=True, timeout=60
+    )
+    assert head.stdout.startswith("colours") and head.stderr == "" and head.returncode in (0, cli.NOT_READ)
+    closed = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, text=True, timeout=60)
+    assert closed.stderr == "" and closed.returncode == 0
 
 
 def test_a_typo_is_answered_before_torch_and_before_a_folder_is_made(workspace):
@@ -259,16 +270,14 @@ def test_every_task_has_its_module():
         assert callable(cli._task(Config(task=name)))
 
 
-def test_num_threads_reaches_torch(monkeypatch):
+def test_the_number_of_threads_reaches_torch(monkeypatch):
     import torch
 
-    import threedgen.tasks
-
     fake = types.SimpleNamespace(run=lambda config, run: {})
-    monkeypatch.setattr(threedgen.tasks, "generate", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "threedgen.tasks.generate", fake)
     before = torch.get_num_threads()
     try:
-        assert cli._task(Config(num_threads=before + 1)) is fake.run
+        assert cli._task(Config(runtime=RuntimeConfig(threads=before + 1))) is fake.run
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)

@@ -1,6 +1,7 @@
 """The floors of the house: who may import whom. Reads every import under threedgen/, also those inside functions."""
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -82,19 +83,40 @@ def test_inner_floors(room):
                 assert parts[2] in below, f"{module} imports {name} from a floor above it"
 
 
-def test_no_file_imports_itself_through_others():
-    graph = {module: {name for name in imports(module) if name in FILES and name != module} for module in FILES}
+def no_circle(graph: dict[str, set[str]]) -> None:
     done: set[str] = set()
 
-    def visit(module: str, path: list[str]) -> None:
-        assert module not in path, " -> ".join([*path[path.index(module) :], module])
-        if module not in done:
-            for name in graph[module]:
-                visit(name, [*path, module])
-            done.add(module)
+    def visit(name: str, path: list[str]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, [*path, name])
+            done.add(name)
 
-    for module in graph:
-        visit(module, [])
+    for name in graph:
+        visit(name, [])
+
+
+def test_no_file_imports_itself_through_others():
+    no_circle({module: {name for name in imports(module) if name in FILES and name != module} for module in FILES})
+
+
+PACKAGES = [name for name, path in FILES.items() if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_room_imports_itself_through_others(package):
+    """What stands in a folder, each folder in it as one: in threedgen/tasks those of `training` and every verb."""
+    depth = package.count(".") + 2
+
+    def inside(names: Iterable[str]) -> set[str]:
+        return {".".join(name.split(".")[:depth]) for name in names if name in FILES and name.startswith(f"{package}.")}
+
+    graph: dict[str, set[str]] = {name: set() for name in inside(FILES)}
+    for module in FILES:
+        for own in inside([module]):
+            graph[own] |= inside(imports(module)) - {own}
+    no_circle(graph)
 
 
 def test_no_folder_is_full():
@@ -108,6 +130,16 @@ def test_no_folder_is_full():
 )
 def test_the_command_line_starts_without_torch(module):
     assert not {name.split(".")[0] for name in reached(module, lazy=False)} & HEAVY
+
+
+def test_settings_are_imported_from_the_file_of_their_theme():
+    schema = "threedgen.config.schema"
+    own = {getattr(node, "name", "DRAWING") for node in ast.parse(FILES[schema].read_text("utf-8")).body}
+    for module, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == schema:
+                others = {alias.name for alias in node.names} - own
+                assert not others, f"{module} imports {others} from {schema}, which only puts them together"
 
 
 def test_miniworld_is_numpy_only():

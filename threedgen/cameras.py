@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 from threedgen.core.randomness import generator
 from threedgen.core.transfer import to_device
 

@@ -14,9 +14,11 @@ from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from threedgen.config.guidance import OWN_2D_MODE
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
-from threedgen.config.schema import DRAWING, OWN_2D_MODE, Config, Executor, Task
+from threedgen.config.runtime import Executor
+from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core import light_imports
 from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
@@ -35,15 +37,28 @@ DEFAULT_RECIPE = "mvdream-mini.yaml"
 VERBS: dict[str, str] = {
     "app": "threedgen.app.command",
     "doctor": "threedgen.tasks.tools.doctor",
-    "export": "threedgen.tasks.export_run",
-    "refine": "threedgen.tasks.refine_run",
+    "export": "threedgen.tasks.on_runs.export_run",
+    "refine": "threedgen.tasks.on_runs.refine_run",
     "render-meshes": "threedgen.tasks.tools.render_meshes",
     "vocabulary": "threedgen.tasks.tools.vocabulary",
     "weights": "threedgen.tasks.tools.weights",
 }
+# each a module with `run(config, run) -> the files by name`
+TASKS: dict[Task, str] = {
+    Task.generate: "threedgen.tasks.generate",
+    Task.sample_views: "threedgen.tasks.sample_views",
+    Task.train_prior: "threedgen.tasks.training.train_prior",
+    Task.evaluate: "threedgen.tasks.evaluation.evaluate",
+    Task.ablation: "threedgen.tasks.evaluation.ablation",
+    Task.reconstruct: "threedgen.tasks.reconstruct",
+    Task.dreambooth: "threedgen.tasks.training.dreambooth",
+    Task.dense_views: "threedgen.tasks.dense_views",
+    Task.train_gaussians: "threedgen.tasks.training.train_gaussians",
+}
 WITH_PRIOR = ("refine",)  # verbs that load one
 WITH_SCENE = (Task.generate, Task.reconstruct, Task.evaluate, Task.ablation)  # tasks that need the kernels
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
+NOT_READ = 141  # or one that wrote to a pipe which nobody reads any more
 
 _EXAMPLES = f"""\
 examples:
@@ -71,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if rank() == 0:
             with terminated_like_interrupted(), storage_errors_told():
-                return _command(argv)
+                status = _command(argv)
+                print(end="", flush=True)  # here, where a reader that is gone is no fault
+                return status
         with (
             terminated_like_interrupted(),
             open(os.devnull, "w") as nowhere,
@@ -82,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # who read the output has seen enough: `... vocabulary | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_READ
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
@@ -172,7 +192,7 @@ def _jobs(item: Item, config: Config, recipe: Path, settings: Sequence[str]) -> 
     """The runs of a line: one for each seed, or, where it names its own, one."""
     if item.settings:
         try:
-            config = load_config(recipe, [*settings, f"seed={config.seed}", *item.settings])
+            config = load_config(recipe, [*settings, f"seed={config.seed}"], item.settings)
         except ConfigError as error:
             raise ConfigError(f"{item.where}: {error}") from error
     has_own_seed = any(word.startswith("seed=") for word in item.settings)
@@ -188,8 +208,8 @@ def _words_of(recipe: Path, arguments: argparse.Namespace) -> Callable[[Job], li
     """The command line of a job alone, in a process that shares the machine with the other workers."""
 
     def words(job: Job) -> list[str]:
-        threads = job.config.num_threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
-        own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"num_threads={threads}"]
+        threads = job.config.runtime.threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
+        own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"runtime.threads={threads}"]
         fresh = ["--fresh"] if arguments.fresh else []
         given = ["--config", str(recipe), *fresh, *arguments.settings, *job.settings]
         return [*given, *own, f"prompt={job.config.prompt}"]
@@ -263,56 +283,16 @@ def _check_prompt(config: Config, weights: Path | None) -> None:
 def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
     """The function that carries out `config.task`. From here on torch is there."""
     _require_weights(config)
-    if config.num_threads > 0:
+    if config.runtime.threads > 0:
         import torch
 
-        torch.set_num_threads(config.num_threads)
+        torch.set_num_threads(config.runtime.threads)
     with light_imports.imports():
         if config.task in WITH_SCENE:
             light_imports.compile_kernels()
         if config.task is not Task.reconstruct:
             light_imports.import_diffusers()
-        return _imported(config.task)
-
-
-def _imported(task: Task) -> Callable[[Config, RunDirectory], dict[str, Path]]:
-    match task:
-        case Task.generate:
-            from threedgen.tasks import generate
-
-            return generate.run
-        case Task.sample_views:
-            from threedgen.tasks import sample_views
-
-            return sample_views.run
-        case Task.train_prior:
-            from threedgen.tasks.training import train_prior
-
-            return train_prior.run
-        case Task.evaluate:
-            from threedgen.tasks.evaluation import evaluate
-
-            return evaluate.run
-        case Task.ablation:
-            from threedgen.tasks.evaluation import ablation
-
-            return ablation.run
-        case Task.reconstruct:
-            from threedgen.tasks import reconstruct
-
-            return reconstruct.run
-        case Task.dreambooth:
-            from threedgen.tasks.training import dreambooth
-
-            return dreambooth.run
-        case Task.dense_views:
-            from threedgen.tasks import dense_views
-
-            return dense_views.run
-        case Task.train_gaussians:
-            from threedgen.tasks.training import train_gaussians
-
-            return train_gaussians.run
+        return importlib.import_module(TASKS[config.task]).run
 
 
 def _show(results: dict[str, Path]) -> None:

@@ -58,6 +58,17 @@ def save_png(image: Any, path: str | Path, text: Mapping[str, str] = MappingProx
     write_bytes_atomically(path, buffer.getvalue())
 
 
+def save_strip(images: Any, path: str | Path) -> None:
+    """Write square images [N, H, H, 3] side by side in one PNG."""
+    save_png(np.concatenate(list(images), 1), path)
+
+
+def read_strip(path: str | Path) -> Array:
+    """The images of `save_strip`, [N, H, H, 3] uint8."""
+    picture = np.asarray(Image.open(path))
+    return np.stack(np.split(picture, picture.shape[1] // picture.shape[0], axis=1))
+
+
 def tile(rows: Sequence[Any]) -> Image.Image:
     """Images without any frame: each element of `rows`, [N, H, W, 3], is one row; smaller ones are enlarged."""
     arrays = [to_uint8(row) for row in rows]
@@ -139,9 +150,10 @@ def find_ffmpeg() -> str | None:
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 
-        return get_ffmpeg_exe()
+        own = shutil.which(get_ffmpeg_exe())  # IMAGEIO_FFMPEG_EXE may name what is not there
     except (ImportError, RuntimeError):  # RuntimeError: the package is there, its program is not
-        return shutil.which("ffmpeg")
+        own = None
+    return own or shutil.which("ffmpeg")
 
 
 def save_turntable_mp4(frames: Iterable[Array], path: Path, fps: float, ffmpeg: str) -> Path:

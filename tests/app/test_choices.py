@@ -67,9 +67,7 @@ def test_a_check_reads_as_the_run_does(offered, prompt):
     assert (found.is_fine, found.text, found.notes) == (True, reading.text, reading.notes)
 
 
-@pytest.mark.parametrize(
-    "prompt", ["a dragon", "two dogs", "a blue rabit", "a red and blue cat", "a car wearing a hat"]
-)
+@pytest.mark.parametrize("prompt", ["a dragon", "two dogs", "a red cat and a blue dog", "a hat"])
 def test_what_cannot_be_drawn_is_answered_with_what_can(offered, prompt):
     found = check(prompt, offered[0])
     assert not found.is_fine and 0 < len(found.offers) <= 3

@@ -4,7 +4,6 @@ import importlib.util
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -69,23 +68,12 @@ def app(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(app):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_context(viewport={"width": 900, "height": 700}, reduced_motion="reduce").new_page()
-        page.set_default_timeout(120_000)
-        page.asked, page.errors = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(app[0])
-        page.wait_for_selector("#create")
-        yield page
-        browser.close()
+def page(app, new_page):
+    page = new_page(viewport={"width": 900, "height": 700}, reduced_motion="reduce")
+    page.set_default_timeout(120_000)
+    page.goto(app[0])
+    page.wait_for_selector("#create")
+    return page
 
 
 @pytest.mark.slow

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import LIMITS, flatten, validate
 from threedgen.config.load import config_name, find_config, load_config, to_yaml
-from threedgen.config.schema import Config, GuidanceLoss, Schedule, Task
+from threedgen.config.scene import BackendName
+from threedgen.config.schedules import Schedule
+from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 
 HOSTILE_PROMPTS = [
@@ -99,6 +102,13 @@ def test_values_have_the_schemas_types(tmp_path):
     assert type(config.scene.radius) is float
     assert type(config.camera.distance_range) is tuple
     assert {type(number) for number in config.camera.distance_range} == {float}
+
+
+def test_a_word_that_was_renamed_is_still_read(tmp_path):
+    (tmp_path / "old.yaml").write_text("num_threads: 3\n")
+    assert load_config(tmp_path / "old.yaml").runtime.threads == 3
+    config = load_config(tmp_path / "old.yaml", ["runtime.threads=4", "num_threads=2"])
+    assert config.runtime.threads == 2 and "num_threads" not in to_yaml(config)
 
 
 def test_an_empty_recipe_is_the_defaults(tmp_path):
@@ -349,3 +359,13 @@ def test_a_recipe_extends_another_and_changes_what_it_names(tmp_path, monkeypatc
     (tmp_path / "child.yaml").write_text("extends: [base, other]\n")
     with pytest.raises(ConfigError, match=r"child.yaml:1: extends takes the name of one recipe"):
         load_config("child")
+
+
+def test_the_backend_in_plain_torch_has_a_name_of_before(tmp_path):
+    recipe = tmp_path / "old.yaml"
+    recipe.write_text("scene: {backend: reference}\n")
+    for config in (load_config(recipe), load_config(None, ["scene.backend=reference"])):
+        assert config.scene.backend is BackendName.plain and config == load_config(None, ["scene.backend=plain"])
+        assert "backend: plain" in to_yaml(config)
+    with pytest.raises(ConfigError, match="one of auto, native, plain, nerfacc, tinycudann, gsplat, got 'refrence'"):
+        load_config(None, ["scene.backend=refrence"])

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from threedgen.config.load import load_config, to_yaml
-from threedgen.config.schema import Config, Sampler, ViewsConfig
+from threedgen.config.sampling import Sampler, ViewsConfig
+from threedgen.config.schema import Config
 from threedgen.config.views import INPUTS, MINI_SIZE, ViewInputs, drawn_size, openapi_schema
 from threedgen.core.errors import ConfigError
 

@@ -44,7 +44,7 @@ import torch
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.conditions import Conditions
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 torch.set_num_threads(1)
 prior = MultiViewPrior.from_pretrained("mini")
 cameras = viewing_cameras(CameraConfig(), [0, 90, 180, 270], 15.0, 64)

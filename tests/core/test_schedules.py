@@ -1,7 +1,6 @@
 import pytest
 
-from threedgen.config.schedules import value_at
-from threedgen.config.schema import Schedule, Shape, ShapedSchedule
+from threedgen.config.schedules import Schedule, Shape, ShapedSchedule, value_at
 
 
 @pytest.mark.parametrize(

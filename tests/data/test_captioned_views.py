@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from threedgen.cameras import mvdream_camera_vectors, orbit
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 from threedgen.data.captioned_views import composite_on, front_probabilities, multiview_captures, patterned_captures
 from threedgen.data.miniworld import held_out
 

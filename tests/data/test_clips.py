@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 from threedgen.data.clips import clip_cameras
 
 _FRAMES = 9

@@ -1,6 +1,8 @@
 """Plain English as captions: a table of what people type, refusals, and every caption said in other ways."""
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +35,7 @@ a red coloured cat                                      = a red cat
 a cat of red color                                      = a red cat
 it's a red cat                                          = a red cat
 red cats                                                = a red cat
-a red and green-faced cat                               ! 'faced'
+a red and green-faced cat                               = a red cat
 a red cat and a green face                              = a red cat with a green face
 a red cat, with a green face                            = a red cat with a green face
 red cat with green face                                 = a red cat with a green face
@@ -67,7 +69,7 @@ a chair made of wood                                    = a wooden chair
 a wood chair with a blue cushion                        = a wooden chair with a blue seat
 a house made out of bricks                              = a brick house
 a stone castle with a red gate                          = a stone castle with a red gate
-a castle with a red roof, built from stone              ! 'built'
+a castle with a red roof, built from stone              = a stone castle with red roofs
 a red car with yellow headlights                        = a red car with yellow lights
 a red car with a yellow wheel                           = a red car with yellow wheels
 a red plane with two yellow wings                       = a red plane with yellow wings
@@ -76,7 +78,7 @@ a tree with green leaves and a red trunk                = a green tree with a re
 a flower with red petals                                = a red flower
 a mushroom with a red cap and a white stem              = a red mushroom with a white stem
 a blue ice cream with a red cone                        = a blue icecream with a red cone
-a strawberry-red apple                                  ! 'strawberry'
+a strawberry-red apple                                  = a red apple
 a photo of a red cat                                    = a red cat
 a picture of the red cat, please                        = a red cat
 A 3D model of a red cat, highly detailed, 8k            = a red cat
@@ -89,7 +91,7 @@ a red cat, 3d asset                                     = a red cat
 a red cat on a white background                         = a red cat
 a big red cat with a tiny blue hat                      = a red cat wearing a blue hat
 a kitten, red                                           = a red cat
-a two-tone red and blue cat                             ! 'tone'
+a two-tone red and blue cat                             = a red cat
 a green puppy                                           = a green dog
 a bunny, in white, with a yellow tail                   = a white rabbit with a yellow tail
 an aeroplane, blue with white wings                     = a blue plane with white wings
@@ -117,42 +119,94 @@ a red cat with a red face                               = a red cat
 a red cat with red fur                                  = a red cat
 a red house with a wooden door                          = a red house with an orange door
 """
-ROWS = [line.partition(" = ") if " = " in line else line.partition(" ! ") for line in PLAIN.strip("\n").split("\n")]
+ROWS = [line.split(" = ") for line in PLAIN.strip("\n").split("\n")]
 
 
-@pytest.mark.parametrize(("sentence", "caption"), [(said, meant) for said, sign, meant in ROWS if sign == " = "])
+@pytest.mark.parametrize(("sentence", "caption"), ROWS)
 def test_what_people_type(sentence, caption):
     reading = read(sentence, FEW)
-    assert reading.text == caption
+    assert reading.text == caption.strip()
     assert not any("\n" in note for note in reading.notes)
 
 
 def test_the_table_is_long():
-    assert sum(sign == " = " for _, sign, _ in ROWS) >= 60
+    assert len(ROWS) >= 60
+
+
+LEFT_OUT = [  # what is drawn, what is left out and why, and what is offered for it
+    ("a red cat with a green face and a blue hat",
+     "a red cat with a green face", "'and a blue hat': only one of face and hat",
+     ["a red cat wearing a blue hat"]),
+    ("a red cat with green wheels",
+     "a red cat", "'with green wheels': a cat has no wheels", ["a red cat with a green face"]),
+    ("a red chair wearing a hat",
+     "a red chair", "'wearing a hat': a chair can wear nothing", ["a red chair with a white seat"]),
+    ("a red bear on a table", "a red bear", "'on a table': a bear cannot stand on anything", ["a red bear"]),
+    ("a red cat on a blue castle", "a red cat", "on a cube, cylinder or table only", ["a red cat"]),
+    ("a red wooden chair", "a red chair", "'wooden': the chair can have one colour or material", ["a wooden chair"]),
+    ("a red and blue cat", "a red cat", "'blue': the cat can have one colour", ["a red cat with a blue face"]),
+    ("a red cone on a red cube", "a red cone", "cannot have the same colour", ["a red cone on a white cube"]),
+    ("a red ball with a red nose", "a red ball", "cannot have the same colour", ["a red ball with a white nose"]),
+    ("a red house without a door",
+     "a red house", "'without a door': a house is always drawn with its door", ["a red house"]),
+    ("a red cat with a green fase", "a red cat", "the mini model does not know it: 'with a green fase'", []),
+    ("Make me a big brown bear sitting on a log", "a brown bear", "does not know it: 'sitting on a log'", []),
+    ("a vintage red car", "a red car", "does not know it: 'vintage'", []),
+    ("a hammer with a black rubber handle", "a grey hammer with a black handle", "does not know it: 'rubber'", []),
+    ("build a robot holding a flower", "a grey robot", "'holding a flower': one thing is drawn", ["a grey robot"]),
+    ("a mushroom that looks like a little house", "a red mushroom", "'that looks like a little house': one thing", []),
+    ("a three tier cake", "a pink cake", "does not know it: 'three', 'tier'", []),
+    ("a DSLR photo of a golden retriever dog", "a gold dog", "does not know it: 'dslr', 'retriever'", []),
+    ("a windmill with a brown roof and white blades", "a white windmill with a brown roof",
+     "'and white blades': only one of roof and blades", []),
+    ("a tulip with lavender petals and a green stem",
+     "a purple flower", "'and a green stem': a flower has no stem", []),
+    ("a yelow duck", "a yellow duck", "'yelow' is read as yellow", []),
+    ("plese make a red cyllinder", "a red cylinder", "'plese' is read as please", []),
+    ("a blue rabit", "a blue rabbit", "'rabit' is read as rabbit", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "caption", "why", "offers"), LEFT_OUT)
+def test_what_cannot_be_drawn_of_a_thing_is_left_out_and_said(sentence, caption, why, offers):
+    reading = read(sentence)
+    assert reading.text == caption
+    note = next(note for note in reading.notes if why in note)
+    assert "\n" not in note and all(repr(offer) in note for offer in offers)
+
+
+@pytest.mark.parametrize("word", ["cable", "horse", "tier", "each", "bar", "faced"])
+def test_another_word_is_no_slip_of_the_pen(word):
+    """A table, a house, a tire, a peach, a ball or a face are something else."""
+    reading = read(f"a {word} cat", FEW)
+    assert reading.text == "an orange cat" and any(repr(word) in note for note in reading.notes)
+
+
+def test_sixty_sentences_of_someone_who_had_not_seen_the_grammar():
+    """All but one, which asks for three things, are drawn: 17 with all that they say, 42 with a part of it."""
+    lines = Path(__file__).with_name("plain_sentences.txt").read_text("utf-8").splitlines()
+    pairs = [line.split(" = ") for line in lines]
+    whole = 0
+    for said, meant in pairs:
+        if meant == "!":
+            with pytest.raises(ConfigError):
+                read(said)
+        else:
+            reading = read(said)
+            assert reading.text == meant, said
+            whole += not any("does not know" in note or re.match("left out: '.*': ", note) for note in reading.notes)
+    assert (len(pairs), whole, sum(meant == "!" for _, meant in pairs)) == (60, 17, 1)
 
 
 REFUSED = [
     ("two red cats", "one thing is drawn at a time, not 'two'", ["a red cat"]),
     ("a red cat and a blue dog", "one thing is drawn at a time", ["a red cat", "a blue dog"]),
-    ("a red cat with a green face and a blue hat", "only one of face and hat", ["a red cat wearing a blue hat"]),
-    ("a red cat with green wheels", "a cat has no wheels", ["a red cat with a green face"]),
-    ("a red chair wearing a hat", "a chair can wear nothing", ["a red chair with a white seat"]),
-    ("a red bear on a table", "a bear cannot stand on anything", ["a red bear"]),
-    ("a red cat on a blue castle", "on a cube, cylinder or table only", ["a red cat"]),
-    ("a red wooden chair", "one colour or material, not red and wooden", ["a red chair", "a wooden chair"]),
-    ("a red and blue cat", "one colour or material", ["a red cat with a blue face", "a red cat with blue stripes"]),
-    ("a red cone on a red cube", "cannot have the same colour", ["a red cone on a white cube"]),
-    ("a red ball with a red nose", "cannot have the same colour", ["a red ball with a white nose"]),
-    ("a red house without a door", "always drawn with its door", ["a red house"]),
     ("a green face", "'face' is drawn as a part only", ["a red cat with a green face"]),
     ("a hat", "on an animal or a figure only", []),
     ("please", "names nothing", []),
     ("an orange", "names nothing", []),
     ("a red zebra", "does not know 'zebra'", ["a red elephant", "a red bear", "a red dog"]),
     ("an astronaut riding a horse", "does not know 'astronaut', 'riding', 'horse'", ["a white snowman"]),
-    ("a blue rabit", "does not know 'rabit'", ["a blue rabbit"]),
-    ("a gren cat", "does not know 'gren'", ["a green cat"]),
-    ("a red cat with a green fase", "does not know 'fase'", ["a red cat with a green face"]),
     ("a [v] cat", "does not know '[v]'", []),
     ("un chat rouge", "does not know 'un', 'chat', 'rouge'", []),
     ("a red cat " * 30, "one thing is drawn at a time", ["a red cat"]),
@@ -171,12 +225,6 @@ def test_what_cannot_be_drawn_is_refused_with_what_can(sentence, reason, offers)
     tried = message.partition("try ")[2] or message.partition("draw: ")[2]
     offered = [text for text in tried.split("'") if text.startswith(("a ", "an "))]
     assert offered and all(parse(offer).caption == offer for offer in offered)
-
-
-@pytest.mark.parametrize(("sentence", "reason"), [(said, why.strip()) for said, sign, why in ROWS if sign == " ! "])
-def test_half_understood_is_refused(sentence, reason):
-    with pytest.raises(ConfigError, match=reason):
-        read(sentence, FEW)
 
 
 def test_every_caption_is_its_own_reading():

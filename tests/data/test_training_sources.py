@@ -13,10 +13,11 @@ import trimesh
 
 from threedgen import cli
 from threedgen.cameras import mvdream_camera_vectors, orbit
-from threedgen.config.schema import CameraConfig, Config, TrainConfig
+from threedgen.config.scene import CameraConfig
+from threedgen.config.schema import Config
+from threedgen.config.training import TrainConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import verify_folder
-from threedgen.data import captioned_views
 from threedgen.data.captioned_views import CapturedViews
 from threedgen.data.training_sources import (
     MiniworldClips,
@@ -104,9 +105,7 @@ class FromTheBack:
         return count - 1
 
 
-def test_miniworld_is_opened_by_its_name(tmp_path, monkeypatch):
-    # threads instead of new processes, which take seconds to start
-    monkeypatch.setattr(captioned_views, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
+def test_miniworld_is_opened_by_its_name(tmp_path):
     camera = CameraConfig(fov_y_deg_range=(40.0, 40.0), elevation_deg_range=(10.0, 10.0))
     train = TrainConfig(num_objects=2, num_patterned_images=3, render_workers=1)
     config = Config(output_root=str(tmp_path), camera=camera, train=train)

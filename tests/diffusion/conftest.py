@@ -1,6 +1,5 @@
 """Shared by the tests of weights: reference numbers beside the main file, and a small checkpoint in original layout."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,9 @@ def goldens_folder():
 
 
 @pytest.fixture(scope="session")
-def full_size_cpu():
+def full_size_cpu(load_benchmark):
     """The benchmark's module, which can write checkpoints of any size."""
-    spec = importlib.util.spec_from_file_location("full_size_cpu", ROOT / "benchmarks" / "full_size_cpu.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("full_size_cpu")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from torch import nn
 from tests.diffusion.test_epipolar import golden_cameras
 from tests.diffusion.tiny_unet import CAMERAS, TINY, inputs
 from threedgen.cameras import mvdream_camera_vectors, orbit, rays_of
-from threedgen.config.schema import ViewAttention
+from threedgen.config.training import ViewAttention
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.networks.epipolar import LevelGeometry, RayPoints, ViewGeometry, ray_points, sample_depths
 from threedgen.diffusion.networks.epipolar_blocks import (

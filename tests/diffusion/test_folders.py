@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from threedgen.config.schema import PriorNetwork
+from threedgen.config.training import PriorNetwork
 from threedgen.core.errors import ThreedgenError, WeightsMissingError
 from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
 from threedgen.diffusion.checkpoints.locate import BUNDLED_FOLDER

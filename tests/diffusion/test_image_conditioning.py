@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from threedgen.cameras import orbit
-from threedgen.config.schema import PriorNetwork
+from threedgen.config.training import PriorNetwork
 from threedgen.core.errors import ConfigError
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Guided

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from threedgen import MultiViewPipeline
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import CameraConfig, JointConfig, JointMode, Shape, ShapedSchedule
+from threedgen.config.guidance import JointConfig, JointMode
+from threedgen.config.scene import CameraConfig
+from threedgen.config.schedules import Shape, ShapedSchedule
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.diffusion.checkpoints.locate import BUNDLED_FOLDER
 from threedgen.diffusion.conditions import Conditions

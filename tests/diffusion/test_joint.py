@@ -7,16 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import (
-    CameraConfig,
-    GuidanceConfig,
-    JointConfig,
-    JointMode,
-    Sampler,
-    Schedule,
-    Shape,
-    ShapedSchedule,
-)
+from threedgen.config.guidance import GuidanceConfig, JointConfig, JointMode
+from threedgen.config.sampling import Sampler
+from threedgen.config.scene import CameraConfig
+from threedgen.config.schedules import Schedule, Shape, ShapedSchedule
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised, Guided
 from threedgen.diffusion.image_prior import ImagePrior

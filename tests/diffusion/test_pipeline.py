@@ -10,7 +10,7 @@ import torch
 
 from threedgen import MultiViewPipeline
 from threedgen.cameras import mvdream_camera_vectors
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.core.randomness import generator
 from threedgen.diffusion import pipeline as pipeline_module

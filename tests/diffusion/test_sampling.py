@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from threedgen.config.schema import Sampler
+from threedgen.config.sampling import Sampler
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim, ddim_timesteps, sample_views, solve

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.diffusion.tiny_unet import CAMERAS
-from threedgen.config.schema import CameraInput, ViewAttention
+from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.diffusion.formats.ldm_unet import unet_sources
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet

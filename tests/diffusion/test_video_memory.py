@@ -1,25 +1,16 @@
 """`benchmarks/video_memory.py` counts what is alive at once, against sums that are known."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-PATH = Path(__file__).parents[2] / "benchmarks/video_memory.py"
 MIB = 2**20
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_video_memory", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("video_memory")
 
 
 def test_a_chain_holds_two_neighbours_and_what_is_kept(benchmark):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from threedgen.cameras import orbit
-from threedgen.config.schema import CameraInput, PriorNetwork, ViewAttention
+from threedgen.config.training import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet

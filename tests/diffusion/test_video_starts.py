@@ -1,9 +1,6 @@
 """`benchmarks/video_starts.py`: where its three trainings begin, and where its figure puts their losses."""
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +8,10 @@ import torch
 from threedgen.config.load import load_config
 from threedgen.diffusion.prior import MultiViewPrior
 
-PATH = Path(__file__).parents[2] / "benchmarks/video_starts.py"
-
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_video_starts", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("video_starts")
 
 
 def test_no_start_has_none_of_minis_tensors_and_a_prior_that_knows_more_has_the_lower_loss(benchmark):

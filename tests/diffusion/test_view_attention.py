@@ -10,7 +10,7 @@ from torch import nn
 from tests.diffusion.tiny_unet import CAMERAS, inputs
 from tests.diffusion.tiny_unet import TINY as TINY_UNET
 from threedgen.cameras import Cameras
-from threedgen.config.schema import CameraInput, ViewAttention
+from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.checkpoints.folders import load_unet
 from threedgen.diffusion.conditions import Conditions

@@ -67,21 +67,35 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(toy):
         toy("found", {step: bad_loss for step in range(2, 30)})
 
 
-def test_where_looking_is_dear_it_is_done_when_due_and_then_closely(toy, capsys, monkeypatch):
-    """As on a GPU: the fault of step 14 is found after step 20, and passed one by one from the checkpoint on."""
+@pytest.fixture
+def dear(monkeypatch):
+    """Looking at numbers costs time, as on a GPU."""
     make = NumberGuard.__init__
 
-    def dear(self, *arguments, **options):
+    def made(self, *arguments, **options):
         make(self, *arguments, **options)
         self._looks_always = False
 
-    monkeypatch.setattr(NumberGuard, "__init__", dear)
+    monkeypatch.setattr(NumberGuard, "__init__", made)
+
+
+def test_where_looking_is_dear_it_is_done_when_due_and_then_closely(toy, dear, capsys, monkeypatch):
+    """The fault of step 14 is found after step 20, and passed one by one from the checkpoint on."""
     found = toy("found", {13: bad_gradient})
     messages = capsys.readouterr().err
     assert "step 20: the parameter scene.bias is not finite; back to the last checkpoint" in messages
     assert "step 14 is left out: the gradient of scene.bias is not finite" in messages
     assert found.seen == [*range(20), *range(10, 30)]
     monkeypatch.setattr(NumberGuard, "allows", lambda self, step, loss, norm=None: step != 13)
+    assert toy.same(found, toy("expected"))
+
+
+def test_where_looking_is_dear_it_is_done_closely_until_there_is_a_checkpoint(toy, dear, capsys, monkeypatch):
+    found = toy("found", {3: bad_gradient})
+    messages = capsys.readouterr().err
+    assert "step 4 is left out: the gradient of scene.bias is not finite" in messages and "back to" not in messages
+    assert found.seen == [*range(30)]
+    monkeypatch.setattr(NumberGuard, "allows", lambda self, step, loss, norm=None: step != 3)
     assert toy.same(found, toy("expected"))
 
 

@@ -137,7 +137,7 @@ from pathlib import Path
 import torch, torch.distributed
 from torch import nn
 torch.set_num_threads(1)
-from threedgen.config.schema import RuntimeConfig
+from threedgen.config.runtime import RuntimeConfig
 from threedgen.runs.distributed import process_group, rank
 from threedgen.runs.stopping import Terminated
 from threedgen.training.loop import Losses, Pace, Training, states, train

@@ -1,12 +1,19 @@
-"""What a user's machine may lack or have: no home, no locale, no terminal, unusual paths, `python -m threedgen`."""
+"""What a user's machine may lack or have: no home, locale, terminal or ffmpeg, unusual paths, `python -m threedgen`."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from threedgen import __main__, cli
+from threedgen.config.load import load_config
+from threedgen.imaging import read_turntable
+from threedgen.runs.checkpoint import save_checkpoint
+from threedgen.runs.directory import open_run
+from threedgen.scene.make import make_scene
 
 ROOT = Path(__file__).parent.parent.parent
 # the command line with a task that needs no torch
@@ -71,6 +78,37 @@ def test_python_m_and_a_prompt_that_is_refused_before_torch_and_before_a_folder_
     assert message.startswith("error: ") and message.count("\n") == 1 and said in message
     assert not list(tmp_path.iterdir())
     assert ", ," not in message and ": ," not in message
+
+
+@pytest.mark.parametrize("package", ["not there", "without its program", "told of another program"])
+def test_without_ffmpeg_the_turntable_is_a_gif(tmp_path, monkeypatch, capsys, package):
+    """The run is whole and says so in a line; its page and its gallery show the GIF."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE", raising=False)
+    if package == "not there":
+        monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    elif package == "without its program":
+        ours = pytest.importorskip("imageio_ffmpeg")
+
+        def fail():
+            raise RuntimeError("No ffmpeg exe could be found")
+
+        monkeypatch.setattr(ours, "get_ffmpeg_exe", fail)
+    else:
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
+    small = ["export.resolution=16", "export.colors=vertex", "export.turntable_frames=3", "export.image_size=24"]
+    config = load_config("mvdream-mini.yaml", ["prompt=a red cat", "num_threads=1", *small])
+    with open_run(tmp_path / "run", config) as run:
+        scene = make_scene(config, torch.device("cpu"))
+        save_checkpoint(run.checkpoints, 1, {f"scene.{name}": t for name, t in scene.state_dict().items()}, {})
+    assert cli.main(["export", str(tmp_path / "run")]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("turntable  as a GIF: there is no ffmpeg (pip install imageio-ffmpeg brings one)\n") == 1
+    assert err == ""
+    assert not (tmp_path / "run/turntable.mp4").exists()
+    assert Image.open(tmp_path / "run/turntable.gif").n_frames == 3
+    assert "data:image/gif" in (tmp_path / "run/preview.html").read_text()
+    assert len(read_turntable(tmp_path / "run/turntable.gif", 3)) == 3
 
 
 def test_the_module_is_the_command():

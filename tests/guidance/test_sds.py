@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from threedgen.config.schema import GuidanceConfig, GuidanceLoss, Schedule
+from threedgen.config.guidance import GuidanceConfig, GuidanceLoss
+from threedgen.config.schedules import Schedule
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised, Guided
 from threedgen.diffusion.schedule import NoiseSchedule

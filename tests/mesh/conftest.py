@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.mesh.gltf_validator import ValidatorMissing, validate
-from threedgen.config.schema import ExportConfig
+from threedgen.config.export import ExportConfig
 from threedgen.mesh import extract_surface, make_rasterizer, paint
 
 

@@ -9,7 +9,7 @@ import torch
 import trimesh
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import ExportConfig, MeshColors
+from threedgen.config.export import ExportConfig, MeshColors
 from threedgen.mesh import (
     ColoredMesh,
     TexturedMesh,

@@ -5,7 +5,7 @@ import pytest
 import torch
 import trimesh
 
-from threedgen.config.schema import ExportConfig
+from threedgen.config.export import ExportConfig
 from threedgen.core.errors import EmptyMeshError
 from threedgen.mesh.isosurface import choose_threshold, extract_isosurface
 

@@ -7,7 +7,7 @@ import torch
 import trimesh
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import ExportConfig, RasterizerName
+from threedgen.config.export import ExportConfig, RasterizerName
 from threedgen.core.errors import ConfigError
 from threedgen.mesh import make_rasterizer, render_mesh
 from threedgen.mesh.kaolin_rasterizer import KaolinRasterizer

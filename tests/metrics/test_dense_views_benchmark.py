@@ -1,26 +1,17 @@
 """`benchmarks/dense_views.py` puts in the faults that it names, and its table is of the figures that it was given."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from threedgen.data.miniworld import build, parse
 from threedgen.metrics import azimuth_errors
 
-PATH = Path(__file__).parents[2] / "benchmarks/dense_views.py"
 CAT = build(parse("a red cat with a green face"))
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_dense_views", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("dense_views")
 
 
 @pytest.fixture(scope="module")

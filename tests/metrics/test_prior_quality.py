@@ -1,9 +1,6 @@
 """The figures of `benchmarks/prior_quality.py`: true views score perfectly, wrong ones as badly as they were made."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +8,10 @@ import pytest
 from threedgen.config.load import load_config
 from threedgen.data.miniworld import Spec, build, parse, render
 
-PATH = Path(__file__).parents[2] / "benchmarks/prior_quality.py"
-
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_prior_quality", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("prior_quality")
 
 
 def drawing(turn_deg=0.0, two_faced=False, plain=False):

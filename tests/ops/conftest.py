@@ -4,15 +4,15 @@ import ctypes
 import pytest
 import torch
 
-from threedgen.ops import native, reference
+from threedgen.ops import native, plain
 from threedgen.ops.native import build, cuda
 
 
-@pytest.fixture(params=["reference", "native"])
+@pytest.fixture(params=["plain", "native"])
 def ops(request):
     """Each back end that is there; both must behave alike."""
-    if request.param == "reference":
-        return reference
+    if request.param == "plain":
+        return plain
     if not native.available("cpu"):
         pytest.skip(f"the native kernels are not available: {native.why_not('cpu')}")
     return native

@@ -1,6 +1,5 @@
 """The parts of benchmarks/gpu.py that need no GPU."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from threedgen.config.schema import BackendName, GridConfig
+from threedgen.config.scene import BackendName, GridConfig
 from threedgen.ops.backends import select_backend
 from threedgen.ops.grid import HashGrid
 
@@ -16,11 +15,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
-    module = sys.modules["gpu_benchmark"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("gpu")
 
 
 def test_floors_counted_by_hand(benchmark):
@@ -42,7 +38,7 @@ def test_floors_of_the_papers_grid_on_an_h200(benchmark, num_samples, total):
 
 
 def test_the_step_learns_from_32_samples_a_ray(benchmark):
-    ops = select_backend(BackendName.reference)
+    ops = select_backend(BackendName.plain)
     step = benchmark.Step(GridConfig(2, 2, 10, 4, 16), 16, 4, ops, "cpu")
     assert step.num_samples == pytest.approx(32 * 64, rel=0.05)
     before = [param.detach().clone() for param in step.params]

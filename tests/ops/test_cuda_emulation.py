@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from threedgen.config.schema import GridConfig
+from threedgen.config.scene import GridConfig
 from threedgen.core.errors import ConfigError
-from threedgen.ops import composed, reference
+from threedgen.ops import plain
 from threedgen.ops.grid import HashGrid
 from threedgen.ops.native import build, cuda, cuda_field
-from threedgen.ops.reference.compositing import transmittance
-from threedgen.ops.reference.hash_grid import interpolate
+from threedgen.ops.plain import composed
+from threedgen.ops.plain.compositing import transmittance
+from threedgen.ops.plain.hash_grid import interpolate
 from threedgen.ops.types import FieldLayout, RaySamples
 
 SIZES = [0, 1, 31, 32, 33, 257]
@@ -66,7 +67,7 @@ def close(actual, expected, real=torch.float64, scale=1.0):
 
 def steps_of(samples, origins, directions, jitter, radius, step_size):
     """{(ray, number of the step)} of samples."""
-    t_near, _ = reference.ray_box(origins.double(), directions.double(), -radius, radius)
+    t_near, _ = plain.ray_box(origins.double(), directions.double(), -radius, radius)
     ray = samples.ray_indices.cpu()
     step = (samples.t_mids.cpu().double() - t_near[ray]) / step_size - jitter.double()[ray]
     assert (step - step.round()).abs().max() < 0.01 if len(step) else True
@@ -79,7 +80,7 @@ def steps_of(samples, origins, directions, jitter, radius, step_size):
 def test_march(device, poisoned, num_rays, fill, cells, real):
     rays, occupancy = some_rays(num_rays, real), occupancy_of(fill, cells)
     jitter = random(num_rays, seed=5, real=real, low=0)
-    expected = reference.march(*(x.double() for x in rays), occupancy, 1.25, 0.04, jitter.double())
+    expected = plain.march(*(x.double() for x in rays), occupancy, 1.25, 0.04, jitter.double())
     found = RaySamples(*OPS.march(*to(device, [*rays, occupancy]), 1.25, 0.04, jitter.to(device)))
     steps = steps_of(found, *rays, jitter, 1.25, 0.04)
     wanted = steps_of(expected, *rays, jitter, 1.25, 0.04)
@@ -143,7 +144,7 @@ def test_composite_with_gradients(device, poisoned, counts, min_transmittance, r
     density, rgb = (x.clone().requires_grad_() for x in inputs)
     dt = samples.t_ends - samples.t_starts
     reached = transmittance(inputs[0] * dt, samples.ray_indices, samples.offsets) >= min_transmittance
-    expected = reference.composite(density * reached, rgb, *samples)
+    expected = plain.composite(density * reached, rgb, *samples)
     sum((x * grad).sum() for x, grad in zip(expected, grads, strict=True)).backward()
     if min_transmittance and sum(counts) > 30:
         assert 0 < reached.sum() < total
@@ -207,7 +208,7 @@ def grid_inputs(name, count):
 def test_hash_grid(device, poisoned, name, count, real):
     grid, positions, table, grad = grid_inputs(name, count)
     at, rows = positions.clone().requires_grad_(), table.clone().requires_grad_()
-    expected = reference.hash_grid_encode(at, rows, grid)
+    expected = plain.hash_grid_encode(at, rows, grid)
     (expected * grad).sum().backward()
 
     layout = grid.layout
@@ -259,7 +260,7 @@ def test_a_table_that_begins_in_the_middle_of_another_tensor(device):
     grid, positions, table, _ = grid_inputs("four levels of 8", 33)
     shifted = torch.cat([torch.zeros(1), table.float().flatten()]).to(device)[1:].view(table.shape)
     assert shifted.data_ptr() % 16 != 0
-    expected = reference.hash_grid_encode(positions.float(), table.float(), grid)
+    expected = plain.hash_grid_encode(positions.float(), table.float(), grid)
     close(OPS.hash_grid_encode(positions.float().to(device), shifted, grid.layout), expected, torch.float32)
 
 
@@ -336,7 +337,7 @@ def test_field(device, poisoned, op, num_hidden_layers):
     table, weights = field(num_hidden_layers)
     positions = random(257, 3, low=-1.2, high=1.2)
     inputs = [x.requires_grad_() for x in (table, *weights)]
-    expected = getattr(reference, op)(table, weights, LAYOUT, positions)
+    expected = getattr(plain, op)(table, weights, LAYOUT, positions)
     mine = [x.detach().to(device).requires_grad_() for x in inputs]
     found = getattr(cuda_field, op)(mine[0], mine[1:], LAYOUT, positions.to(device))
     for one, other in zip(found, expected, strict=True):
@@ -348,7 +349,7 @@ def test_field(device, poisoned, op, num_hidden_layers):
 def test_normals_without_gradients(device):
     table, weights = to(device, [field()[0]])[0], to(device, field()[1])
     positions = torch.cat([random(20, 3), torch.zeros(1, 3)])
-    expected = reference.field_with_normals(*field(), LAYOUT, positions)
+    expected = plain.field_with_normals(*field(), LAYOUT, positions)
     found = cuda_field.field_with_normals(table, weights, LAYOUT, positions.to(device))
     for one, other in zip(found, expected, strict=True):
         assert not one.requires_grad
@@ -359,9 +360,9 @@ def test_normals_without_gradients(device):
 @pytest.mark.parametrize("num_rays", [0, 1, 33])
 def test_render_field(device, poisoned, num_rays, min_transmittance):
     (table, weights), rays = field(), some_rays(num_rays, torch.float64)
-    samples = reference.march(*rays, occupancy_of("full", 8), 1.25, 0.03)
+    samples = plain.march(*rays, occupancy_of("full", 8), 1.25, 0.03)
     inputs = [x.requires_grad_() for x in (table, *weights)]
-    expected = reference.render_field(table, weights, LAYOUT, *rays, samples, min_transmittance)
+    expected = plain.render_field(table, weights, LAYOUT, *rays, samples, min_transmittance)
     mine = [x.detach().to(device).requires_grad_() for x in inputs]
     on_device = RaySamples(*to(device, samples))
     found = cuda_field.render_field(mine[0], mine[1:], LAYOUT, *to(device, rays), on_device, min_transmittance)
@@ -379,7 +380,7 @@ def test_refresh_occupancy(device, poisoned, monkeypatch, cells, all_cells):
     monkeypatch.setattr(cuda_field, "_CELLS_AT_ONCE", 1000)  # so that 12^3 cells take two rounds
     opacity, occupied = random(cells, cells, cells, low=0), occupancy_of("sparse", cells)
     arguments = 2**40 + 17, 0.9, all_cells
-    expected = reference.refresh_occupancy(*field(), LAYOUT, opacity, occupied, *arguments)
+    expected = plain.refresh_occupancy(*field(), LAYOUT, opacity, occupied, *arguments)
     table, weights = field()
     found = cuda_field.refresh_occupancy(
         table.to(device), to(device, weights), LAYOUT, *to(device, [opacity, occupied]), *arguments
@@ -391,7 +392,7 @@ def test_refresh_occupancy(device, poisoned, monkeypatch, cells, all_cells):
 
 @pytest.mark.parametrize("num_rays", SIZES)
 def test_ray_jitter(device, poisoned, num_rays):
-    assert torch.equal(cuda_field.ray_jitter(-5, num_rays, device).cpu(), reference.ray_jitter(-5, num_rays))
+    assert torch.equal(cuda_field.ray_jitter(-5, num_rays, device).cpu(), plain.ray_jitter(-5, num_rays))
 
 
 @pytest.mark.parametrize("count", SIZES)
@@ -402,7 +403,7 @@ def test_adamw(device, count):
     for step in range(1, 4):
         numbers = (step, 0.01, 0.9, 0.99, 1e-15, 0.1)
         OPS.adamw_step(*mine, *states[:2], *numbers)
-        reference.adamw_step(*theirs, *states[2:], *numbers)
+        plain.adamw_step(*theirs, *states[2:], *numbers)
     close(mine[0], theirs[0], torch.float32)
 
 
@@ -470,7 +471,7 @@ def test_without_cuda_or_without_nvcc_there_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(build, "_CUDA_FOLDER", "/nowhere")
     library, reason = load()
     assert library is None
-    assert reason == "nvcc is not installed: install the CUDA toolkit or use scene.backend=reference"
+    assert reason == "nvcc is not installed: install the CUDA toolkit or use scene.backend=plain"
     monkeypatch.setattr(cuda, "_load", lambda: (None, reason))
     with pytest.raises(ConfigError, match="nvcc is not installed"):
         cuda.call("tg_adamw", torch.float32)

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from threedgen.config.schema import GridConfig
-from threedgen.ops import HashGrid, reference
-from threedgen.ops.reference.hash_grid import interpolate
+from threedgen.config.scene import GridConfig
+from threedgen.ops import HashGrid, plain
+from threedgen.ops.plain.hash_grid import interpolate
 
 SMALL = HashGrid.from_config(
     GridConfig(num_levels=3, num_features=2, log2_table_size=9, base_resolution=4, max_resolution=24)
@@ -56,7 +56,7 @@ def test_interpolation_by_indexing_is_the_same_and_twice_differentiable():
     generator = torch.Generator().manual_seed(0)
     positions = torch.rand(20, 3, dtype=torch.float64, generator=generator)
     table = torch.randn(SMALL.num_rows, 2, dtype=torch.float64, generator=generator)
-    expected = reference.hash_grid_encode(positions, table, SMALL)
+    expected = plain.hash_grid_encode(positions, table, SMALL)
     torch.testing.assert_close(interpolate(positions, table, SMALL), expected, atol=1e-12, rtol=0)
     tiny = HashGrid.from_config(GridConfig(2, 2, 6, base_resolution=4, max_resolution=9))
     table = torch.randn(tiny.num_rows, 2, dtype=torch.float64, generator=generator, requires_grad=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.core.errors import ConfigError
 from threedgen.ops import backends, native
 from threedgen.ops.native import build, library
@@ -87,7 +87,7 @@ def test_without_a_folder_to_keep_them_in_it_is_said_what_to_do(sources, monkeyp
 
 def test_without_kernels_auto_says_so_and_native_refuses(monkeypatch, capsys):
     monkeypatch.setattr(library, "_load", lambda: (None, "no C++ compiler (g++ or clang++) is installed"))
-    assert backends.select_backend(BackendName.auto).name == "reference"
+    assert backends.select_backend(BackendName.auto).name == "plain"
     assert "note: rendering in plain torch" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"scene\.backend=native is not available: no C"):
         backends.select_backend(BackendName.native)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from threedgen.config.schema import GridConfig
-from threedgen.ops import HashGrid, native, reference
+from threedgen.config.scene import GridConfig
+from threedgen.ops import HashGrid, native, plain
 
 pytestmark = pytest.mark.skipif(not native.available("cpu"), reason=f"no native kernels: {native.why_not('cpu')}")
 
@@ -40,7 +40,7 @@ def test_equals_its_twin_in_float64(num_levels, num_features, dtype, tolerance):
     grid = grid_of(num_levels, num_features)
     tensors = inputs(grid, 257, dtype)
     ours = gradients(native, grid, *tensors)
-    theirs = gradients(reference, grid, *in_double(*tensors))
+    theirs = gradients(plain, grid, *in_double(*tensors))
     for name, a, b in zip(["features", "grad positions", "grad table"], ours, theirs, strict=True):
         assert a.dtype == dtype
         error = (a.double() - b).abs().max() / b.abs().max()
@@ -60,7 +60,7 @@ def test_samples_in_one_cell_and_rows_that_collide(num_features):
     grid = grid_of(4, num_features, log2_table_size=2)
     for spread in (1e-4, 0.05, 1.0):
         tensors = inputs(grid, 500, spread=spread)
-        ours, theirs = gradients(native, grid, *tensors), gradients(reference, grid, *in_double(*tensors))
+        ours, theirs = gradients(native, grid, *tensors), gradients(plain, grid, *in_double(*tensors))
         torch.testing.assert_close(ours[2].double(), theirs[2], rtol=1e-4, atol=1e-4)
 
 
@@ -80,7 +80,7 @@ def test_every_tail_of_a_tile(num_features, threads):
         ours = results[0]
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
         assert torch.equal(ours[0], features[:n]) and torch.equal(ours[1], grad_positions[:n])
-        theirs = gradients(reference, grid, exact[0][:n], exact[1], exact[2][:n])
+        theirs = gradients(plain, grid, exact[0][:n], exact[1], exact[2][:n])
         torch.testing.assert_close(ours[2].double(), theirs[2], rtol=1e-5, atol=2e-6)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from threedgen.ops import native, reference
+from threedgen.ops import native, plain
 
 pytestmark = pytest.mark.skipif(not native.available("cpu"), reason=f"no native kernels: {native.why_not('cpu')}")
 
@@ -22,7 +22,7 @@ def scene(num_rays, resolution=19, seed=0, dtype=torch.float32):
 
 def samples_of(num_rays, dtype=torch.float32, **options):
     origins, directions, occupancy = scene(num_rays, dtype=dtype, **options)
-    jitter = reference.ray_jitter(5, num_rays).to(dtype)
+    jitter = plain.ray_jitter(5, num_rays).to(dtype)
     return native.march(origins, directions, occupancy, 1.0, 0.02, jitter)
 
 
@@ -30,9 +30,9 @@ def samples_of(num_rays, dtype=torch.float32, **options):
 @pytest.mark.parametrize("resolution", [1, 8, 19, 64])
 def test_march_equals_its_twin(num_rays, resolution):
     origins, directions, occupancy = scene(num_rays, resolution, dtype=torch.float64)
-    jitter = reference.ray_jitter(1, num_rays).double()
+    jitter = plain.ray_jitter(1, num_rays).double()
     ours = native.march(origins, directions, occupancy, 1.0, 0.013, jitter)
-    theirs = reference.march(origins, directions, occupancy, 1.0, 0.013, jitter)
+    theirs = plain.march(origins, directions, occupancy, 1.0, 0.013, jitter)
     assert torch.equal(ours.offsets, theirs.offsets) and torch.equal(ours.ray_indices, theirs.ray_indices)
     torch.testing.assert_close(ours.t_starts, theirs.t_starts, atol=1e-12, rtol=0)
     torch.testing.assert_close(ours.t_ends, theirs.t_ends, atol=1e-12, rtol=0)
@@ -60,7 +60,7 @@ def test_composite_equals_its_twin_in_float64(num_rays, dtype):
     exact = [x.detach().double().requires_grad_() for x in (density, rgb)]
     intervals = [x.double() for x in samples[:2]]
     ours = native.composite(density, rgb, *samples)
-    theirs = reference.composite(*exact, *intervals, *samples[2:])
+    theirs = plain.composite(*exact, *intervals, *samples[2:])
     tolerance = {"atol": 2e-6, "rtol": 2e-5} if dtype is torch.float32 else {"atol": 1e-10, "rtol": 1e-8}
     arriving = [torch.rand(x.shape, generator=generator, dtype=torch.float64) for x in theirs]
     for a, b in zip(ours, theirs, strict=True):

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from threedgen.cameras import mvdream_camera_vectors, orbit
-from threedgen.config.schema import GridConfig, GuidanceConfig, SceneConfig
+from threedgen.config.guidance import GuidanceConfig
+from threedgen.config.scene import GridConfig, SceneConfig
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised, Guided
 from threedgen.diffusion.schedule import NoiseSchedule

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.ops.backends import select_backend
 from threedgen.ops.optimizer import AdamW
 
 OPTIONS = {"lr": 0.03, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 
 
-@pytest.mark.parametrize("backend", [BackendName.reference, BackendName.native])
+@pytest.mark.parametrize("backend", [BackendName.plain, BackendName.native])
 def test_equals_torch(backend, threads):
     """Sizes around the kernel's eight lanes and its pieces of 16384; a parameter without a gradient stays."""
     generator = torch.Generator().manual_seed(0)
@@ -33,7 +33,7 @@ def test_equals_torch(backend, threads):
 def test_goes_on_from_torchs_state():
     param, other = (torch.full((4,), 2.0, requires_grad=True) for _ in range(2))
     first = torch.optim.AdamW([param], **OPTIONS)
-    second = AdamW([{"params": [other]}], select_backend(BackendName.reference), **OPTIONS)
+    second = AdamW([{"params": [other]}], select_backend(BackendName.plain), **OPTIONS)
     for optimizer, p in ((first, param), (second, other)):
         p.grad = torch.tensor([1.0, -2.0, 0.5, 0.0])
         optimizer.step()

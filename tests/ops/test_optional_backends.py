@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from threedgen.config.schema import BackendName, GridConfig
+from threedgen.config.scene import BackendName, GridConfig
 from threedgen.core.errors import ConfigError
-from threedgen.ops import nerfacc_backend, reference, tinycudann_backend
+from threedgen.ops import nerfacc_backend, plain, tinycudann_backend
 from threedgen.ops.backends import select_backend
 from threedgen.ops.grid import HashGrid
 from threedgen.ops.types import FieldLayout
@@ -47,7 +47,7 @@ def traverse_grids(
     edges, left, right, mids, owners, counts = [], [], [], [], [], []
     for ray in range(len(rays_o)):
         t, previous, count = near_planes[ray].clone(), -1, 0
-        enter, leave = reference.ray_box(rays_o[ray : ray + 1], rays_d[ray : ray + 1], low, high)
+        enter, leave = plain.ray_box(rays_o[ray : ray + 1], rays_d[ray : ray + 1], low, high)
         index = 0
         while enter < leave and t + 0.5 * step_size < leave:
             middle = rays_o[ray] + (t + 0.5 * step_size) * rays_d[ray]
@@ -161,7 +161,7 @@ def scene(num_hidden_layers=1, width=20):
 def test_marching(nerfacc, jitter):
     *_, origins, directions, occupancy = scene()
     jitter = None if jitter is None else torch.full((40,), jitter)
-    expected = reference.march(origins, directions, occupancy, 1.0, 0.05, jitter)
+    expected = plain.march(origins, directions, occupancy, 1.0, 0.05, jitter)
     found = nerfacc.march(origins, directions, occupancy, 1.0, 0.05, jitter)
     assert torch.equal(torch.repeat_interleave(found.offsets.diff()), found.ray_indices)
 
@@ -188,9 +188,9 @@ def test_no_sample(nerfacc):
 def test_rendering_equals_the_reference(ops_and_tolerance, min_transmittance):
     ops, tolerance = ops_and_tolerance
     table, weights, origins, directions, occupancy = scene()
-    samples = reference.march(origins, directions, occupancy, 1.0, 0.05)
+    samples = plain.march(origins, directions, occupancy, 1.0, 0.05)
     results = []
-    for backend in (ops, reference):
+    for backend in (ops, plain):
         inputs = [x.clone().requires_grad_() for x in (table, *weights)]
         seen = backend.render_field(inputs[0], inputs[1:], LAYOUT, origins, directions, samples, min_transmittance)
         loss = seen.rgb.square().sum() + seen.depth.sum() + seen.weights.square().sum()
@@ -205,12 +205,12 @@ def test_other_ops_equal_the_reference(ops_and_tolerance):
     positions = origins / origins.abs().max()
     for name in ("evaluate_field", "field_with_normals"):
         arguments = (table, weights, LAYOUT, positions)
-        for found, expected in zip(getattr(ops, name)(*arguments), getattr(reference, name)(*arguments), strict=True):
+        for found, expected in zip(getattr(ops, name)(*arguments), getattr(plain, name)(*arguments), strict=True):
             torch.testing.assert_close(found, expected, rtol=max(tolerance, 2e-2), atol=max(tolerance, 2e-2))
     opacity, occupied = torch.rand(5, 5, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(5, 5, 5).bool()
     arguments = (table, weights, LAYOUT, opacity, occupied, 3, 0.9, True)
     torch.testing.assert_close(
-        ops.refresh_occupancy(*arguments), reference.refresh_occupancy(*arguments), rtol=tolerance, atol=tolerance
+        ops.refresh_occupancy(*arguments), plain.refresh_occupancy(*arguments), rtol=tolerance, atol=tolerance
     )
 
 
@@ -219,7 +219,7 @@ def test_networks_of_any_size(tinycudann, num_hidden_layers, width):
     """Padding of inputs, outputs and hidden layers; and no hidden layer at all, which the library does not have."""
     _, weights, *_ = scene(num_hidden_layers, width)
     inputs = torch.randn(33, LAYOUT.grid.num_outputs, generator=torch.Generator().manual_seed(1))
-    expected = reference.field.composed.mlp(inputs, weights)
+    expected = plain.field.composed.mlp(inputs, weights)
     found = tinycudann_backend.mlp(inputs, weights)
     assert found.dtype == torch.float32 and (found - expected).norm() <= 3e-3 * expected.norm()
     assert tinycudann_backend.mlp(inputs[:0], weights).shape == (0, 4)

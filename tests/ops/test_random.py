@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from threedgen.ops.reference import ray_jitter
-from threedgen.ops.reference.random import uniform
+from threedgen.ops.plain import ray_jitter
+from threedgen.ops.plain.random import uniform
 
 
 def pcg(value):

@@ -9,12 +9,12 @@ from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.core.errors import ConfigError
-from threedgen.ops import gsplat_backend, native, nerfacc_backend, reference, tinycudann_backend
+from threedgen.ops import gsplat_backend, native, nerfacc_backend, plain, tinycudann_backend
 from threedgen.ops.backends import select_backend
 from threedgen.ops.native.splats import splat as native_splat
-from threedgen.ops.reference.splats import splat as reference_splat
+from threedgen.ops.plain.splats import splat as plain_splat
 
 IDENTITY = torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64)
 AT_ORIGIN = torch.eye(4, dtype=torch.float64)[None]  # looks along -z
@@ -22,7 +22,7 @@ FOV = torch.tensor([0.8], dtype=torch.float64)
 KERNELS = pytest.mark.skipif(not native.available("cpu"), reason="the native kernels cannot be compiled here")
 
 
-@pytest.fixture(params=[reference_splat, pytest.param(native_splat, marks=KERNELS)], ids=["reference", "native"])
+@pytest.fixture(params=[plain_splat, pytest.param(native_splat, marks=KERNELS)], ids=["plain", "native"])
 def splat(request):
     """Each back end; both must behave alike."""
     return request.param
@@ -217,7 +217,7 @@ def test_a_loss_on_one_output_alone(splat, output):
     found = [x.grad for x in inputs]
     for x in inputs:
         x.grad = None
-    images = render(reference_splat, inputs, cameras)
+    images = render(plain_splat, inputs, cameras)
     (random_loss(images) * 0 + getattr(images, output).sum()).backward()
     for grad, x in zip(found, inputs, strict=True):
         torch.testing.assert_close(grad, x.grad, atol=1e-10, rtol=1e-10)
@@ -264,7 +264,7 @@ def test_kernels_equal_plain_torch(height, width, count, num_views, num_coeffici
     """In float64 to rounding. In float32 too, but that an alpha next to a threshold may fall on its other side."""
     cameras = orbit([20 + 90 * v for v in range(num_views)], 15, 2.0, 45, height=height, width=width)
     expected = gaussians(count, num_coefficients)
-    images = render(reference_splat, expected, cameras)
+    images = render(plain_splat, expected, cameras)
     random_loss(images).backward()
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
         inputs = gaussians(count, num_coefficients, dtype)
@@ -287,7 +287,7 @@ def test_float32_survives_needles():
     means = [[0.4 * i - 0.6, 0.2 * i - 0.4, -2.0 - 0.1 * i] for i in range(4)]
     scales = [[20.0, 1e-4, 1e-4], [5.0, 1e-3, 1e-3], [1e-4, 50.0, 1e-4], [2.0, 0.02, 1e-5]]
     images = []
-    for splat, dtype in ((native_splat, torch.float32), (reference_splat, torch.float32), (reference_splat, None)):
+    for splat, dtype in ((native_splat, torch.float32), (plain_splat, torch.float32), (plain_splat, None)):
         dtype = dtype or torch.float64
         inputs = [of(x, dtype) for x in (means, [quaternion] * 4, scales, [0.5] * 4, torch.eye(4, 3).tolist())]
         images.append(splat(*inputs, AT_ORIGIN.to(dtype), FOV.to(dtype), 64, 64).rgb.double())
@@ -374,7 +374,7 @@ def rasterization(  # gsplat 1.5.3's documented parameters, as far as they conce
     assert torch.equal(Ks[:, :2, 2], middle) and torch.equal(Ks[:, 0, 0], focal) and (Ks[:, 2, 2] == 1).all()
     to_world = torch.linalg.inv(viewmats) @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
     fov_y = 2 * torch.atan(0.5 * height / focal)
-    rgb, opacity, depth = reference_splat(means, quats, scales, opacities, colors, to_world, fov_y, height, width)
+    rgb, opacity, depth = plain_splat(means, quats, scales, opacities, colors, to_world, fov_y, height, width)
     return torch.cat([rgb, depth[..., None]], -1), opacity[..., None], {}
 
 
@@ -383,9 +383,7 @@ def test_gsplat_is_given_what_it_documents(monkeypatch, num_coefficients):
     monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=rasterization))
     cameras = orbit([20, 110], 15, 2.0, 45, height=9, width=10)
     inputs = gaussians(30, num_coefficients, torch.float32)
-    for a, b in zip(
-        render(gsplat_backend.splat, inputs, cameras), render(reference_splat, inputs, cameras), strict=True
-    ):
+    for a, b in zip(render(gsplat_backend.splat, inputs, cameras), render(plain_splat, inputs, cameras), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="gsplat computes in float32"):
         render(gsplat_backend.splat, gaussians(3), cameras)
@@ -401,12 +399,12 @@ def test_gsplat_missing_is_one_clear_error(monkeypatch):
 def test_every_back_end_of_a_scene_has_splats(monkeypatch):
     """Those without any of their own take the kernels'; on a GPU, where the kernels have none, gsplat's or plain
     torch."""
-    assert select_backend(BackendName.reference).splat is reference_splat
+    assert select_backend(BackendName.plain).splat is plain_splat
     assert select_backend(BackendName.native).splat is native_splat
     assert nerfacc_backend.splat is tinycudann_backend.splat is native_splat
 
     monkeypatch.setattr(native, "available", lambda device: True)
-    for installed, expected in ((True, gsplat_backend.splat), (False, reference_splat)):
+    for installed, expected in ((True, gsplat_backend.splat), (False, plain_splat)):
         monkeypatch.setattr(gsplat_backend, "is_installed", lambda installed=installed: installed)
         for name in (BackendName.auto, BackendName.native):
             chosen = select_backend(name, "cuda")
@@ -417,7 +415,7 @@ def test_every_back_end_of_a_scene_has_splats(monkeypatch):
     assert (chosen.name, chosen.splat, chosen.march) == ("gsplat", gsplat_backend.splat, native.march)
     monkeypatch.setattr(native, "available", lambda device: False)
     chosen = select_backend(BackendName.gsplat, "cuda")
-    assert (chosen.splat, chosen.march, chosen.march_within) == (gsplat_backend.splat, reference.march, None)
+    assert (chosen.splat, chosen.march, chosen.march_within) == (gsplat_backend.splat, plain.march, None)
     with pytest.raises(ConfigError, match=r"scene\.backend=gsplat needs a CUDA device"):
         select_backend(BackendName.gsplat, "cpu")
     monkeypatch.setitem(sys.modules, "gsplat", None)

@@ -60,6 +60,12 @@ def test_the_newest_two_are_kept(tmp_path):
     assert load_latest_checkpoint(tmp_path).step == 1_000_000
 
 
+def test_one_more_is_kept_where_it_is_named(tmp_path):
+    for step in (5, 10, 15, 20):
+        save_checkpoint(tmp_path, step, {"x": torch.tensor(step)}, {}, keep=10)
+    assert sorted(os.listdir(tmp_path)) == ["step-000010", "step-000015", "step-000020"]
+
+
 def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

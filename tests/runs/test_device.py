@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from threedgen.config.schema import DeviceName, PriorPrecision, RuntimeConfig
+from threedgen.config.runtime import DeviceName, PriorPrecision, RuntimeConfig
 from threedgen.core.errors import ConfigError
 from threedgen.runs.device import multiplies_bfloat16, prior_dtype, select_device
 

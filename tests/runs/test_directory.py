@@ -51,7 +51,7 @@ def test_a_hostile_prompt_stays_in_its_folder(prompt, tmp_path):
 def test_the_hash_is_of_what_changes_the_outcome():
     same = [
         replace(CAT, output_root="/elsewhere"),
-        replace(CAT, num_threads=3),
+        replace(CAT, runtime=replace(CAT.runtime, threads=3)),
         replace(CAT, checkpoint_every=7, preview_every=9),
         replace(CAT, eval=replace(CAT.eval, workers=2), train=replace(CAT.train, render_workers=5, log_every=1)),
     ]

@@ -10,7 +10,7 @@ from threedgen.config.load import load_config
 from threedgen.core.errors import ConfigError
 from threedgen.data.meshes.views import SPHERE, RenderSettings, write_views
 from threedgen.runs.checkpoint import load_latest_checkpoint, save_checkpoint
-from threedgen.runs.directory import open_run
+from threedgen.runs.directory import THREADS, open_run
 from threedgen.runs.longer import check_longer, lengthen, schedules_at
 from threedgen.tasks import reconstruct
 
@@ -65,8 +65,10 @@ def test_a_refinement_is_dropped_and_done_anew(tmp_path):
         for step in (200, 400):
             save_checkpoint(run.checkpoints, step, {"scene.x": torch.full((1,), float(step))}, {})
         run.finish({})
+        (run.checkpoints / THREADS).write_text("0 2\n")
         check_longer(folder, before, config)
         line = lengthen(run, before, config)
+        assert not (run.checkpoints / THREADS).exists()
         assert run.finished_results() is None and load_latest_checkpoint(run.checkpoints).step == 200
         # linear from 0.98 at 0 to 0.02 and 0.5 at 0.8 of the run; the rates from 1 at 0.4 to 0.1 at 1
         assert "200 -> 400 steps, on from 200" in line and "timesteps 0.38 to 0.68" in line

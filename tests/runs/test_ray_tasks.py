@@ -13,38 +13,6 @@ from threedgen import cli
 from threedgen.runs import dispatch
 
 ROOT = Path(__file__).parent.parent.parent
-# stands in for the package in the tasks' processes: the real command line with a task that needs no model
-CHILD = """
-import os, sys, time
-sys.path[0:2] = [{root!r}]
-del sys.modules["threedgen"]
-from threedgen import cli
-from threedgen.runs.stopping import stopping
-
-def task(config, run):
-    word = config.prompt.split()[-1]
-    with open({calls!r}, "a") as file:
-        file.write(config.prompt + chr(10))
-    if word == "crash":
-        os.abort()
-    if word == "bug":
-        raise ZeroDivisionError("oops")
-    if word == "hang":
-        time.sleep(600)
-    if word == "slow" and not run.path("kept").exists():
-        with stopping() as stop:
-            run.path("begun").write_text(str(os.getppid()))
-            while not stop.is_asked():
-                time.sleep(0.02)
-            time.sleep(4)  # a step that takes longer than a new worker, with the folder's lock held
-            run.path("kept").touch()
-            stop.leave()
-    run.path("asset.glb").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    return {{"glb": run.path("asset.glb")}}
-
-cli._task = lambda config: task
-sys.exit(cli.main())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +25,6 @@ def cluster():
         ray.init("local", **sizes, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield ray
         ray.shutdown()
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    package = tmp_path / "package/threedgen"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(CHILD.format(root=str(ROOT), calls=str(tmp_path / "calls")))
-    monkeypatch.setattr(dispatch, "PACKAGE_PARENT", package.parent)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text("steps: 3\n")
-    return tmp_path
 
 
 def batch(lines, *words):
@@ -103,38 +59,38 @@ def when_begun(monkeypatch, do):
     monkeypatch.setattr(dispatch.time, "sleep", look)
 
 
-def test_the_run_of_a_killed_worker_goes_on_and_one_that_failed_is_not_tried_again(cluster, folder, monkeypatch):
+def test_the_run_of_a_killed_worker_goes_on_and_one_that_failed_is_not_tried_again(cluster, stand_in, monkeypatch):
     when_begun(monkeypatch, lambda worker: os.kill(worker, signal.SIGKILL))
-    assert batch(prompts("a slow", "a good", "a bug", "a crash")) == 1
+    assert batch(prompts("a slower", "a good", "a bug", "a crash")) == 1
     rows = {row["prompt"]: row for row in table()}
     assert [row["state"] for row in rows.values()] == ["done", "done", "failed", "failed"]
     assert rows["a bug"]["error"] == "ZeroDivisionError: oops"
     assert "ended by SIGABRT" in rows["a crash"]["error"] and "(3 tries)" in rows["a crash"]["error"]
-    assert calls() == ["a bug"] + 3 * ["a crash"] + ["a good"] + 2 * ["a slow"]
+    assert calls() == ["a bug"] + 3 * ["a crash"] + ["a good"] + 2 * ["a slower"]
     assert list(Path("outputs").rglob("kept"))  # the second try went on with what the first had kept
     (log,) = Path("outputs").rglob("logs/0001.log")
     assert log.read_text().count("run        ") == 2
 
 
-def test_one_that_hangs_is_ended_and_not_tried_again(cluster, folder):
+def test_one_that_hangs_is_ended_and_not_tried_again(cluster, stand_in):
     assert batch(prompts("a hang"), "batch.timeout=0.05") == 1
     assert "not done within 0:03 (batch.timeout)" in table()[0]["error"]
     assert calls() == ["a hang"]
 
 
-def test_a_stopped_batch_stops_its_tasks_and_goes_on_with_them(cluster, folder, monkeypatch):
+def test_a_stopped_batch_stops_its_tasks_and_goes_on_with_them(cluster, stand_in, monkeypatch):
     when_begun(monkeypatch, lambda worker: os.kill(os.getpid(), signal.SIGTERM))
-    assert batch(prompts("a slow", "a good", "b good")) == 75
+    assert batch(prompts("a slower", "a good", "b good")) == 75
     assert list(Path("outputs").rglob("kept"))
-    assert batch(prompts("a slow", "a good", "b good")) == 0
+    assert batch(prompts("a slower", "a good", "b good")) == 0
     assert [row["state"] for row in table()] == ["done"] * 3
-    assert calls().count("a slow") == 2
+    assert calls().count("a slower") == 2
 
 
-def test_a_run_has_a_gpu_for_itself_unless_it_is_on_the_cpu(cluster, folder):
+def test_a_run_has_a_gpu_for_itself_unless_it_is_on_the_cpu(cluster, stand_in):
     on_cpu = {"prompt": "c", "runtime": {"device": "cpu"}}
     assert batch([*prompts("a", "b"), on_cpu]) == 0
-    seen = [(Path("outputs/tiny/batches/x") / row["folder"] / "asset.glb").resolve().read_text() for row in table()]
+    seen = [(Path("outputs/tiny/batches/x") / row["folder"] / "devices").resolve().read_text() for row in table()]
     assert seen[0] in ("0", "1") and seen[1] in ("0", "1") and seen[2] == ""
 
 
@@ -145,7 +101,7 @@ def test_a_run_has_a_gpu_for_itself_unless_it_is_on_the_cpu(cluster, folder):
         (("batch.workers=0",), "error: batch.executor=ray needs the number of tasks at once: add batch.workers=2"),
     ],
 )
-def test_what_is_missing_is_told_before_anything_is_made(folder, monkeypatch, capsys, words, message):
+def test_what_is_missing_is_told_before_anything_is_made(stand_in, monkeypatch, capsys, words, message):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert batch(prompts("a"), *words) == 2
     error = capsys.readouterr().err

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import BackendName, GridConfig, OptimizerConfig, SceneConfig
+from threedgen.config.scene import BackendName, GridConfig, OptimizerConfig, SceneConfig
 from threedgen.scene.nerf import NeRF
 
 CONFIG = SceneConfig(
@@ -152,10 +152,10 @@ def test_low_memory_computes_the_same_gradients_in_parts(monkeypatch):
         torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("backend", [BackendName.native, BackendName.reference])
+@pytest.mark.parametrize("backend", [BackendName.native, BackendName.plain])
 def test_every_back_end_renders_the_same_scene(backend):
     """Against plain torch in float64; the native kernels keep features in half precision: 1e-3 of them."""
-    scene, exact = (NeRF(replace(CONFIG, backend=b), seed=0) for b in (backend, BackendName.reference))
+    scene, exact = (NeRF(replace(CONFIG, backend=b), seed=0) for b in (backend, BackendName.plain))
     for each in (scene, exact):
         nn.init.normal_(each.table, generator=generator(1))
     exact.double()

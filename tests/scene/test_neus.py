@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from threedgen.cameras import Rays, orbit, rays_of
-from threedgen.config.schema import BackendName, Config, Geometry, GridConfig, OptimizerConfig, SceneConfig, SDFConfig
+from threedgen.config.scene import BackendName, Geometry, GridConfig, OptimizerConfig, SceneConfig, SDFConfig
+from threedgen.config.schema import Config
 from threedgen.mesh.isosurface import extract_isosurface
-from threedgen.ops.composed import activate, logit_of
 from threedgen.ops.optimizer import AdamW
+from threedgen.ops.plain.composed import activate, logit_of
 from threedgen.scene import regularizers
 from threedgen.scene.make import make_scene
 from threedgen.scene.nerf import NeRF
@@ -30,7 +31,7 @@ CONFIG = SceneConfig(
     occupancy_decay=0.8,
     sdf=SDFConfig(sphere_radius=0.6, eikonal_points=1024),
 )
-BACKENDS = [BackendName.reference, BackendName.native]
+BACKENDS = [BackendName.plain, BackendName.native]
 
 
 def sphere(**changes):
@@ -113,7 +114,7 @@ def test_sections_have_the_opacity_of_the_paper_and_the_weights_peak_at_the_surf
 
 
 def test_a_section_has_the_mean_of_its_ends_colours():
-    scene = learned(replace(CONFIG, backend=BackendName.reference, min_transmittance=0.0))
+    scene = learned(replace(CONFIG, backend=BackendName.plain, min_transmittance=0.0))
     rays = rays_of(orbit([10.0, 130.0], 20.0, 2.6, 30, height=4))
     with torch.no_grad():
         seen, samples = scene.trace(rays)
@@ -129,7 +130,7 @@ def test_what_a_ray_sees_does_not_depend_on_the_number_of_samples():
     """Transmittance is a ratio of Phi: coarse sections add up to what fine ones do."""
     seen = []
     for samples in (24, 400):
-        scene = sphere(samples_per_ray=samples, backend=BackendName.reference)
+        scene = sphere(samples_per_ray=samples, backend=BackendName.plain)
         set_sharpness(scene, 12.0)
         seen.append(scene.trace(rays_from([[2.0, 0.3, 0.5]], [[-1.0, 0.0, 0.0]]))[0].opacity.item())
     assert seen[0] == pytest.approx(seen[1], abs=2e-3) and 0.5 < seen[1] < 0.99
@@ -137,7 +138,7 @@ def test_what_a_ray_sees_does_not_depend_on_the_number_of_samples():
 
 def test_sections_that_do_not_join_are_not_taken_for_one():
     """Two occupied slabs with a gap between: the light that the gap would take is not taken."""
-    scene = sphere(backend=BackendName.reference, min_transmittance=0.0)
+    scene = sphere(backend=BackendName.plain, min_transmittance=0.0)
     set_sharpness(scene, 5.0)
     occupied = scene.occupancy.occupied
     occupied[10:22] = False
@@ -178,7 +179,7 @@ def test_points_of_the_eikonal_loss_are_in_occupied_cells_and_another_each_step(
 
 def test_gradients_are_those_of_finite_differences():
     """Of what rays see, its opacity and the eikonal loss, in float64, by every kind of parameter."""
-    scene = learned(replace(CONFIG, backend=BackendName.reference, min_transmittance=0.0)).double()
+    scene = learned(replace(CONFIG, backend=BackendName.plain, min_transmittance=0.0)).double()
     set_sharpness(scene, 8.0)
     rays = rays_of(orbit([10.0, 130.0], 20.0, 2.6, 30, height=3))
     rays = Rays(rays.origins.double(), rays.directions.double())

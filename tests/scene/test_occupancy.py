@@ -2,8 +2,9 @@ import math
 
 import torch
 
-from threedgen.config.schema import GridConfig, SceneConfig
-from threedgen.ops import FieldLayout, HashGrid, composed
+from threedgen.config.scene import GridConfig, SceneConfig
+from threedgen.ops import FieldLayout, HashGrid
+from threedgen.ops.plain import composed
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.occupancy import MAX_THRESHOLD, OccupancyGrid
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from threedgen.cameras import orbit
-from threedgen.config.schema import GridConfig, SceneConfig, ShadingConfig
+from threedgen.config.scene import GridConfig, SceneConfig, ShadingConfig
 from threedgen.scene import regularizers
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.shading import Shading, draw_shading

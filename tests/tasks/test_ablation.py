@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from threedgen.cameras import viewing_cameras
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
-from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLES, CameraInput, GuidanceLoss, ViewAttention
+from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import open_run
-from threedgen.tasks.evaluation import ablation, priors, scenes
+from threedgen.tasks.evaluation import ablation, jobs, priors, scenes
+from threedgen.tasks.evaluation.jobs import Outcome, with_settings
 from threedgen.tasks.evaluation.scenes import jobs_of
-from threedgen.tasks.evaluation.scoring import Outcome
 
 TINY = ["ablation.prompts=2", "ablation.pictured_prompts=1", "eval.workers=1", "eval.num_cameras=2", "num_threads=0"]
 
@@ -34,7 +36,7 @@ def test_the_tables_are_those_of_the_settings_and_every_condition_is_a_valid_con
     config = config_of()
     for table in (*scenes.TABLES, *priors.TABLES):
         for condition in table.conditions:
-            validate(scenes.with_settings(config, condition.settings))
+            validate(with_settings(config, condition.settings))
         names = {condition.name for condition in table.conditions}
         assert all(set(claim.order) <= names for claim in table.claims)
     assert {c.name: c.settings for t in scenes.TABLES for c in t.conditions} == {
@@ -145,7 +147,7 @@ def test_scenes_and_samples_are_computed_as_the_runtime_says(tmp_path, monkeypat
     with pytest.raises(ThreedgenError, match="enough"):
         scenes.optimize_and_compare(jobs_of(scenes.TABLES[0].conditions, config, tmp_path)[0])
     with pytest.raises(ThreedgenError, match="enough"):
-        priors.train_and_judge(priors.Variant("inflated", config, tmp_path, ()))
+        priors.train_and_judge(priors.judging("inflated", config, tmp_path, ()))
     assert asked == [("mini", config.runtime), (str(tmp_path / "prior"), config.runtime)]
 
 
@@ -227,10 +229,10 @@ def test_variants_start_alike_and_differ_as_said(tmp_path):
 def test_a_failed_prior_is_told_by_the_tables_that_show_it(tmp_path, monkeypatch):
     """All are trained at the first table; what failed there is tried again when its own is made, and told once."""
 
-    def fails(function, jobs, config):
-        yield from (Outcome(job, None, "no memory" if job.name == "without-2d-data" else "") for job in jobs)
+    def fails(function, todo, config, chunk):
+        yield from (Outcome(job, None, "no memory" if job.condition == "without-2d-data" else "") for job in todo)
 
-    monkeypatch.setattr(priors, "outcomes", fails)
+    monkeypatch.setattr(jobs, "outcomes", fails)
     monkeypatch.setattr(priors, "train_start", lambda config, run: tmp_path / "start")
     config = config_of("ablation.only=[camera,data]", f"output_root={tmp_path}")
     with open_run(tmp_path / "run", config) as run:

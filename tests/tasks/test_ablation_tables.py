@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from threedgen.config.schema import Schedule
+from threedgen.config.schedules import Schedule
 from threedgen.tasks.evaluation.plots import pareto_front
 from threedgen.tasks.evaluation.tables import (
     Claim,

@@ -16,7 +16,7 @@ def lines_of(capsys):
 def test_says_what_this_machine_can_run_and_why_not_the_rest(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     lines = lines_of(capsys)
-    assert lines["backend reference on cpu"].endswith(": yes")
+    assert lines["backend plain on cpu"].endswith(": yes")
     assert "nerfacc cannot be imported" in lines["backend nerfacc on cpu"]
     assert lines["recipe mvdream-mini.yaml"].endswith(": yes")
     assert "launch.py weights import" in lines["recipe mvdream-sd21.yaml"]

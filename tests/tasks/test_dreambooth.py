@@ -11,7 +11,7 @@ from PIL import Image
 
 from threedgen import cli
 from threedgen.config.load import load_config
-from threedgen.config.schema import DreamboothConfig
+from threedgen.config.training import DreamboothConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.data.subject_images import read_subject_images

@@ -1,5 +1,6 @@
 """The score of a scene that is the truth is perfect; a second face on the back is found; scores are kept."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from threedgen.config.load import load_config
-from threedgen.data.miniworld import build, parse, render
-from threedgen.metrics.janus import JanusScore
-from threedgen.tasks.evaluation import evaluate
-from threedgen.tasks.evaluation.evaluate import Job, Score
+from threedgen.core.errors import ThreedgenError
+from threedgen.data.miniworld import build, held_out, parse, render
+from threedgen.runs.directory import open_run
+from threedgen.tasks.evaluation import evaluate, scenes
 
 CAPTION = "a red cat with a green face"
 
@@ -37,57 +38,83 @@ class TruthScene:
         return torch.from_numpy(np.where(inside, 1000.0, 0.0)).float(), torch.zeros(len(positions), 3)
 
 
-@pytest.fixture
-def job(tmp_path):
-    return Job(load_config("eval-mini.yaml", ["eval.num_cameras=4", "export.resolution=64"]), tmp_path, CAPTION, 4)
+def figures_of(scene, caption=CAPTION, *settings):
+    words = [f"prompt={caption}", "eval.num_cameras=4", "export.resolution=64", *settings]
+    return evaluate.figures_of(scene, load_config("eval-mini.yaml", words), seconds=1.0)
 
 
-def test_the_truth_scores_perfectly(job):
-    score = evaluate.score_scene(TruthScene(CAPTION), job, seconds=1.0)
-    assert math.isinf(score.psnr) and score.ssim == pytest.approx(1) and score.iou == 1
-    assert score.chamfer < 0.02 and score.normals < 15
-    assert score.face.front == score.face.truth_front > 0.1
-    assert score.face.back == score.face.truth_back == 0 and not score.face.is_janus
+def test_the_truth_scores_perfectly():
+    figures = figures_of(TruthScene(CAPTION))
+    assert math.isinf(figures["psnr"]) and figures["ssim"] == pytest.approx(1) and figures["iou"] == 1
+    assert figures["chamfer"] < 0.02 and figures["normals"] < 15
+    face = figures["face"]
+    assert face["front"] == face["truth_front"] > 0.1
+    assert face["back"] == face["truth_back"] == 0 and not face["is_janus"]
 
 
-def test_a_face_on_the_back_is_a_janus_failure(job):
-    score = evaluate.score_scene(TruthScene(CAPTION, two_faced=True), job, seconds=1.0)
-    assert score.face.is_janus and score.face.back > 0.1
-    assert score.psnr < 30
+def test_a_face_on_the_back_is_a_janus_failure():
+    figures = figures_of(TruthScene(CAPTION, two_faced=True))
+    assert figures["face"]["is_janus"] and figures["face"]["back"] > 0.1
+    assert figures["psnr"] < 30
 
 
-def test_another_colour_costs(job):
-    score = evaluate.score_scene(TruthScene("a blue cat with a green face"), job, seconds=1.0)
-    assert score.psnr < 20 and score.iou == 1
+def test_another_colour_costs():
+    figures = figures_of(TruthScene("a blue cat with a green face"))
+    assert figures["psnr"] < 20 and figures["iou"] == 1
 
 
-def test_objects_without_a_front_have_no_janus_score(tmp_path):
+def test_objects_without_a_front_have_no_janus_score():
     caption = "a red cone on a blue cylinder"
-    config = load_config("eval-mini.yaml", ["eval.num_cameras=2", "export.resolution=48"])
-    assert evaluate.score_scene(TruthScene(caption), Job(config, tmp_path, caption, 4), 1.0).face is None
+    assert figures_of(TruthScene(caption), caption, "eval.num_cameras=2", "export.resolution=48")["face"] is None
 
 
 def test_table_shows_means_and_counts_janus_failures():
-    def score(psnr, views, janus):
-        face = JanusScore(0.2, 0.1, 0.2, 0.0, janus)
-        return Score("p", views, psnr, 0.9, 0.8, None if janus else 0.02, face, 1.0, 1.0, None if janus else 7.5)
+    def figures(psnr, janus, face=True):
+        seen = {"front": 0.2, "back": 0.1, "truth_front": 0.2, "truth_back": 0.0, "is_janus": janus}
+        surface = {"chamfer": None if janus else 0.02, "normals": None if janus else 7.5}
+        cost = {"seconds": 61.4, "peak_gib": 0.68}
+        return {"psnr": psnr, "ssim": 0.9, "iou": 0.8, **surface, "face": seen if face else None, **cost}
 
-    scores = [score(20, 4, False), score(24, 4, False), score(10, 1, True), score(12, 1, False)]
-    table = evaluate.markdown_table(scores)
-    four, one = table.splitlines()[-2:]
-    assert "**mean of 2** | 4 | 22.00" in four and "0 of 2" in four
-    assert "**mean of 2** | 1 | 11.00" in one and "1 of 2" in one and "0.0200 | 7.5°" in one
-    assert all(Score.from_json(evaluate.to_json(s)) == s for s in scores)
+    scores = {
+        "4-views": {"p": figures(20.0, False), "q": figures(24.0, False, face=False)},
+        "1-views": {"p": figures(10.0, True), "q": figures(12.0, False)},
+    }
+    head, rule, *rows = evaluate.by_prompt(evaluate.table_of([4, 1]), scores).splitlines()
+    titles = "prompt | views | PSNR dB | SSIM | IoU | Chamfer | normals | face front / back (truth) | Janus | s | GiB"
+    assert head == f"| {titles} |" and rule == "|" + "---|" * 11
+    seen = "0.200 / 0.100 (0.200 / 0.000)"
+    assert rows == [
+        f"| p | 4 | 20.00 | 0.900 | 0.800 | 0.0200 | 7.5° | {seen} | no | 61 | 0.7 |",
+        f"| p | 1 | 10.00 | 0.900 | 0.800 | nan | nan° | {seen} | yes | 61 | 0.7 |",
+        "| q | 4 | 24.00 | 0.900 | 0.800 | 0.0200 | 7.5° |  |  | 61 | 0.7 |",
+        f"| q | 1 | 12.00 | 0.900 | 0.800 | 0.0200 | 7.5° | {seen} | no | 61 | 0.7 |",
+        "| **mean of 2** | 4 | 22.00 | 0.900 | 0.800 | 0.0200 | 7.5° |  | 0 of 1 | 61 | 0.7 |",
+        "| **mean of 2** | 1 | 11.00 | 0.900 | 0.800 | 0.0200 | 7.5° |  | 1 of 2 | 61 | 0.7 |",
+    ]
 
 
 def test_evaluation_runs_and_keeps_its_scores(tmp_path, monkeypatch):
-    from threedgen.runs.directory import open_run
-
     settings = ["eval.prompts=1", "eval.num_cameras=2", "steps=2", "camera.resolution=16", "export.resolution=32"]
     config = load_config("eval-mini.yaml", [*settings, "num_threads=1", "refine.rounds=0"])
     with open_run(tmp_path / "run", config) as run:
         results = evaluate.run(config, run)
         assert results["table"].read_text().count("\n") == 6  # head, two prompts, two means
-        monkeypatch.setattr(evaluate, "optimize", None)  # a second time nothing is optimised
+        monkeypatch.setattr(scenes, "optimize", None)  # a second time nothing is optimised
         assert evaluate.run(config, run)["scores"].read_text() == results["scores"].read_text()
+        kept = json.loads(results["scores"].read_text())
     assert results["sheet"].stat().st_size > 1000
+    assert [(one["prompt"], one["num_views"]) for one in kept] == [(held_out()[0].caption, views) for views in (4, 1)]
+    folders = [tmp_path / "run" / f"{views}-views" / "a-black-bear-with-a-white-face" for views in (4, 1)]
+    assert [json.loads((folder / "score.json").read_text()) for folder in folders] == kept
+
+
+def test_a_scene_that_fails_is_named(tmp_path, monkeypatch):
+    def fails(job, run):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(evaluate, "optimized", fails)
+    config = load_config("eval-mini.yaml", ["eval.prompts=1", "eval.views=[2]"])
+    with open_run(tmp_path / "run", config) as run:
+        with pytest.raises(ThreedgenError, match=rf"1 jobs failed.*2-views: {held_out()[0].caption}: Run.*: no luck"):
+            evaluate.run(config, run)
+        assert not run.path("results.md").exists()

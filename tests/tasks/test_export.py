@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -93,6 +94,18 @@ def test_the_psnr_falls_when_the_mesh_is_not_the_scenes(folder, monkeypatch):
     assert json.loads((folder / "report.json").read_text())["mesh_vs_scene_psnr"] < 20
 
 
+def test_a_usdz_has_the_mesh_of_the_glb(folder):
+    usd = pytest.importorskip("pxr.Usd", reason="USD (usd-core) is not here")
+    assert cli.main(["export", str(folder), "export.formats=[glb, usdz]"]) == 0
+    mesh = trimesh.load(folder / "asset.glb", force="mesh", process=False)
+    stage = usd.Stage.Open(str(folder / "asset.usdz"))
+    found = stage.GetPrimAtPath("/asset/mesh")
+    assert np.array_equal(np.array(found.GetAttribute("points").Get()), mesh.vertices.astype(np.float32))
+    assert np.array_equal(np.array(found.GetAttribute("faceVertexIndices").Get()).reshape(-1, 3), mesh.faces)
+    assert cli.main(["export", str(folder)]) == 0
+    assert not (folder / "asset.usdz").exists()
+
+
 def test_another_export_takes_the_place_of_the_first(folder, capsys):
     checkpoints, config = contents(folder / "checkpoints"), (folder / "config.yaml").read_bytes()
     assert cli.main(["export", str(folder), "export.colors=vertex", "export.ply=true", "export.faces=200"]) == 0
@@ -173,13 +186,15 @@ def test_nothing_to_export_leaves_what_is_there(folder, capsys):
         (["steps=4"], "changes only export.* settings: steps=4"),
         (["export.texture=4"], "did you mean export.texture_size"),
         (["export.colors=paint"], "one of texture, vertex"),
-        (["export.formats=[glb, usdz]"], "there is no format 'usdz'; there are glb, obj, ply, stl"),
+        (["export.formats=[glb, fbx]"], "there is no format 'fbx'; there are glb, obj, ply, stl, usdz"),
+        (["export.formats=[glb, usdz]"], "usdz needs Pixar's USD: pip install 'threedgen[usdz]'"),
         (["export.formats=[]"], "must name at least one"),
         (["export.faces=-1"], "must be at least 0"),
         (["export.rasterizer=kaolin"], "export.rasterizer=kaolin"),
     ],
 )
-def test_settings_that_cannot_be(folder, capsys, settings, words):
+def test_settings_that_cannot_be(folder, capsys, monkeypatch, settings, words):
+    monkeypatch.setitem(sys.modules, "pxr", None)  # USD is not there
     before = contents(folder)
     status, message = error_of(capsys, folder, *settings)
     assert status == 2 and words in message

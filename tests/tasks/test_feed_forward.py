@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from threedgen.cameras import Cameras, orbit
-from threedgen.config.schema import AwareConfig, AwareGuidance, GaussiansConfig
+from threedgen.config.sampling import AwareConfig, AwareGuidance, GaussiansConfig
 from threedgen.core.errors import ConfigError
 from threedgen.diffusion.networks.lgm_unet import PRESETS, LGMUNet
 from threedgen.diffusion.reconstructed import Reconstructed

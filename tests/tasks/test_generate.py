@@ -11,7 +11,7 @@ import trimesh
 from threedgen import cli
 from threedgen.cameras import CameraSampler
 from threedgen.config.load import load_config
-from threedgen.config.schema import Schedule
+from threedgen.config.schedules import Schedule
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.prior import MultiViewPrior

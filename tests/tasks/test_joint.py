@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from threedgen import cli
+from threedgen.config.guidance import JointMode
 from threedgen.config.load import load_config
-from threedgen.config.schema import JointMode, Shape
+from threedgen.config.schedules import Shape
 from threedgen.core.errors import ConfigError
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import open_run

@@ -1,6 +1,5 @@
 """Pictures of shapes that are known go in, and the shapes must come out; a stopped run goes on exactly."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +28,9 @@ EXPORT = ["export.resolution=48", "export.colors=vertex", "export.turntable_fram
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def benchmark(load_benchmark):
     """benchmarks/reconstruct.py: the shapes, and the comparison of what came out with what went in."""
-    spec = importlib.util.spec_from_file_location("benchmark_reconstruct", ROOT / "benchmarks/reconstruct.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_benchmark("reconstruct")
     module.NUM_VIEWS, module.SIZE, module.NUM_POINTS = 6, 64, 10_000
     return module
 

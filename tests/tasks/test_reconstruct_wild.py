@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from threedgen.config.load import load_config
-from threedgen.config.schema import MaskUse
+from threedgen.config.scene import MaskUse
 from threedgen.data.meshes.views import SPHERE, write_views
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, background_color, cameras_at

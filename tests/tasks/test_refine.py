@@ -1,6 +1,8 @@
 """Refinement by a prior that knows the truth: its views are those, and the scene comes to look like them."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +13,15 @@ import torch
 from threedgen import cli
 from threedgen.cameras import viewing_cameras
 from threedgen.config.load import load_config
-from threedgen.core.errors import ThreedgenError
 from threedgen.data.miniworld import build, parse, render
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
 from threedgen.metrics import psnr
+from threedgen.runs.checkpoint import load_latest_checkpoint
 from threedgen.runs.directory import open_run
+from threedgen.runs.stopping import Terminated
 from threedgen.scene.nerf import NeRF
-from threedgen.tasks import refine
+from threedgen.tasks import prior_fit, refine
 from threedgen.tasks.scene_optimizer import Span, fit
 
 CONFIG = load_config(
@@ -109,8 +112,21 @@ def test_the_scene_comes_to_look_like_the_prior_s_views(tmp_path):
     assert before < 17 and likeness(scene) > 22
 
 
-def test_a_stopped_refinement_goes_on_with_the_round_that_it_was_in(tmp_path, monkeypatch):
-    short = replace(CONFIG, refine=replace(CONFIG.refine, steps=8))
+def stop_at(monkeypatch, done):
+    """SIGTERM in the middle of the step after which the scene has so many behind it."""
+
+    def told(self, step):
+        if step + 1 == done:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return fitting(self, step)
+
+    fitting = refine._Fitting.__call__
+    monkeypatch.setattr(refine._Fitting, "__call__", told)
+
+
+@pytest.mark.parametrize(("stopped_at", "drawn_again"), [(6, [8]), (10, [])])
+def test_a_stopped_refinement_goes_on_in_the_round_that_it_was_in(tmp_path, monkeypatch, stopped_at, drawn_again):
+    short = replace(CONFIG, refine=replace(CONFIG.refine, steps=4))
 
     def run_in(folder, done=4):
         scene = NeRF(CONFIG.scene, CONFIG.seed)
@@ -119,47 +135,61 @@ def test_a_stopped_refinement_goes_on_with_the_round_that_it_was_in(tmp_path, mo
             refine.refine(scene, short, run, Knowing(), TEXT, TEXT, 4, done)
         return scene
 
-    straight, calls = run_in(tmp_path / "straight"), []
-
-    def stop_in_the_second_round(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise ThreedgenError("stopped")
-        return draw(*arguments)
-
-    draw = refine.draw_targets
-    monkeypatch.setattr(refine, "draw_targets", stop_in_the_second_round)
-    with pytest.raises(ThreedgenError, match="stopped"):
+    straight = run_in(tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Terminated):
+        stop_at(patch, stopped_at)
         run_in(tmp_path / "stopped")
-    monkeypatch.setattr(refine, "draw_targets", lambda *arguments: calls.append("again") or draw(*arguments))
+    checkpoints = tmp_path / "stopped/checkpoints"
+    assert load_latest_checkpoint(checkpoints).step == stopped_at
+    draw, drawn = refine.draw_targets, []
+    monkeypatch.setattr(refine, "draw_targets", lambda *given: drawn.append(given[5]) or draw(*given))
     again = run_in(tmp_path / "stopped")
-    assert calls.count("again") == 1
+    assert drawn == drawn_again
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+    # the beginning of a round is kept, its pictures only as long as they are needed
+    assert {path.name for path in checkpoints.iterdir()} - {"step-000010"} == {"step-000008", "step-000012"}
 
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory):
-    """The folder of a finished run of a few steps, and its asset."""
+    """The folder of a finished run of a few steps, and its asset; how well the prior fits is not asked for long."""
     root = tmp_path_factory.mktemp("runs")
     settings = ["prompt=a red ball", f"output_root={root}", "steps=3", "camera.resolution=16", "num_threads=1"]
-    settings += ["export.resolution=24", "export.texture_size=64", "export.turntable_frames=2", "export.image_size=32"]
+    settings += ["export.resolution=24", "export.colors=vertex", "export.turntable_frames=2", "export.image_size=32"]
+    settings += ["views.num_inference_steps=2"]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(prior_fit, "_STEPS", 2)
     assert cli.main(["--config", "mvdream-mini.yaml", *settings, "refine.rounds=0"]) == 0
     (folder,) = (path.parent for path in root.rglob("asset.glb"))
-    return folder
+    yield folder
+    patch.undo()
 
 
-def test_a_run_s_scene_is_refined_beside_it(generated, capsys):
+def test_a_run_s_scene_is_refined_beside_it(generated, capsys, monkeypatch):
     before = (generated / "asset.glb").read_bytes()
     small = ["refine.steps=5", "refine.sets=1", "refine.num_inference_steps=4", "refine.rounds=2"]
-    for _ in range(2):  # again: made anew
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10)
+        assert cli.main(["refine", str(generated), *small]) == 75
+    assert not (generated / "refined/asset.glb").exists()
+    meshes = []
+    for goes_on in (True, False):  # once more: made anew
         assert cli.main(["refine", str(generated), *small]) == 0
-        printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        out = capsys.readouterr().out
+        assert out.startswith("resumed    at step 10\n") == goes_on
+        printed = dict(line.split(maxsplit=1) for line in out.splitlines())
         assert Path(printed["glb"]) == generated / "refined" / "asset.glb"
         report = json.loads(Path(printed["report"]).read_text())
         assert report["step"] == 3 + 2 * 5 and report["prompt"] == "a red ball"
-    assert (generated / "asset.glb").read_bytes() == before != (generated / "refined" / "asset.glb").read_bytes()
-    assert [step.name for step in (generated / "refined/checkpoints").iterdir()] == ["step-000008", "step-000013"]
+        meshes.append(Path(printed["glb"]).read_bytes())
+    assert meshes[0] == meshes[1] != before == (generated / "asset.glb").read_bytes()
+    assert {path.name for path in (generated / "refined/checkpoints").iterdir()} == {"step-000008", "step-000013"}
+    with monkeypatch.context() as patch:  # stopped, then told otherwise
+        stop_at(patch, 8)
+        assert cli.main(["refine", str(generated), *small]) == 75
+        assert cli.main(["refine", str(generated), *small, "refine.strength=0.6"]) == 75
+    assert "resumed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from threedgen.config.load import load_config
-from threedgen.config.schema import CameraConfig
-from threedgen.tasks.evaluation.scoring import can_fail, feature_fraction, outcomes, truth_of, with_num_views
+from threedgen.config.scene import CameraConfig
+from threedgen.tasks.evaluation.jobs import outcomes
+from threedgen.tasks.evaluation.scoring import can_fail, feature_fraction, truth_of, with_num_views
 
 CONFIG = load_config("eval-mini.yaml", ["eval.num_cameras=2", "eval.image_size=48"])
 FRONT = slice(0, 3)  # of the six pictures from in front and behind

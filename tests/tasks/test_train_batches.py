@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, orbit
-from threedgen.config.schema import Config, TrainBackground, TrainConfig
+from threedgen.config.schema import Config
+from threedgen.config.training import TrainBackground, TrainConfig
 from threedgen.core.errors import ConfigError
 from threedgen.data.training_samples import CaptionedImage, ViewSet
 from threedgen.tasks.training.batches import (

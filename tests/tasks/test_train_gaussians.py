@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from threedgen.cameras import orbit
 from threedgen.cli import main
-from threedgen.config.schema import PriorNetwork
+from threedgen.config.training import PriorNetwork
 from threedgen.diffusion.start import start_prior
 from threedgen.scene.gaussians import Gaussians
 from threedgen.tasks.training.train_gaussians import billboard_losses

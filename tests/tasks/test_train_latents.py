@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from threedgen.cameras import orbit
-from threedgen.config.schema import TrainBackground
+from threedgen.config.training import TrainBackground
 from threedgen.data.captioned_views import CapturedViews
 from threedgen.data.training_sources import MiniworldPhotographs, MiniworldViews
 from threedgen.tasks.training.batches import TrainingSources

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from threedgen.config.load import load_config
-from threedgen.config.schema import Trainable
+from threedgen.config.training import Trainable
 from threedgen.core.errors import ConfigError
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import PICTURE_LAYERS

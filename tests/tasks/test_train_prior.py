@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from threedgen import cli
 from threedgen.cameras import orbit
 from threedgen.config.load import load_config
-from threedgen.config.schema import Precision, ViewAttention
+from threedgen.config.training import Precision, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import start_prior

@@ -1,6 +1,5 @@
 """`launch.py weights import`: what it writes and prints, and one line for everything that cannot be imported."""
 
-import importlib.util
 import os
 import pickle
 import subprocess
@@ -18,11 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
+def file(tmp_path_factory, load_benchmark):
     """A small checkpoint in the layout of sd-v2.1-base-4view.pt."""
-    spec = importlib.util.spec_from_file_location("full_size_cpu", ROOT / "benchmarks" / "full_size_cpu.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = load_benchmark("full_size_cpu")
     path = tmp_path_factory.mktemp("original") / "small.pt"
     benchmark.write(path.parent, "small")
     return path.with_name("original.pt")

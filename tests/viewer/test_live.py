@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 from threedgen.cameras import CameraSampler, orbit, rays_of
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import load_config
-from threedgen.config.schema import Config, ViewerConfig
+from threedgen.config.runtime import ViewerConfig
+from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.imaging import to_uint8
@@ -24,7 +25,7 @@ from threedgen.viewer.live import Live, quaternion, rotation, seen_from
 
 SETTINGS = ["camera.resolution=8", "scene.grid.num_levels=2", "scene.grid.log2_table_size=8", "scene.hidden_width=16"]
 SETTINGS += ["scene.samples_per_ray=16", "scene.occupancy_resolution=8", "scene.occupancy_every=2", "steps=8"]
-SETTINGS += ["checkpoint_every=8", "preview_every=100", "scene.backend=reference"]
+SETTINGS += ["checkpoint_every=8", "preview_every=100", "scene.backend=plain"]
 
 
 class Server:

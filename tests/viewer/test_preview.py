@@ -1,6 +1,5 @@
 """The preview page in a real browser without a network: what it shows, and that a prompt stays text."""
 
-import shutil
 import time
 
 import numpy as np
@@ -54,24 +53,13 @@ def test_it_is_one_file_that_asks_for_no_other(page_file):
 
 
 @pytest.fixture(scope="module")
-def page(page_file):
+def page(page_file, new_page):
     """The page, loaded, in Chromium; without a network. Loading takes seconds: all tests share it."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_context(viewport={"width": 900, "height": 600}, offline=True).new_page()
-        page.asked, page.errors = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(f"file://{page_file}")
-        wait(page, "document.querySelector('model-viewer').loaded")
-        page.evaluate("document.querySelector('model-viewer').autoRotate = false")
-        yield page
-        browser.close()
+    page = new_page(viewport={"width": 900, "height": 600}, offline=True)
+    page.goto(f"file://{page_file}")
+    wait(page, "document.querySelector('model-viewer').loaded")
+    page.evaluate("document.querySelector('model-viewer').autoRotate = false")
+    return page
 
 
 def wait(page, condition):

@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from threedgen.config.load import load_config
-from threedgen.config.schema import DRAWING, AssetFrom, Config, Task
+from threedgen.config.sampling import AssetFrom
+from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core.errors import ConfigError
 from threedgen.runs.directory import SAMPLED_VIEWS, finished_results, slug
 from threedgen.runs.events import read_events

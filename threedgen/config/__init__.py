@@ -1,1 +1,1 @@
-"""Every setting: `schema.py` has the dataclasses, `load.py` reads recipes and key=value."""
+"""Every setting: `schema.py` has `Config`, a file a theme its sections, `load.py` reads recipes and key=value."""

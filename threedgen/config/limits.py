@@ -8,20 +8,13 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from threedgen.config.schedules import value_at
-from threedgen.config.schema import (
-    ABLATION_TABLES,
-    EXPORT_FORMATS,
-    GUIDED_TABLES,
-    Config,
-    Geometry,
-    JointConfig,
-    JointMode,
-    PriorNetwork,
-    Schedule,
-    Task,
-    TrainConfig,
-)
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.export import EXPORT_FORMATS
+from threedgen.config.guidance import JointConfig, JointMode
+from threedgen.config.scene import Geometry
+from threedgen.config.schedules import Schedule, value_at
+from threedgen.config.schema import Config, Task
+from threedgen.config.training import PriorNetwork, TrainConfig
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
 from threedgen.core.network import is_local

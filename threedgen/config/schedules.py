@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from enum import Enum
 
-from threedgen.config.schema import Schedule, Shape, ShapedSchedule
+from threedgen.config.setting import setting
+
+
+@dataclass
+class Schedule:
+    """A value that moves linearly from `start` to `end` between two fractions of the run, constant outside."""
+
+    start: float = 0.0
+    end: float = 0.0
+    from_fraction: float = 0.0
+    to_fraction: float = 1.0
+
+
+class Shape(Enum):
+    """How a schedule goes from its start to its end; p is how far it is between its two fractions, 0 .. 1."""
+
+    linear = "linear"  # p
+    power = "power"  # p ** exponent
+    cosine = "cosine"  # (1 - cos(pi p)) / 2
+    step = "step"  # 0, from the middle on 1
+
+
+@dataclass
+class ShapedSchedule(Schedule):
+    """A `Schedule` that need not be linear in between."""
+
+    shape: Shape = Shape.linear
+    exponent: float = setting(2.0, 0.01, 100)  # of shape power
 
 
 def value_at(schedule: Schedule, fraction: float) -> float:

@@ -7,9 +7,7 @@ image = rgb + (1 - opacity) * background.
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -18,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threedgen.cameras import Cameras, orbit
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 from threedgen.core.files import atomic_folder
+from threedgen.core.processes import mapping
 from threedgen.core.randomness import stable_seed
 from threedgen.data.clips import clip_cameras
 from threedgen.data.miniworld import build, draw_training_specs, of_kinds, parse, patterned_specs, render
@@ -162,9 +161,10 @@ def _render_all(folder: Path, recipe: _Recipe, workers: int) -> None:
     fov_y = cameras.fov_y.numpy().reshape(shape)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, size, size, 4))
     seeds = [stable_seed(recipe.seed, i, f"{recipe.kind} sizes") for i in range(count)]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with mapping(workers, "try fewer train.render_workers") as map_objects:
         scales = [recipe.pattern_scale] * count
-        jobs = pool.map(_render_object, recipe.captions, seeds, matrices, fov_y, [size] * count, scales, chunksize=16)
+        arguments = (recipe.captions, seeds, matrices, fov_y, [size] * count, scales)
+        jobs = map_objects(_render_object, *arguments, chunksize=16)
         for i, rgba in enumerate(jobs):
             images[i] = rgba
             if (i + 1) % 500 == 0:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from threedgen.cameras import Cameras, orbit
-from threedgen.config.schema import CameraConfig
+from threedgen.config.scene import CameraConfig
 
 _ORBITS, _SLIDES = 0.5, 0.25  # shares of the clips; the others are zooms
 _TURN_DEG = (60.0, 360.0)  # of a whole orbit, either way

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from threedgen.config.schema import DataConvention, MaskUse
+from threedgen.config.scene import DataConvention, MaskUse
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.meshes.views import CAMERAS
 from threedgen.data.pictures.colmap import read_model

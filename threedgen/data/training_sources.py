@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from threedgen.config.schema import Config, PriorNetwork
+from threedgen.config.schema import Config
+from threedgen.config.training import PriorNetwork
 from threedgen.data.captioned_images import FolderImages, ShardImages, captioned_pictures
 from threedgen.data.captioned_views import (
     CapturedViews,

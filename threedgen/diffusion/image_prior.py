@@ -11,9 +11,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from threedgen.config.guidance import OWN_2D_MODE, JointConfig, JointMode
 from threedgen.config.limits import joint_problem
 from threedgen.config.schedules import value_at
-from threedgen.config.schema import OWN_2D_MODE, JointConfig, JointMode
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading

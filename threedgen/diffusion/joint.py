@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from threedgen.config.schedules import value_at
-from threedgen.config.schema import JointMode, Schedule
+from threedgen.config.guidance import JointMode
+from threedgen.config.schedules import Schedule, value_at
 from threedgen.core.transfer import to_device
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised, Denoiser, Guided, Model

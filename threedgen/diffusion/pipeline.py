@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, viewing_cameras
-from threedgen.config.schema import CameraConfig, JointConfig, Sampler
+from threedgen.config.guidance import JointConfig
+from threedgen.config.sampling import Sampler
+from threedgen.config.scene import CameraConfig
 from threedgen.config.views import ViewInputs, ViewSettings, drawn_size
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, random_seed

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import Sampler
+from threedgen.config.sampling import Sampler
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.joint import Mix

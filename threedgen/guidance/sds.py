@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from threedgen.config.guidance import GuidanceConfig, GuidanceLoss
 from threedgen.config.schedules import value_at
-from threedgen.config.schema import GuidanceConfig, GuidanceLoss
 from threedgen.core.randomness import generator
 from threedgen.core.transfer import to_device
 from threedgen.diffusion.denoising import Denoiser

@@ -1,7 +1,7 @@
 """From a radiance field to a coloured mesh, its files and its pictures.
 
 extract_surface, paint          isosurface -> smooth -> simplify, then unwrap -> bake
-write_glb, write_obj, write_ply, write_stl
+write_glb, write_obj, write_ply, write_stl, write_usdz
 render_mesh, render_views
 describe_mesh                   what report.json says of it
 """
@@ -13,6 +13,7 @@ from threedgen.mesh.rasterizers import make_rasterizer
 from threedgen.mesh.render import render_mesh, render_views
 from threedgen.mesh.report import describe_mesh
 from threedgen.mesh.types import ColoredMesh, Mesh, RadianceField, Surface, TexturedMesh, lifted
+from threedgen.mesh.usdz import require_usd, write_usdz
 from threedgen.mesh.write import write_obj, write_ply, write_stl
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "paint",
     "render_mesh",
     "render_views",
+    "require_usd",
     "write_glb",
     "write_obj",
     "write_ply",
     "write_stl",
+    "write_usdz",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from threedgen.config.schema import ExportConfig, MeshColors
+from threedgen.config.export import ExportConfig, MeshColors
 from threedgen.mesh.bake import bake_texture, color_vertices
 from threedgen.mesh.clean import simplify, smooth
 from threedgen.mesh.isosurface import extract_isosurface

@@ -54,7 +54,7 @@ def glb_bytes(mesh: Mesh) -> bytes:
             }
         case ColoredMesh():
             colors = np.full((len(vertices), 4), 65535, "<u2")
-            colors[:, :3] = np.rint(_to_linear(mesh.colors / 255.0) * 65535.0)
+            colors[:, :3] = np.rint(to_linear(mesh.colors / 255.0) * 65535.0)
             attributes["COLOR_0"] = buffer.accessor(colors, _UNSIGNED_SHORT, normalized=True)
     indices = buffer.accessor(mesh.faces.astype("<u4").reshape(-1), _UNSIGNED_INT, target=_INDEX_DATA)
     content = {
@@ -101,6 +101,6 @@ class _Buffer:
         return len(self.accessors) - 1
 
 
-def _to_linear(srgb: Array) -> Array:
+def to_linear(srgb: Array) -> Array:
     """sRGB display values 0..1 -> linear light (IEC 61966-2-1): glTF's vertex colours are linear, textures are not."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)

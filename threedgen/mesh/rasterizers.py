@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from threedgen.config.schema import RasterizerName
+from threedgen.config.export import RasterizerName
 from threedgen.core.errors import ConfigError
 from threedgen.mesh.kaolin_rasterizer import KaolinRasterizer
 from threedgen.mesh.rasterize import NativeRasterizer, Rasterizer

@@ -14,12 +14,12 @@ R rays carry S packed samples: the samples of ray r are rows offsets[r] .. offse
     adamw_step          one step of the optimiser
     splat               3D Gaussians -> images
 
-`reference` has each in plain torch, the definition; `native` has them by the compiled kernels of `cuda_ext/`;
+`plain` has each in plain torch, the definition; `native` has them by the compiled kernels of `cuda_ext/`;
 `backends.select_backend` says which a scene uses. The names here are those that every back end shares.
 """
 
 from threedgen.ops.grid import GridLevel, HashGrid
-from threedgen.ops.reference.marching import ray_box
+from threedgen.ops.plain.marching import ray_box
 from threedgen.ops.splats import SplatImages
 from threedgen.ops.types import Composite, FieldLayout, RaySamples
 

@@ -6,7 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from threedgen.config.schema import GridConfig
+from threedgen.config.scene import GridConfig
 
 
 @dataclass(frozen=True)

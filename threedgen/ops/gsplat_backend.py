@@ -41,7 +41,7 @@ def splat(
     height: int,
     width: int,
 ) -> SplatImages:
-    """As `ops.reference.splat`, for float32 on a CUDA device."""
+    """As `ops.plain.splat`, for float32 on a CUDA device."""
     check_arguments(means, quaternions, scales, opacities, colors, camera_to_world, fov_y, height, width)
     if means.dtype != torch.float32:
         raise ValueError(f"splat: gsplat computes in float32, the means are {means.dtype}")

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from threedgen.core.errors import ConfigError
-from threedgen.ops import composed
 from threedgen.ops.native.field import field_with_normals
 from threedgen.ops.native.hash_grid import hash_grid_encode
 from threedgen.ops.native.marching import ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
 from threedgen.ops.native.splats import splat
-from threedgen.ops.reference.marching import ray_box
+from threedgen.ops.plain import composed
+from threedgen.ops.plain.marching import ray_box
 from threedgen.ops.types import Composite, RaySamples
 
 
@@ -46,7 +46,7 @@ def march(
     step_size: float,
     jitter: Tensor | None = None,
 ) -> RaySamples:
-    """As `ops.reference.march`."""
+    """As `ops.plain.march`."""
     t_near, _ = ray_box(origins, directions, -radius, radius)
     # nerfacc's first interval begins at the near plane; ours lies around t_near + jitter * step_size
     shift = 0.0 if jitter is None else (jitter - 0.5) * step_size
@@ -62,7 +62,7 @@ def march(
 def composite(
     density: Tensor, rgb: Tensor, t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor, offsets: Tensor
 ) -> Composite:
-    """As `ops.reference.composite`, to about 1e-6."""
+    """As `ops.plain.composite`, to about 1e-6."""
     nerfacc, num_rays = require(), len(offsets) - 1
     packed_info = torch.stack([offsets[:-1], offsets.diff()], -1)
     weights, _, _ = nerfacc.render_weight_from_density(t_starts, t_ends, density, packed_info=packed_info)

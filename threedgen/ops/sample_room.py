@@ -15,7 +15,7 @@ _FORGET = 0.98  # of that, with each step
 _AT_LEAST = 1024
 MAX_RAYS = 1 << 16  # beyond it the spare samples take a GPU longer than waiting does, see docs/performance.md
 
-March = Callable[..., RaySamples]  # see `ops.reference.march`
+March = Callable[..., RaySamples]  # see `ops.plain.march`
 MarchWithin = Callable[..., tuple[RaySamples, Tensor]]  # see `ops.native.cuda.march_within`
 
 
@@ -33,7 +33,7 @@ class SampleRoom:
         self._wanted: tuple[Tensor, torch.cuda.Event | None, int] | None = None
 
     def march(self, march: March, march_within: MarchWithin, origins: Tensor, *arguments: object) -> RaySamples:
-        """The samples of R rays; arguments as those of `ops.reference.march`."""
+        """The samples of R rays; arguments as those of `ops.plain.march`."""
         num_rays = len(origins)
         self._read()
         if self.per_ray is None or not 0 < num_rays <= MAX_RAYS:

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from threedgen.core.errors import ConfigError
-from threedgen.ops import composed
 from threedgen.ops.native.compositing import composite
 from threedgen.ops.native.field import field_with_normals
 from threedgen.ops.native.hash_grid import hash_grid_encode
 from threedgen.ops.native.marching import march, ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
 from threedgen.ops.native.splats import splat
+from threedgen.ops.plain import composed
 
 _PADDING = 16  # rows and columns of every matrix are a multiple of this
 _FUSED_WIDTHS = (32, 64, 128)  # hidden widths of FullyFusedMLP; CutlassMLP takes any
@@ -45,7 +45,7 @@ def require() -> ModuleType:
 
 
 def mlp(inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """As `ops.composed.mlp`, in half precision."""
+    """As `ops.plain.composed.mlp`, in half precision."""
     if len(weights) == 1 or len(inputs) == 0:
         return composed.mlp(inputs, weights)  # tinycudann has no network without a hidden layer, and no empty batch
     network = _network(tuple(tuple(weight.shape) for weight in weights), inputs.device)

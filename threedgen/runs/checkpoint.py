@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: str | Path, step: int, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]
+    folder: str | Path, step: int, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any], keep: int = 0
 ) -> Path:
     """Write `folder/step-000500/` atomically and keep only it and the newest before it.
 
@@ -47,6 +47,7 @@ def save_checkpoint(
         step: steps done so far.
         tensors: name -> tensor of any shape, dtype and device; names such as "scene.grid.table".
         info: small facts that JSON can hold.
+        keep: an earlier step whose checkpoint is kept besides.
     """
     folder = Path(folder)
     path = folder / f"step-{step:06d}"
@@ -58,7 +59,7 @@ def save_checkpoint(
     saved = saved_steps(folder)
     earlier = [old for old in saved if old < step]
     for old in saved:
-        if old > step or old in earlier[: -(_NUM_KEPT - 1)]:
+        if old > step or (old in earlier[: -(_NUM_KEPT - 1)] and old != keep):
             shutil.rmtree(saved[old])
     return path
 
@@ -137,12 +138,13 @@ def save_training(
     optimizer: Optimizer,
     tensors: Mapping[str, torch.Tensor],
     info: Mapping[str, str] = MappingProxyType({}),
+    keep: int = 0,
 ) -> None:
     """`save_checkpoint` of tensors by name and their optimiser.
 
     info: what the tensors depend on and must still be so when they are restored.
     """
-    save_checkpoint(folder, step, {**tensors, **flatten_optimizer_state(optimizer)}, info)
+    save_checkpoint(folder, step, {**tensors, **flatten_optimizer_state(optimizer)}, info, keep)
 
 
 def restore_training(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from threedgen.config.schema import DeviceName, PriorPrecision, RuntimeConfig
+from threedgen.config.runtime import DeviceName, PriorPrecision, RuntimeConfig
 from threedgen.core.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ Its name follows from the settings, so the same command finds the same folder an
 
     config.yaml      every setting; `launch.py --config .../config.yaml` is the same run
     events.jsonl     what happened, one JSON object a line
-    checkpoints/     see checkpoint.py
+    checkpoints/     see checkpoint.py; beside them how many threads a step took, see training/threads.py
     result.json      written last: result's name -> path in this folder
     ...              whatever the task makes: previews, asset, turntable, report
 """
@@ -31,6 +31,7 @@ from threedgen.core.files import remove_temporaries, write_text_atomically
 from threedgen.runs.distributed import barrier, rank
 from threedgen.runs.events import EventLog
 
+THREADS = "threads.txt"  # in the folder of checkpoints: lines of a step and the number of threads from it on
 SAMPLED_VIEWS = "sampled_views.png"  # side by side, what the prior alone makes of the prompt
 _LOCK = ".lock"
 

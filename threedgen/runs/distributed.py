@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from threedgen.config.schema import RuntimeConfig
+from threedgen.config.runtime import RuntimeConfig
 from threedgen.core.errors import ThreedgenError
 
 if TYPE_CHECKING:

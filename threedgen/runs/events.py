@@ -21,7 +21,7 @@ class EventLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        _drop_unfinished_line(self.path)
+        drop_unfinished_line(self.path)
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
 
     def write(self, event: str, **fields: object) -> None:
@@ -64,7 +64,7 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-def _drop_unfinished_line(path: Path) -> None:
+def drop_unfinished_line(path: Path) -> None:
     """Cut off what a killed writer left after the last newline."""
     if not path.exists():
         return

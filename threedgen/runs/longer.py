@@ -11,7 +11,7 @@ from threedgen.config.schedules import value_at
 from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
-from threedgen.runs.directory import RunDirectory
+from threedgen.runs.directory import THREADS, RunDirectory
 
 LENGTHENED = (Task.generate, Task.reconstruct)  # tasks whose `steps` may grow
 
@@ -38,6 +38,7 @@ def lengthen(run: RunDirectory, before: Config, config: Config) -> str:
     for step in saved:
         if step > before.steps:
             shutil.rmtree(saved[step])
+    (run.checkpoints / THREADS).unlink(missing_ok=True)  # of other steps than those that come
     write_text_atomically(run.folder / "config.yaml", to_yaml(config))  # last: until then the run is the old one
     run.config = config
     done = max((step for step in saved if step <= before.steps), default=0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from threedgen.config.schema import DeviceName
+from threedgen.config.runtime import DeviceName
 from threedgen.core.errors import ConfigError, StorageError, ThreedgenError
 from threedgen.runs import dispatch
 from threedgen.runs.batch import Job, Outcome

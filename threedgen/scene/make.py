@@ -2,7 +2,9 @@
 
 import torch
 
-from threedgen.config.schema import Config, Geometry, MemoryUse
+from threedgen.config.runtime import MemoryUse
+from threedgen.config.scene import Geometry
+from threedgen.config.schema import Config
 from threedgen.scene.nerf import NeRF
 from threedgen.scene.neus import NeuS
 from threedgen.scene.protocol import RayScene

@@ -11,14 +11,14 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from threedgen.cameras import Cameras, Rays, rays_of
-from threedgen.config.schema import OptimizerConfig, SceneConfig
+from threedgen.config.scene import OptimizerConfig, SceneConfig
 from threedgen.core.randomness import generator as seeded_generator
 from threedgen.core.randomness import stable_seed
 from threedgen.core.transfer import to_device
 from threedgen.ops import Composite, FieldLayout, HashGrid, RaySamples
 from threedgen.ops.backends import select_backend
-from threedgen.ops.composed import activate
 from threedgen.ops.optimizer import Optimizer
+from threedgen.ops.plain.composed import activate
 from threedgen.ops.sample_room import SampleRoom
 from threedgen.scene.background import BackgroundNetwork, bias_free_mlp, drawn_color
 from threedgen.scene.occupancy import OccupancyGrid
@@ -197,7 +197,7 @@ class NeRF(nn.Module):
             self.occupancy.update(self._refreshed_opacity(seed, all_cells))
 
     def _refreshed_opacity(self, seed: int, all_cells: bool) -> Tensor:
-        """For `OccupancyGrid.update`; see `ops.reference.refresh_occupancy`."""
+        """For `OccupancyGrid.update`; see `ops.plain.refresh_occupancy`."""
         before = self.occupancy.opacity, self.occupancy.occupied
         decay = self.config.occupancy_decay
         return self.ops.refresh_occupancy(self.table, self.weights, self.layout, *before, seed, decay, all_cells)

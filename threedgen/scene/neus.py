@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
-from threedgen.config.schema import OptimizerConfig, SceneConfig
+from threedgen.config.scene import OptimizerConfig, SceneConfig
 from threedgen.core.randomness import generator as seeded_generator
 from threedgen.ops import Composite, FieldLayout, HashGrid, RaySamples
-from threedgen.ops.composed import composite_reached, logit_of, refresh_cells
+from threedgen.ops.plain.composed import composite_reached, logit_of, refresh_cells
 from threedgen.scene.nerf import NeRF
 
 

@@ -48,7 +48,7 @@ class OccupancyGrid(nn.Module):
         self.update(-torch.expm1(-density(points) * self.cell_width).view_as(self.opacity))
 
     def update(self, opacity: Tensor) -> None:
-        """Take over refreshed opacities [G, G, G], see `ops.reference.refresh_occupancy`."""
+        """Take over refreshed opacities [G, G, G], see `ops.plain.refresh_occupancy`."""
         self.opacity.copy_(opacity)
         self._decide()
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras, Rays
-from threedgen.config.schema import OptimizerConfig
+from threedgen.config.scene import OptimizerConfig
 from threedgen.mesh.types import DistanceField, RadianceField
 from threedgen.ops.backends import Backend
 from threedgen.ops.optimizer import Optimizer

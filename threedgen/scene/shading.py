@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import ShadingConfig
+from threedgen.config.scene import ShadingConfig
 
 
 @dataclass(frozen=True)

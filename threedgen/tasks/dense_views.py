@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import AssetFrom, AwareGuidance, Config, Sampler
+from threedgen.config.sampling import AssetFrom, AwareGuidance, Sampler
+from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.data.captioned_views import composite_on
 from threedgen.data.posed_images import PosedImages
@@ -18,11 +19,10 @@ from threedgen.diffusion.pipeline import MultiViewPipeline, Views
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim_timesteps
 from threedgen.imaging import to_uint8
-from threedgen.mesh import make_rasterizer
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene.gaussians import save_gaussians
 from threedgen.scene.protocol import Solid
-from threedgen.tasks.export import export_scene
+from threedgen.tasks.export import check_export, export_scene
 from threedgen.tasks.feed_forward import FeedForward, aware, aware_timesteps
 from threedgen.tasks.prompting import load_joint, load_prior
 from threedgen.tasks.reconstruct import optimize
@@ -36,7 +36,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     that the Gaussians cannot use.
     """
     started = time.monotonic()
-    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
+    check_export(config.export)
     is_aware = aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps))
     if is_aware and config.views.joint.weights and config.aware.guidance is AwareGuidance.latents:
         raise ConfigError(

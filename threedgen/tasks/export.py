@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.config.export import ExportConfig
 from threedgen.config.load import to_yaml
-from threedgen.config.schema import Config, ExportConfig, Task
+from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import TEMPORARY_PREFIX, write_json_atomically
 from threedgen.data.miniworld import build, parse, render
-from threedgen.imaging import Row, contact_sheet, save_png, save_turntable
+from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_turntable
 from threedgen.mesh import (
     ColoredMesh,
     Mesh,
@@ -33,10 +33,12 @@ from threedgen.mesh import (
     paint,
     render_mesh,
     render_views,
+    require_usd,
     write_glb,
     write_obj,
     write_ply,
     write_stl,
+    write_usdz,
 )
 from threedgen.mesh.bake import color_vertices
 from threedgen.mesh.render import GREY
@@ -53,9 +55,16 @@ SHEET_ELEVATION = 15.0
 _FRAMES_PER_SECOND = 24
 # every name that an export may write; what an earlier one left and this one does not make is removed
 _NAMES = (
-    *("asset.glb", "asset.obj", "asset.mtl", "asset.png", "asset.ply", "asset.stl"),
+    *("asset.glb", "asset.obj", "asset.mtl", "asset.png", "asset.ply", "asset.stl", "asset.usdz"),
     *("turntable.mp4", "turntable.gif", "contact_sheet.png", "report.json", "preview.html"),
 )
+
+
+def check_export(config: ExportConfig) -> None:
+    """Raise ConfigError, before any work is done, if this machine lacks what the export is to be made with."""
+    make_rasterizer(config.rasterizer)
+    if "usdz" in config.formats:
+        require_usd()
 
 
 def export_scene(scene: Solid, config: Config, run: RunDirectory, step: int) -> dict[str, Path]:
@@ -155,6 +164,8 @@ def _write_formats(
                 write_ply(colored, results[name])
             case "stl":
                 write_stl(mesh, results[name])
+            case "usdz":
+                write_usdz(mesh, results[name])
     return results
 
 
@@ -175,8 +186,7 @@ def _saved_views(path: Path) -> list[Row]:
     """The row of views that the prior alone made of the prompt, if the run has them."""
     if not path.exists():
         return []
-    picture = np.asarray(Image.open(path))
-    return [("sampled views", np.stack(np.split(picture, len(SHEET_AZIMUTHS), axis=1)))]
+    return [("sampled views", read_strip(path))]
 
 
 def _ground_truth(prompt: str, cameras: Cameras) -> list[Row]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import AwareConfig, AwareGuidance, Config, QuaternionNorm
+from threedgen.config.sampling import AwareConfig, AwareGuidance, QuaternionNorm
+from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.diffusion.checkpoints.folders import load_gaussians_network
 from threedgen.diffusion.checkpoints.locate import GAUSSIANS, locate_part, locate_weights

@@ -10,8 +10,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.cameras import Cameras, CameraSampler
-from threedgen.config.schedules import value_at
-from threedgen.config.schema import Config, MemoryUse, Schedule
+from threedgen.config.runtime import MemoryUse
+from threedgen.config.schedules import Schedule, value_at
+from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoiser, Guided
@@ -19,24 +20,24 @@ from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
-from threedgen.mesh import make_rasterizer
 from threedgen.runs.directory import SAMPLED_VIEWS, RunDirectory
 from threedgen.scene import regularizers
 from threedgen.scene.make import make_scene
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
-from threedgen.tasks.export import export_scene
+from threedgen.tasks.export import check_export, export_scene
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
+from threedgen.training.threads import Threads
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Generate the asset of `config.prompt`; returns the files made for the user."""
     started = time.monotonic()
-    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
+    check_export(config.export)
     prior = load_prior(config)
     as_read = read_prompts(config, prior)
     run.events.write("prompt", as_read=as_read.prompt, negative_as_read=as_read.negative_prompt)
@@ -57,7 +58,9 @@ def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None
     if path.exists():
         return
     text = {"prompt": config.prompt, "seed": f"{config.seed}", "Software": "threedgen"}
-    save_png(np.concatenate(list(draw_prompt(config, prior)), axis=1), path, text)
+    with Threads(None, config.runtime.threads, prior.device).calls_of(prior.unet):
+        views = draw_prompt(config, prior)
+    save_png(np.concatenate(list(views), axis=1), path, text)
     print(f"{'views':10} {path}", flush=True)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from threedgen.cameras import Cameras, viewing_cameras
-from threedgen.config.schema import Config, JointConfig
+from threedgen.config.guidance import JointConfig
+from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading
 from threedgen.diffusion.image_prior import ImagePrior

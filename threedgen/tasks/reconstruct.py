@@ -18,7 +18,6 @@ from threedgen.core.randomness import generator
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, background_color, normalization
 from threedgen.imaging import contact_sheet, save_png, tile
-from threedgen.mesh import make_rasterizer
 from threedgen.mesh.render import GREY
 from threedgen.mesh.types import Array
 from threedgen.metrics.image import psnr, silhouette_iou, ssim
@@ -28,7 +27,7 @@ from threedgen.scene import regularizers
 from threedgen.scene.distortion import distortion
 from threedgen.scene.make import make_scene
 from threedgen.scene.protocol import RayScene
-from threedgen.tasks.export import export_scene
+from threedgen.tasks.export import check_export, export_scene
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
 
 _SHOWN = 6  # held-out pictures on the sheet, at most
@@ -37,7 +36,7 @@ _SHOWN = 6  # held-out pictures on the sheet, at most
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Reconstruct the object in the pictures of `config.data`; returns the files made for the user."""
     started = time.monotonic()
-    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
+    check_export(config.export)
     settings = config.reconstruct
     posed = read_posed_images(config.data, settings.max_size, config.data_convention, settings.masks)
     matrix = normalization(posed, config.scene.radius, settings.scale)

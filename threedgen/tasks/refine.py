@@ -5,14 +5,18 @@ together, and then minimises the plain difference to these pictures. Score disti
 target, so what it makes is an average of them, blurred and grainy; a round's pictures stay.
 """
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 
 from threedgen.cameras import Cameras, CameraSampler
-from threedgen.config.schema import Config, RefineConfig
+from threedgen.config.guidance import RefineConfig
+from threedgen.config.schema import Config
+from threedgen.core.errors import ThreedgenError
 from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
@@ -20,6 +24,7 @@ from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim, ddim_timesteps
 from threedgen.imaging import tile
+from threedgen.runs.checkpoint import load_latest_checkpoint, save_checkpoint
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene import regularizers
 from threedgen.scene.protocol import Scene
@@ -42,16 +47,35 @@ def refine(
     """Do the rounds that are left of `config.refine`; returns how many steps the scene has then behind it.
 
     text, negative: [1, L, C], mix: see `prompting.encode_prompts`; begin: the step that the first round begins at;
-    done: steps that the scene has behind it, `begin` or those of whole rounds more. A stopped run goes on at the
-    beginning of the round that it was in.
+    done: steps that the scene has behind it, `begin` or more. A round's pictures are kept beside its checkpoints, so a
+    stopped run goes on in the middle of it, bit for bit.
     """
-    settings = config.refine
+    settings, pictures = config.refine, run.checkpoints / "pictures"
     for number in range((done - begin) // settings.steps, settings.rounds):
         first = begin + number * settings.steps
-        cameras, targets = draw_targets(scene, config, prior, text, negative, first, mix)
+        if done > first:
+            cameras, targets = _round_cameras(config, first), _kept_targets(pictures, first, scene)
+        else:
+            cameras, targets = draw_targets(scene, config, prior, text, negative, first, mix)
+            save_checkpoint(pictures, first, {f"{i}": target for i, target in enumerate(targets)}, {})
         span = Span(first, first + settings.steps, settings.lr_scale)
         done = fit(scene, config, run, f"refine {number + 1}", _Fitting(scene, config, cameras, targets), span)
+    shutil.rmtree(pictures, ignore_errors=True)
     return done
+
+
+def _kept_targets(pictures: Path, step: int, scene: Scene) -> list[Tensor]:
+    """What `draw_targets` drew for the round that begins at `step`, on the scene's device."""
+    kept = load_latest_checkpoint(pictures)
+    if kept is None or kept.step != step:
+        raise ThreedgenError(f"{pictures}: the pictures of step {step} are not there: --fresh starts the run anew")
+    return [kept.tensors[f"{i}"].to(scene.device) for i in range(len(kept.tensors))]
+
+
+def _round_cameras(config: Config, step: int) -> list[Cameras]:
+    """Of each set of the round that begins at `step`."""
+    sampler = CameraSampler(config.camera, config.seed)
+    return [sampler.sample(step + k, config.steps)[: config.camera.num_views] for k in range(config.refine.sets)]
 
 
 @torch.no_grad()
@@ -69,8 +93,7 @@ def draw_targets(
     Of each set [V, H, W, 3] in 0..1, V = `camera.num_views`, at the size of the config's pictures.
     """
     settings, num_views = config.refine, config.camera.num_views
-    sampler = CameraSampler(config.camera, config.seed)
-    cameras = [sampler.sample(step + k, config.steps)[:num_views] for k in range(settings.sets)]
+    cameras = _round_cameras(config, step)
     noise_of = generator(config.seed, step, "refine noise")
     targets: list[Tensor] = []
     for first in range(0, settings.sets, _SETS_AT_ONCE):

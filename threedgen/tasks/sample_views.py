@@ -19,6 +19,7 @@ from threedgen.diffusion.text.prompts import as_asset
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks.prompting import load_joint, load_prior, show_notes, show_reading
+from threedgen.training.threads import Threads
 
 _VIEWS_A_ROW = 8  # of the contact sheet
 
@@ -27,7 +28,9 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Write one PNG a view, a contact sheet, and cameras.json with the matrices, the angles and the seed."""
     prior = load_prior(config)
     pipeline = MultiViewPipeline(prior, config.camera, joint=load_joint(config.views.joint, prior))
-    return write_views(draw_views(pipeline, config), config, run)
+    with Threads(None, config.runtime.threads, prior.device).calls_of(prior.unet):
+        views = draw_views(pipeline, config)
+    return write_views(views, config, run)
 
 
 def draw_views(pipeline: MultiViewPipeline, config: Config, image: Tensor | None = None) -> Views:

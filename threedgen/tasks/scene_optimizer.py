@@ -17,8 +17,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schedules import value_at
-from threedgen.config.schema import Config, Schedule
+from threedgen.config.schedules import Schedule, value_at
+from threedgen.config.schema import Config
 from threedgen.imaging import save_png
 from threedgen.ops.optimizer import AdamW
 from threedgen.runs.checkpoint import restore_training, save_training
@@ -27,6 +27,7 @@ from threedgen.runs.progress import REPORT_EVERY, ProgressLine, StepReport
 from threedgen.runs.stopping import stopping
 from threedgen.scene.protocol import Scene
 from threedgen.training.guard import NumberGuard, SceneGuard
+from threedgen.training.threads import Threads
 from threedgen.viewer.live import watching
 
 SCENE = "scene."  # before the names of the scene's tensors in a checkpoint
@@ -46,17 +47,19 @@ class SceneStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Span:
-    """Steps first .. last - 1 of a scene's life, and the learning rates' factor over them."""
+    """Steps first .. last - 1 of a scene's life, and the learning rates' factor over them.
+
+    While the span lasts, and after it, the checkpoint of its beginning is kept.
+    """
 
     first: int
     last: int
     lr_scale: Schedule
-    checkpoint_every: int = 0  # steps; 0: only after the last one
 
     @staticmethod
     def of(config: Config) -> Span:
         """The config's own steps."""
-        return Span(0, config.steps, config.optimizer.lr_scale, config.checkpoint_every)
+        return Span(0, config.steps, config.optimizer.lr_scale)
 
 
 class SceneOptimizer:
@@ -105,8 +108,7 @@ def fit(
     label: of the progress line; take: a step as the scene is now; span: None: the config's own steps; is_due: whether a
     checkpoint is to be written besides, when so many steps are done.
 
-    Raises DivergedError if it comes to nothing, and what `stopping` raises; a span without checkpoints of its own then
-    begins anew the next time.
+    Raises DivergedError if it comes to nothing, and what `stopping` raises.
     """
     span = span or Span.of(config)
     optimizer = SceneOptimizer(scene, config, span)
@@ -121,23 +123,26 @@ def fit(
         start = restore_training(run.checkpoints, optimizer.adamw, saved)
         if start and start <= span.first:
             optimizer.adamw.state.clear()  # a span begins without memory of the one before
-        elif start:
+        elif start and not span.first:  # said once, whichever span it is in
             print(f"resumed    at step {start}")
         return start
 
     live = watching(config.viewer)
     guard = NumberGuard(parameters, saved, "optimizer.grid_lr, optimizer.network_lr", tell=tell)
+    threads = Threads(run.checkpoints, config.runtime.threads, scene.device)
     with stopping() as stop:
         for start in guard.attempts(restore, run.checkpoints):
             scenes = SceneGuard()
+            threads.resume(start)
             with guard, ProgressLine(label) as progress:
                 for step in range(max(start, span.first), span.last):
-                    taken, done = take(step), step + 1
-                    optimizer.step(taken.loss, step, guard.allows)
+                    with threads.step(step):
+                        taken, done = take(step), step + 1
+                        optimizer.step(taken.loss, step, guard.allows)
                     if live is not None:
                         live.after_step(scene, done, span.last, taken.told, taken.cameras, stop.is_asked)
-                    asked, every = stop.is_asked(), span.checkpoint_every
-                    is_kept = done == span.last or is_due(done) or (every > 0 and (asked or done % every == 0))
+                    asked = stop.is_asked()
+                    is_kept = asked or done == span.last or is_due(done) or done % config.checkpoint_every == 0
                     guard.look(done, is_kept)
                     if done % REPORT_EVERY == 0 or done == span.last:
                         loss, fields = taken.told()
@@ -147,7 +152,7 @@ def fit(
                     if done % config.preview_every == 0:
                         save_png(taken.preview(), run.path(f"previews/step-{done:06d}.png"))
                     if is_kept:
-                        save_training(run.checkpoints, done, optimizer.adamw, saved)
+                        save_training(run.checkpoints, done, optimizer.adamw, saved, keep=span.first)
                     if asked:
                         stop.leave()
     return max(start, span.last)

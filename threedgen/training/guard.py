@@ -5,7 +5,8 @@ the optimisation goes back to its last checkpoint, once: what was a fault of the
 come again ends it with `DivergedError`.
 
 On a CPU every step is looked at before it is taken. On a GPU that would make every step wait, so the numbers are
-gathered there and looked at when they are read anyway; after a rollback every step is, until the fault is passed.
+gathered there and looked at when they are read anyway. Every step is looked at before the first checkpoint, when
+nothing could undo it, and after a rollback, until the fault is passed.
 """
 
 import sys
@@ -66,6 +67,7 @@ class NumberGuard:
         self._step = 0  # that was last looked at, counted from 1
         self._rolled_back_at = 0  # the step at which that became necessary; those up to it are looked at one by one
         self._problem: NotFinite | None = None
+        self._is_kept = False  # a state to go back to
 
     def allows(self, step: int, loss: Tensor, norm: Tensor | None = None) -> bool:
         """Whether the step may be taken. loss: []; norm: [], of all gradients, if it is known. Raises NotFinite."""
@@ -73,7 +75,7 @@ class NumberGuard:
         found = total([p.grad for _, p in self._parameters if p.grad is not None]) if norm is None else norm.detach()
         if self._counts_loss:
             found = found + 0.0 * loss.detach()
-        if not self._looks_always and self._step > self._rolled_back_at:
+        if not self._looks_always and self._is_kept and self._step > self._rolled_back_at:
             # 0 * x is 0, or nan for what is not finite: the host needs not know which
             self._fault = 0.0 * found if self._fault is None else self._fault + 0.0 * found
             return True
@@ -88,13 +90,17 @@ class NumberGuard:
         return False
 
     def look(self, done: int, is_due: bool) -> None:
-        """Look at what was gathered and at the parameters every few steps and when due. Raises NotFinite."""
+        """Look at what was gathered and at the parameters every few steps and when due: then a checkpoint follows.
+
+        Raises NotFinite.
+        """
         if not is_due and done % REPORT_EVERY:
             return
         self._step = done
         fault, self._fault = self._fault, None
         state = total([p.detach() for _, p in self._parameters])
         if torch.isfinite(state if fault is None else state + fault):
+            self._is_kept |= is_due
             return
         names = [name for name, parameter in self._parameters if not torch.isfinite(parameter).all()]
         what = f"the parameter {names[0]} is not finite" if names else "a loss or gradient was not finite"
@@ -107,7 +113,7 @@ class NumberGuard:
         where going back has not helped.
         """
         while True:
-            self._problem = None
+            self._problem, self._is_kept = None, has_checkpoint(checkpoints)
             yield restore()
             if self._problem is None:
                 return

@@ -24,6 +24,7 @@ from threedgen.runs.distributed import barrier, rank, world_size
 from threedgen.runs.stopping import stopping
 from threedgen.training.average import MovingAverage
 from threedgen.training.guard import NumberGuard
+from threedgen.training.threads import Threads
 
 B = TypeVar("B")
 _B = TypeVar("_B", contravariant=True)
@@ -60,6 +61,7 @@ class Pace:
     warmup_steps: int = 0
     decay_fraction: float = 0.0
     checkpoint_every: int = 500
+    threads: int = 0  # of a step on a CPU; 0: as many as make it fastest
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,21 @@ def train(
     def restore() -> int:
         return restore_training(checkpoints, job.optimizer, saved, job.info)
 
+    threads = Threads(checkpoints, pace.threads, job.parameters[0].device)
     with stopping(shared) as stop:
         for start in guard.attempts(restore, checkpoints):
+            threads.resume(start)
             with guard, closing(job.batches(start)) as drawn, log(start) as told:
                 for step in range(start, pace.steps):
                     remaining = budget.remaining(step)
                     if remaining <= 0:
                         break
-                    loss = _backward(job, drawn, told)
-                    lr = learning_rate(step, remaining, pace.lr, pace.warmup_steps, pace.decay_fraction)
-                    norm = apply_gradients(job.optimizer, job.parameters, lr, partial(guard.allows, step, loss))
-                    if job.average is not None:
-                        job.average.update(step)
+                    with threads.step(step):
+                        loss = _backward(job, drawn, told)
+                        lr = learning_rate(step, remaining, pace.lr, pace.warmup_steps, pace.decay_fraction)
+                        norm = apply_gradients(job.optimizer, job.parameters, lr, partial(guard.allows, step, loss))
+                        if job.average is not None:
+                            job.average.update(step)
                     told.step(step + 1, loss, norm, lr)
                     asked = stop.is_asked()
                     is_due = asked or (step + 1) % pace.checkpoint_every == 0

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import ViewerConfig
+from threedgen.config.runtime import ViewerConfig
 from threedgen.core.errors import ConfigError
 from threedgen.imaging import to_uint8
 from threedgen.scene.protocol import Shown

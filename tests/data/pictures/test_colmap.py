@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from threedgen.cameras import orbit
-from threedgen.config.schema import DataConvention
+from threedgen.config.scene import DataConvention
 from threedgen.core.errors import ConfigError
 from threedgen.data.posed_files import read_posed_images
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from threedgen.config.schema import GridConfig
-from threedgen.ops import FieldLayout, HashGrid, composed, native
-from threedgen.ops.reference.hash_grid import interpolate
+from threedgen.config.scene import GridConfig
+from threedgen.ops import FieldLayout, HashGrid, native
+from threedgen.ops.plain import composed
+from threedgen.ops.plain.hash_grid import interpolate
 
 
 def pytest_collection_modifyitems(items):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from threedgen.ops import native, reference
+from threedgen.ops import native, plain
 from threedgen.ops.native.field import _is_fused
 
 TAILS = [*range(98), 191, 192, 193]
@@ -27,7 +27,7 @@ def test_equals_its_twin(shape, make_field, assert_near):
     assert_near(ours, theirs, 2e-6)
     assert_near(field.gradients(ours, grads[:2]), exact.gradients(theirs, grads[:2]), 5e-4)
     # features in half precision, 5e-4 of each, against the definition itself
-    assert_near(ours, reference.evaluate_field(*exact.arguments, positions.double()), 1e-3)
+    assert_near(ours, plain.evaluate_field(*exact.arguments, positions.double()), 1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -51,7 +51,7 @@ def test_second_order_alone(make_field, assert_near):
         assert_near(ours, exact.gradients(exact.exact(positions)[2:], [grad]), 1e-3)
         # in float64 the composed way is the definition's
         composed = native.field_with_normals(*exact.arguments, positions.double())
-        theirs = reference.field_with_normals(*exact.arguments, positions.double())
+        theirs = plain.field_with_normals(*exact.arguments, positions.double())
         assert_near(composed, theirs, 1e-12)
 
 
@@ -75,7 +75,7 @@ def test_outside_of_the_cube_the_network_has_no_slope(make_field):
     positions = field.points(50)
     positions[:, 1] = 1.5 * field.layout.radius
     ours = native.field_with_normals(*field.arguments, positions)
-    theirs = reference.field_with_normals(*field.double().arguments, positions.double())
+    theirs = plain.field_with_normals(*field.double().arguments, positions.double())
     torch.testing.assert_close(ours[2].double(), theirs[2], atol=2e-3, rtol=0)
     grads = [torch.zeros(50), torch.zeros(50, 3), torch.randn(50, 3, generator=torch.Generator().manual_seed(0))]
     exact = field.double()
@@ -129,7 +129,7 @@ def test_occupancy_equals_its_twin(make_field, threads):
         occupied = torch.rand(resolution, resolution, resolution, generator=generator) < 0.3
         for all_cells in (True, False):
             settings = occupied, 2**40 + 7, 0.9, all_cells
-            theirs = reference.refresh_occupancy(*field.double().arguments, opacity.double(), *settings)
+            theirs = plain.refresh_occupancy(*field.double().arguments, opacity.double(), *settings)
             for num_threads in (1, 2):
                 threads(num_threads)
                 ours = native.refresh_occupancy(*field.arguments, opacity, *settings)
@@ -144,13 +144,13 @@ def test_what_the_kernels_do_not_cover_is_composed(make_field, assert_near):
     assert not _is_fused(exact.table, exact.weights, positions.double())
     assert_near(
         native.evaluate_field(*exact.arguments, positions.double()),
-        reference.evaluate_field(*exact.arguments, positions.double()),
+        plain.evaluate_field(*exact.arguments, positions.double()),
         1e-12,
     )
     moving = positions.clone().requires_grad_()
     assert not _is_fused(field.table, field.weights, moving)
     (ours,) = torch.autograd.grad(native.evaluate_field(*field.arguments, moving)[0].sum(), moving)
-    (theirs,) = torch.autograd.grad(reference.evaluate_field(*field.arguments, moving)[0].sum(), moving)
+    (theirs,) = torch.autograd.grad(plain.evaluate_field(*field.arguments, moving)[0].sum(), moving)
     assert_near([ours], [theirs.double()], 1e-4)
     with torch.no_grad():
         assert _is_fused(field.table, field.weights, moving)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from threedgen.ops import RaySamples, native, reference
-from threedgen.ops.reference.compositing import transmittance
+from threedgen.ops import RaySamples, native, plain
+from threedgen.ops.plain.compositing import transmittance
 
 SHAPES = [(4, 8, (32,)), (16, 2, (64, 64)), (4, 4, (16,)), (3, 3, (20,)), (1, 1, (8,)), (2, 2, ())]
 
@@ -45,7 +45,7 @@ def exact_render(exact, origins, directions, samples, min_transmittance=0.0):
     t_starts, t_ends = samples.t_starts.double(), samples.t_ends.double()
     passing = transmittance((density * (t_ends - t_starts)).detach(), ray, samples.offsets)
     reached = passing >= min_transmittance
-    seen = reference.composite(density * reached, rgb, t_starts, t_ends, ray, samples.offsets)
+    seen = plain.composite(density * reached, rgb, t_starts, t_ends, ray, samples.offsets)
     return seen, reached
 
 
@@ -65,7 +65,7 @@ def test_equals_its_twin(shape, min_transmittance, make_field, assert_near):
         assert (ours.weights[~reached] == 0).all() and (ours.weights[reached] > 0).all()
     else:  # against the definition itself, with features that are not rounded
         arguments = origins.double(), directions.double(), RaySamples(*(x.double() for x in samples[:2]), *samples[2:])
-        assert_near(ours, reference.render_field(*exact.arguments, *arguments), 1e-3)
+        assert_near(ours, plain.render_field(*exact.arguments, *arguments), 1e-3)
 
 
 @pytest.mark.parametrize("index", range(4))

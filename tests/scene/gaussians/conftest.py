@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.ops.backends import select_backend
 from threedgen.scene.gaussians import Gaussians
 
@@ -18,6 +18,6 @@ def cloud():
             colors = 0.5 * torch.randn(count, num_coefficients, 3, generator=generator, dtype=torch.float64)
         scales = size * torch.exp(0.4 * normal[2])
         every = [0.4 * normal[0], normal[1], scales, 0.05 + 0.9 * torch.sigmoid(normal[3][:, 0]), colors]
-        return Gaussians(*(x.to(dtype) for x in every), select_backend(BackendName.reference))
+        return Gaussians(*(x.to(dtype) for x in every), select_backend(BackendName.plain))
 
     return make

@@ -9,14 +9,14 @@ from scipy.spatial.transform import Rotation
 
 from tests.scene.gaussians.in_double import in_double
 from threedgen.cameras import orbit, rays_of
-from threedgen.config.schema import BackendName, OptimizerConfig, SceneConfig
+from threedgen.config.scene import BackendName, OptimizerConfig, SceneConfig
 from threedgen.core.errors import ConfigError
 from threedgen.ops.optimizer import AdamW
 from threedgen.scene.gaussians import Gaussians, LearnedGaussians
 from threedgen.scene.protocol import Scene, Shown
 
 RED = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-CONFIG = SceneConfig(backend=BackendName.reference, background_random_probability=0.5)
+CONFIG = SceneConfig(backend=BackendName.plain, background_random_probability=0.5)
 
 
 CAMERAS = in_double(orbit([10, 130], [20, -35], 2.5, 45, height=12, width=16))

@@ -9,7 +9,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from threedgen.cameras import orbit
-from threedgen.config.schema import BackendName, ExportConfig, MeshColors
+from threedgen.config.export import ExportConfig, MeshColors
+from threedgen.config.scene import BackendName
 from threedgen.core.errors import EmptyMeshError
 from threedgen.mesh import describe_mesh, extract_surface, make_rasterizer, paint
 from threedgen.ops.backends import select_backend

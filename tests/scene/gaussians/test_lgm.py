@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from tests.scene.gaussians.in_double import in_double
 from threedgen.cameras import orbit
-from threedgen.config.schema import BackendName, QuaternionNorm
+from threedgen.config.sampling import QuaternionNorm
+from threedgen.config.scene import BackendName
 from threedgen.ops.backends import select_backend
 from threedgen.scene.gaussians import gaussians_of_channels, lgm_frame, lgm_inputs
 from threedgen.scene.gaussians.lgm import activated
@@ -104,7 +105,7 @@ def channels_of(num_objects, spread=0.3, seed=0):
 def test_gaussians_seen_in_our_world_and_in_lgms_frame(distance):
     """What the first camera sees in our world is what one at (0, 0, distance) sees of the network's own numbers."""
     cameras, channels = in_double(cameras_of()), channels_of(2)
-    ops = select_backend(BackendName.reference)
+    ops = select_backend(BackendName.plain)
     scenes = gaussians_of_channels(channels, cameras, distance, ops=ops)
     for index, (scene, numbers) in enumerate(zip(scenes, activated(channels), strict=True)):
         first = cameras[3 * index : 3 * index + 1]

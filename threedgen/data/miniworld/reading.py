@@ -11,6 +11,7 @@ from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import synonyms
 from threedgen.data.miniworld.grammar import BASES, COLORS, SMALL, Spec, parse, words
 from threedgen.data.miniworld.kinds import KINDS
+from threedgen.data.miniworld.nearest import nearest
 from threedgen.data.miniworld.refusing import BODIES, PARTS, Refusals, listed
 from threedgen.data.miniworld.sentence import Noun, Sentence, Token, feature_of, phrases, plural, take_apart, tokens
 from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
@@ -37,7 +38,12 @@ def read(sentence: str, colors: Collection[str] = COLORS) -> Reading:
     spec = _parsed(sentence)
     if spec is not None and {spec.color, spec.feature_color} <= {*colors, *MATERIALS, None}:
         return Reading(spec.caption)
-    return _Reader(sentence, colors).read()
+    try:
+        return _Reader(sentence, colors).read()
+    except ConfigError:
+        found = nearest(sentence, lambda part: _Reader(part, colors).read())
+        reading = _Reader(found.text, colors).read()
+        return Reading(reading.text, (*found.notes, *reading.notes))
 
 
 def read_negative(sentence: str, colors: Collection[str] = COLORS) -> Reading:

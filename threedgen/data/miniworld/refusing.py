@@ -30,6 +30,14 @@ _LONGEST_WORD = 40  # of a prompt's words in a message
 _SOME = ("a red cat with a green face", "a wooden chair", "a blue car")
 
 
+class CannotDraw(ConfigError):
+    """The words are known, and what they say cannot be drawn; `why`: the reason, and what can."""
+
+    def __init__(self, said: str, why: str) -> None:
+        super().__init__(f"{said!r} cannot be drawn: {why} ({program()} vocabulary shows all)")
+        self.why = why
+
+
 class Refusals:
     """What a model that knows some of the colours can be asked instead of one sentence."""
 
@@ -61,7 +69,7 @@ class Refusals:
         tries = listed([repr(offer) for offer in dict.fromkeys(offers)][:3], "or")
         said = " ".join(self.sentence.split())
         said = said if len(said) <= 80 else said[:77] + "..."
-        raise ConfigError(f"{said!r} cannot be drawn: {reason}; try {tries} ({program()} vocabulary shows all)")
+        raise CannotDraw(said, f"{reason}; try {tries}")
 
     def refuse_two_colors(self, kind: str, name: str, colors: list[str]) -> NoReturn:
         named = [color for color in colors if color in self.colors]

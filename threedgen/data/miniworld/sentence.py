@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 
 from threedgen.data.miniworld import synonyms
 from threedgen.data.miniworld.grammar import COLORS
@@ -46,6 +47,11 @@ class Token:
     def is_small(self) -> bool:
         """Whether it only joins other words."""
         return bool(self.roles.keys() & {"comma", *synonyms.JOINTS})
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it means nothing where it stands: a word of asking does so at the beginning only."""
+        return self.roles.keys() <= {"request"}
 
     @property
     def is_paint(self) -> bool:
@@ -88,7 +94,7 @@ def plural(word: str) -> str:
 
 @cache
 def lexicon() -> dict[str, dict[str, str]]:
-    """Every word and phrase that is understood -> its roles; "plural" is a role of the plurals of kinds."""
+    """Every word and phrase that is without_requests -> its roles; "plural" is a role of the plurals of kinds."""
     words: dict[str, dict[str, str]] = {}
 
     def add(role: str, name: str, listed: str, *, inflected: bool = False) -> None:
@@ -117,10 +123,9 @@ def lexicon() -> dict[str, dict[str, str]]:
         add("body", kind, listed, inflected=bool(kind))
     for listed in synonyms.ALWAYS_THERE.values():
         add("part", "", listed)
-    for shade in phrases(synonyms.SHADES):
-        for phrase, roles in list(words.items()):
-            if "color" in roles:
-                words.setdefault(f"{shade} {phrase}", {"color": roles["color"]})
+    colors = [(phrase, roles["color"]) for phrase, roles in words.items() if "color" in roles]
+    for shade, (phrase, color) in product(phrases(synonyms.SHADES), colors):
+        words.setdefault(f"{shade} {phrase}", {"color": color})
     for joint, listed in synonyms.JOINTS.items():
         add(joint, joint, listed)
     for role, listed in (
@@ -176,7 +181,7 @@ def take_apart(text: str) -> Sentence:
     """Look up and sort the words of a sentence."""
     text = " ".join(_plain(text).split())  # twice is once: `tokens` does it too
     left_out = [match.group().strip() for match in _BACKGROUND.finditer(text)]
-    found, request = _without_requests(tokens(_BACKGROUND.sub(",", text)))
+    found, request = without_requests(tokens(_BACKGROUND.sub(",", text)))
     left_out = [*request, *left_out]
     sizes: list[str] = []
     unknown: list[str] = []
@@ -186,7 +191,7 @@ def take_apart(text: str) -> Sentence:
             left_out.append(token.said)
         elif "size" in token:
             sizes.append(token.said)
-        elif not token.roles or set(token.roles) == {"request"}:
+        elif token.is_unknown:
             unknown.append(token.said)
         elif "filler" not in token or token.is_noun:
             rest.append(token)
@@ -198,12 +203,13 @@ def _plain(text: str) -> str:
     """Lower case, straight apostrophes resolved, hyphens as spaces, the weights of other programs' prompts removed."""
     text = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'").replace("&", " and ")
     text = re.sub(r"\b(it|that|there|he|she|who|here|what)'s\b", r"\1 is", text)
+    text = re.sub(r"(\w)'d\b", r"\1 would", text)
     text = re.sub(r"(\w)'s\b", r"\1 whose", text)
     text = re.sub(r":\d+(\.\d+)?", " ", text)
     return re.sub(r"[-\u2010-\u2015_/\\+*]", " ", text)
 
 
-def _without_requests(found: list[Token]) -> tuple[list[Token], list[str]]:
+def without_requests(found: list[Token]) -> tuple[list[Token], list[str]]:
     """Drop "please draw a picture of" before and "please" behind; also returns what was dropped."""
     start = i = 0
     while i < len(found) and (

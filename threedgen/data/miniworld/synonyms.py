@@ -25,7 +25,7 @@ COLOR_SYNONYMS = {
     "cyan": "turquoise, teal, aqua, aquamarine",
     "gold": "golden, gilded",
 }
-SHADES = "light, dark, bright, pale, deep, neon, pastel, vivid, soft, rich, hot"  # before a colour
+SHADES = "light, dark, bright, pale, deep, neon, pastel, vivid, soft, rich, hot, metallic"  # before a colour
 
 MATERIAL_SYNONYMS = {
     "wooden": "wood, timber, oak, pine, plywood",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from threedgen.config.schema import DataConvention
+from threedgen.config.scene import DataConvention
 from threedgen.core.errors import ConfigError
 from threedgen.data.posed_images import nearest_to_axes
 from threedgen.mesh.types import Array

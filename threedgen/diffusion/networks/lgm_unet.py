@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
-from threedgen.config.schema import QuaternionNorm
+from threedgen.config.sampling import QuaternionNorm
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, stored_tensors
 from threedgen.diffusion.networks.view_attention import fused_attention_is_slow

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import CameraInput, ViewAttention
+from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.diffusion.formats.ldm_unet import unet_config, unet_sources, words_of_shapes
 from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, stored_tensors
 from threedgen.diffusion.networks.epipolar import ViewGeometry

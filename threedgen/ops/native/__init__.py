@@ -1,4 +1,4 @@
-"""Every op by the kernels of `cuda_ext/`; the names, arguments and results are those of `ops.reference`."""
+"""Every op by the kernels of `cuda_ext/`; the names, arguments and results are those of `ops.plain`."""
 
 from threedgen.ops.native.availability import available, why_not
 from threedgen.ops.native.compositing import composite
@@ -7,7 +7,7 @@ from threedgen.ops.native.hash_grid import hash_grid_encode
 from threedgen.ops.native.marching import march, march_within, ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
 from threedgen.ops.native.splats import splat
-from threedgen.ops.reference.marching import ray_box
+from threedgen.ops.plain.marching import ray_box
 
 __all__ = [
     "adamw_step",

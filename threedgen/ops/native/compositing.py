@@ -12,7 +12,7 @@ from threedgen.ops.types import Composite
 def composite(
     density: Tensor, rgb: Tensor, t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor, offsets: Tensor
 ) -> Composite:
-    """As `ops.reference.composite`."""
+    """As `ops.plain.composite`."""
     return Composite(*torch.ops.threedgen.composite(density, rgb, t_starts, t_ends, offsets))
 
 

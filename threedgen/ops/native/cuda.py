@@ -33,7 +33,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     try:
         build.nvcc()
     except build.BuildError as error:
-        return None, f"{error}: install the CUDA toolkit or use scene.backend=reference"
+        return None, f"{error}: install the CUDA toolkit or use scene.backend=plain"
     try:
         return ctypes.CDLL(str(build.cached_cuda_library(architectures))), ""
     except (build.BuildError, OSError) as error:
@@ -91,7 +91,7 @@ def march_within(
     step_size: float,
     jitter: Tensor | None = None,
 ) -> tuple[RaySamples, Tensor]:
-    """As `ops.reference.march`, with tensors of `capacity` samples and without waiting for the GPU.
+    """As `ops.plain.march`, with tensors of `capacity` samples and without waiting for the GPU.
 
     Samples that do not fit are left out, from the last rays on. Places that are left over hold empty intervals of the
     last ray, behind offsets[-1].

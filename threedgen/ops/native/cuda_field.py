@@ -1,6 +1,6 @@
 """Operations on a radiance field on CUDA: the kernels with cuBLAS's matrix products between them.
 
-Unlike `ops.composed` nothing here waits for the GPU, so a step can be captured in a CUDA graph.
+Unlike `ops.plain.composed` nothing here waits for the GPU, so a step can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from threedgen.ops.composed import mlp
 from threedgen.ops.native.cuda import call
+from threedgen.ops.plain.composed import mlp
 from threedgen.ops.types import Composite, FieldLayout, RaySamples
 
 _CELLS_AT_ONCE = 1 << 19  # of the occupancy grid; bounds the memory
@@ -20,7 +20,7 @@ _CELLS_AT_ONCE = 1 << 19  # of the occupancy grid; bounds the memory
 def evaluate_field(
     table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `ops.reference.evaluate_field`."""
+    """As `ops.plain.evaluate_field`."""
     return _evaluate(table, weights, layout, _in_unit_cube(positions, layout))
 
 
@@ -33,7 +33,7 @@ def render_field(
     samples: RaySamples,
     min_transmittance: float = 0.0,
 ) -> Composite:
-    """As `ops.reference.render_field`. Samples that little light reaches are evaluated and then left out: to leave them
+    """As `ops.plain.render_field`. Samples that little light reaches are evaluated and then left out: to leave them
     out earlier would mean to wait for the GPU's answer how many there are."""
     positions = torch.empty(len(samples.t_starts), 3, dtype=table.dtype, device=table.device)
     rays = origins.contiguous(), directions.contiguous()
@@ -47,7 +47,7 @@ def render_field(
 def field_with_normals(
     table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `ops.reference.field_with_normals`."""
+    """As `ops.plain.field_with_normals`."""
     unit = _in_unit_cube(positions, layout)
     needed = torch.is_grad_enabled() and any(x.requires_grad for x in (table, *weights))
     with torch.enable_grad():
@@ -77,7 +77,7 @@ def refresh_occupancy(
     decay: float,
     all_cells: bool,
 ) -> Tensor:
-    """As `ops.reference.refresh_occupancy`. Every cell is evaluated; those that are not looked at keep their value."""
+    """As `ops.plain.refresh_occupancy`. Every cell is evaluated; those that are not looked at keep their value."""
     resolution, real = opacity.shape[0], opacity.dtype
     opacity, occupied = opacity.contiguous(), occupied.contiguous()
     refreshed = torch.empty_like(opacity)
@@ -94,7 +94,7 @@ def refresh_occupancy(
 
 
 def ray_jitter(seed: int, num_rays: int, device: torch.device | str = "cuda") -> Tensor:
-    """As `ops.reference.ray_jitter`."""
+    """As `ops.plain.ray_jitter`."""
     jitter = torch.empty(num_rays, device=device)
     call("tg_ray_jitter", torch.float32, num_rays, seed, jitter)
     return jitter

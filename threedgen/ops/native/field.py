@@ -1,8 +1,8 @@
 """Operations on a radiance field by the fused kernels: hash grid, network and compositing tile by tile.
 
 The kernels compute in float32 and round the hash grid's features to half precision (they keep them for the backward
-pass), so results differ from `ops.reference` by about a thousandth of a feature; gradients are those of what was
-computed. Whatever the kernels do not cover (see `_is_fused`) is put together from single ops by `ops.composed`.
+pass), so results differ from `ops.plain` by about a thousandth of a feature; gradients are those of what was
+computed. Whatever the kernels do not cover (see `_is_fused`) is put together from single ops by `ops.plain.composed`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from threedgen.ops import composed
 from threedgen.ops.native.compositing import composite
 from threedgen.ops.native.hash_grid import check_grid, grid_arguments, hash_grid_encode
 from threedgen.ops.native.library import call, define
 from threedgen.ops.native.memory import recycled
+from threedgen.ops.plain import composed
 from threedgen.ops.types import Composite, FieldLayout, RaySamples
 
 PRIMITIVES = composed.Primitives(hash_grid_encode, composed.mlp, composite)
@@ -27,7 +27,7 @@ PRIMITIVES = composed.Primitives(hash_grid_encode, composed.mlp, composite)
 def evaluate_field(
     table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `ops.reference.evaluate_field`."""
+    """As `ops.plain.evaluate_field`."""
     _check(table, weights, layout, positions)
     if table.is_cuda:
         from threedgen.ops.native import cuda_field
@@ -49,7 +49,7 @@ def render_field(
     samples: RaySamples,
     min_transmittance: float = 0.0,
 ) -> Composite:
-    """As `ops.reference.render_field`."""
+    """As `ops.plain.render_field`."""
     _check(table, weights, layout, origins)
     if table.is_cuda:
         from threedgen.ops.native import cuda_field
@@ -76,7 +76,7 @@ def render_field(
 def field_with_normals(
     table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `ops.reference.field_with_normals`."""
+    """As `ops.plain.field_with_normals`."""
     _check(table, weights, layout, positions)
     if table.is_cuda:
         from threedgen.ops.native import cuda_field
@@ -100,7 +100,7 @@ def refresh_occupancy(
     decay: float,
     all_cells: bool,
 ) -> Tensor:
-    """As `ops.reference.refresh_occupancy`."""
+    """As `ops.plain.refresh_occupancy`."""
     _check(table, weights, layout, opacity.new_empty(0, 3))
     if opacity.shape != occupied.shape or opacity.shape != (len(opacity),) * 3 or occupied.dtype != torch.bool:
         raise ValueError(f"opacity {list(opacity.shape)} and occupied {list(occupied.shape)} must be [G, G, G], bool")

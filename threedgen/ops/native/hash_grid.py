@@ -15,7 +15,7 @@ MAX_LEVELS = 64  # kMaxLevels in cuda_ext/include/threedgen/hash_grid.h
 
 
 def hash_grid_encode(positions: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
-    """As `ops.reference.hash_grid_encode`."""
+    """As `ops.plain.hash_grid_encode`."""
     check_grid(positions, table, grid)
     return torch.ops.threedgen.hash_grid_encode(positions, table, grid.layout)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from threedgen.ops import reference
+from threedgen.ops import plain
 from threedgen.ops.native.library import call, define
 from threedgen.ops.types import RaySamples
 
@@ -20,7 +20,7 @@ def march(
     step_size: float,
     jitter: Tensor | None = None,
 ) -> RaySamples:
-    """As `ops.reference.march`."""
+    """As `ops.plain.march`."""
     return RaySamples(*torch.ops.threedgen.march(origins, directions, occupancy, radius, step_size, jitter))
 
 
@@ -40,9 +40,9 @@ def march_within(
 
 
 def ray_jitter(seed: int, num_rays: int, device: torch.device | str = "cpu") -> Tensor:
-    """As `ops.reference.ray_jitter`."""
+    """As `ops.plain.ray_jitter`."""
     if torch.device(device).type != "cuda":
-        return reference.ray_jitter(seed, num_rays, device)
+        return plain.ray_jitter(seed, num_rays, device)
     from threedgen.ops.native import cuda_field
 
     return cuda_field.ray_jitter(seed, num_rays, device)

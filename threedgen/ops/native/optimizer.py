@@ -24,7 +24,7 @@ def adamw_step(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """As `ops.reference.adamw_step`, for float32."""
+    """As `ops.plain.adamw_step`, for float32."""
     torch.ops.threedgen.adamw_step(param, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay)
 
 

@@ -23,7 +23,7 @@ def splat(
     height: int,
     width: int,
 ) -> SplatImages:
-    """As `ops.reference.splat`, in memory that grows with the splats and the tiles they touch."""
+    """As `ops.plain.splat`, in memory that grows with the splats and the tiles they touch."""
     check_arguments(means, quaternions, scales, opacities, colors, camera_to_world, fov_y, height, width)
     poses = camera_to_world.detach().to(means.dtype)
     focal = focal_length(fov_y.detach().to(means.dtype), height)

@@ -10,11 +10,11 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import BackendName
+from threedgen.config.scene import BackendName
 from threedgen.core.randomness import generator
 from threedgen.core.transfer import to_device
 from threedgen.ops.backends import Backend, select_backend
-from threedgen.ops.reference.splats import spherical_harmonics
+from threedgen.ops.plain.splats import spherical_harmonics
 from threedgen.ops.splats import degree_of, focal_length
 from threedgen.scene.gaussians.field import GaussianField
 from threedgen.scene.output import RenderOutput

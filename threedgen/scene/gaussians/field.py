@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from threedgen.ops.reference.splats import rotation_matrices
+from threedgen.ops.plain.splats import rotation_matrices
 from threedgen.ops.splats import MAX_ALPHA, MIN_ALPHA
 
 _REACH = 3.0  # standard deviations; further out a Gaussian is nothing

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import OptimizerConfig, SceneConfig
+from threedgen.config.scene import OptimizerConfig, SceneConfig
 from threedgen.core.errors import ConfigError
 from threedgen.ops.backends import select_backend
 from threedgen.ops.optimizer import Optimizer

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from threedgen.cameras import Cameras, rays_of
-from threedgen.config.schema import QuaternionNorm
+from threedgen.config.sampling import QuaternionNorm
 from threedgen.ops.backends import Backend
-from threedgen.ops.reference.splats import matrices_as_of_unit
+from threedgen.ops.plain.splats import matrices_as_of_unit
 from threedgen.scene.gaussians.cloud import Gaussians
 
 RELEASED_DISTANCE, RELEASED_FOV_Y_DEG = 1.5, 49.1

@@ -10,16 +10,18 @@ import numpy as np
 from PIL import Image
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import ABLATION_TABLES, GUIDED_TABLES, Config
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.mini import IMAGE_SIZE
-from threedgen.imaging import Row, contact_sheet, save_png
+from threedgen.imaging import Row, contact_sheet, read_strip, save_png
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks.evaluation import guided, guided_assets, priors, scenes
+from threedgen.tasks.evaluation.jobs import PICTURE_AZIMUTHS, PICTURE_ELEVATION
 from threedgen.tasks.evaluation.plots import plot
-from threedgen.tasks.evaluation.scenes import PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE
+from threedgen.tasks.evaluation.scenes import PICTURE_SIZE
 from threedgen.tasks.evaluation.tables import Measured, Table, as_json, markdown
 
 _MEASURES = {
@@ -106,9 +108,7 @@ def _picture(table: Table, measured: Measured, prompts: Sequence[str], config: C
     rows: list[Row] = []
     for condition in table.conditions:
         if pictures := measured.pictures.get(condition.name):
-            files = [np.asarray(Image.open(pictures[prompt])) for prompt in prompts]
-            views = [view for file in files for view in np.split(file, len(PICTURE_AZIMUTHS), axis=1)]
-            rows.append((condition.label, np.stack(views)))
+            rows.append((condition.label, np.concatenate([read_strip(pictures[prompt]) for prompt in prompts])))
     cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)
     matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
     truth = [

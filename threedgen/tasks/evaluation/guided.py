@@ -1,40 +1,42 @@
 """The study of guided sampling: a multi-view prior that has seen no pattern, and a 2D one that draws them, mixed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from threedgen.cameras import Cameras
+from threedgen.config.guidance import JointConfig, JointMode
 from threedgen.config.load import load_config
-from threedgen.config.schema import Config, JointConfig, JointMode, Shape, ShapedSchedule, Task
+from threedgen.config.schedules import Shape, ShapedSchedule
+from threedgen.config.schema import Config, Task
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld import Spec, build
 from threedgen.diffusion.image_prior import ImagePrior
+from threedgen.imaging import read_strip
 from threedgen.metrics.distribution import set_distance
 from threedgen.metrics.image import GREY, border_color
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks.evaluation.dense_views import calibrated, encoder_stage
+from threedgen.tasks.evaluation.jobs import Job, measured, with_settings
 from threedgen.tasks.evaluation.priors import (
     ALL_VIEWS,
-    Variant,
     cameras_at,
     drawing,
     judge_all,
     judged_specs,
     judged_truth,
+    judging,
     trained,
 )
-from threedgen.tasks.evaluation.scenes import SCORE, collect, with_settings
-from threedgen.tasks.evaluation.scoring import outcomes
 from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
 from threedgen.tasks.prompting import load_prior
 
 MULTIVIEW_RECIPE, IMAGE_RECIPE = "train-plain-mini.yaml", "train-patterned-mini.yaml"
+MIXTURES, JUDGED = "mixtures to draw and judge", "drawn and judged"
 _DENSE_VIEWS = 24  # drawn together to see whether they agree
 _DENSE_CAPTIONS, _CALIBRATED_WITH = 6, 2  # the first patterned ones
 
@@ -108,38 +110,23 @@ TABLE = Table(
 
 def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
     """The table of views, distances of sets included."""
-    specs = judged_specs(config, config.ablation.prompts // 4)
-    jobs = mixtures(table, config, run, specs)
-    measured = judged(table, config, jobs, draw_and_judge)
-    done = [job for job in jobs if all((job.sample(i) / SCORE).exists() for i in range(len(specs)))]
-    return replace(measured, of_sets={job.name: distances(job) for job in done})
+    jobs = mixtures(table, config, run, judged_specs(config, config.ablation.prompts // 4))
+    found = measured(table.name, jobs, draw_and_judge, config, MIXTURES)
+    return replace(found, of_sets={job.condition: distances(job) for job in jobs if job.is_done})
 
 
-def mixtures(table: Table, config: Config, run: RunDirectory, specs: Sequence[Spec]) -> list[Variant]:
+def mixtures(table: Table, config: Config, run: RunDirectory, specs: Sequence[Spec]) -> list[Job]:
     """A job for each of the table's conditions, in the table's folder; trains the two priors where none are given."""
     multiview = config.ablation.multiview_weights or _trained_by(MULTIVIEW_RECIPE, config, run)
     image = config.ablation.image_weights or _trained_by(IMAGE_RECIPE, config, run)
     joint = JointConfig(weights=str(image))
     base = replace(config, task=Task.sample_views, weights=str(multiview), views=replace(config.views, joint=joint))
     folder = run.folder / table.name
-    return [Variant(c.name, with_settings(base, c.settings), folder / c.name, tuple(specs)) for c in table.conditions]
-
-
-def judged(table: Table, config: Config, jobs: Sequence[Variant], work: Callable[[Variant], None]) -> Measured:
-    """Do the jobs that are not done yet, and read what all of them have found."""
-    todo = [job for job in jobs if not all((job.sample(i) / SCORE).exists() for i in range(len(job.specs)))]
-    print(f"{table.name}: {len(todo)} mixtures to draw and judge, {len(jobs) - len(todo)} there", flush=True)
-    failures = []
-    for outcome in outcomes(work, todo, config):
-        if outcome.error:
-            failures.append(f"{table.name}: {outcome.job.name}: {outcome.error}")
-        print(f"{table.name}: {outcome.job.name}: {outcome.error or 'drawn and judged'}", flush=True)
-    samples = [(job.name, spec.caption, job.sample(i)) for job in jobs for i, spec in enumerate(job.specs)]
-    return collect(samples, failures)
+    return [judging(c.name, with_settings(base, c.settings), folder / c.name, specs) for c in table.conditions]
 
 
 def _trained_by(recipe: str, config: Config, run: RunDirectory) -> Path:
-    settings = [f"output_root={config.output_root}", f"seed={config.seed}", f"num_threads={config.num_threads}"]
+    settings = [f"output_root={config.output_root}", f"seed={config.seed}", f"runtime.threads={config.runtime.threads}"]
     return trained(load_config(recipe, settings), run.folder / "priors" / Path(recipe).stem)
 
 
@@ -148,35 +135,36 @@ def ring_of(config: Config, size: int) -> Cameras:
     return cameras_at(config.camera, list(np.arange(_DENSE_VIEWS) * 360 / _DENSE_VIEWS), size)
 
 
-def draw_and_judge(job: Variant) -> None:
+def draw_and_judge(job: Job) -> str:
     """Draw every caption from the config's weights and `views.joint`, keep figures and pictures; of some patterned
     captions also as many views as tell whether they are of one object."""
     config = job.config
     prior = load_prior(config)
     draw = drawing(prior, config, ImagePrior.beside(prior, config.views.joint))
     ring = ring_of(config, prior.image_size)
-    dense = [i for i, spec in enumerate(job.specs) if spec.form == "pattern"][:_DENSE_CAPTIONS]
-    known = [build(job.specs[i], pattern_scale=config.train.pattern_scale) for i in dense[:_CALIBRATED_WITH]]
+    specs = [sample.spec for sample in job.samples]
+    dense = [i for i, spec in enumerate(specs) if spec.form == "pattern"][:_DENSE_CAPTIONS]
+    known = [build(specs[i], pattern_scale=config.train.pattern_scale) for i in dense[:_CALIBRATED_WITH]]
     novel = calibrated(known, ring)
 
     def agreement(index: int) -> Figures:
         if index not in dense:
             return {}
         noise = generator(config.seed, index, "dense ablated views")
-        (around,) = draw([job.specs[index].caption], ring, noise)
+        (around,) = draw([specs[index].caption], ring, noise)
         return {"novel_psnr": novel(around, ring).psnr, "true_novel_psnr": novel.truth.psnr}
 
     judge_all(job, draw, agreement)
+    return JUDGED
 
 
-def distances(job: Variant) -> Figures:
+def distances(job: Job) -> Figures:
     """Of all patterned views from true ones on the same backgrounds."""
     drawn, true = [], []
-    for i, spec in enumerate(job.specs):
+    for spec, folder in job.samples:
         if spec.form == "pattern":
-            picture = np.asarray(Image.open(job.sample(i) / ALL_VIEWS), np.float32) / 255
-            views = np.stack(np.split(picture, picture.shape[1] // picture.shape[0], axis=1))
-            _, truth = judged_truth(spec, job.config.camera, len(picture), job.config.train.pattern_scale)
+            views = read_strip(folder / ALL_VIEWS).astype(np.float32) / 255
+            _, truth = judged_truth(spec, job.config.camera, views.shape[1], job.config.train.pattern_scale)
             drawn.append(views)
             true.append(truth.rgb + (1 - truth.opacity) * (border_color(views)[:, None, None] - np.array(GREY)))
     all_true = np.concatenate(true)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +12,12 @@ from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
 from threedgen.diffusion.image_prior import ImagePrior
 from threedgen.metrics.image import GREY
-from threedgen.runs.directory import RunDirectory, open_run, slug
+from threedgen.runs.directory import RunDirectory, open_run
 from threedgen.scene.protocol import Shown
 from threedgen.tasks.evaluation.dense_views import quick_fit
-from threedgen.tasks.evaluation.guided import judged, mixtures, ring_of, weight
-from threedgen.tasks.evaluation.priors import Draw, Variant, drawing, judge_all, judged_specs
+from threedgen.tasks.evaluation.guided import JUDGED, MIXTURES, mixtures, ring_of, weight
+from threedgen.tasks.evaluation.jobs import Job, folder_name, measured
+from threedgen.tasks.evaluation.priors import Draw, drawing, judge_all, judged_specs
 from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Measured, Table
 from threedgen.tasks.generate import optimize
 from threedgen.tasks.prompting import encode_prompts, load_prior
@@ -55,14 +55,15 @@ def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
     """Of the first patterned captions of the table of views, an eighth of them."""
     few = replace(config, ablation=replace(config.ablation, prompts=max(1, config.ablation.prompts // 8)))
     specs = judged_specs(few, 0)
-    return judged(table, config, mixtures(table, config, run, specs), make_and_judge)
+    return measured(table.name, mixtures(table, config, run, specs), make_and_judge, config, MIXTURES)
 
 
-def make_and_judge(job: Variant) -> None:
+def make_and_judge(job: Job) -> str:
     """Make an asset of every caption along the road that the job's name begins with, and judge its pictures."""
-    road = job.name.split("-")[0]
+    road = job.condition.split("-")[0]
     make = {"distilled": _distiller, "fitted": _fitter}[road](job)
     judge_all(job, _pictures_of(make))
+    return JUDGED
 
 
 def _pictures_of(make: Callable[[str, int], Shown]) -> Draw:
@@ -81,11 +82,11 @@ def _pictures_of(make: Callable[[str, int], Shown]) -> Draw:
     return draw
 
 
-def _distiller(job: Variant) -> Callable[[str, int], Shown]:
+def _distiller(job: Job) -> Callable[[str, int], Shown]:
     """Caption and its number -> a scene by score distillation, in a run folder below the job's."""
     config = job.config
     prior = load_prior(config)
-    recipe = load_config("mvdream-mini.yaml", [f"num_threads={config.num_threads}", "checkpoint_every=10000"])
+    recipe = load_config("mvdream-mini.yaml", [f"runtime.threads={config.runtime.threads}", "checkpoint_every=10000"])
     guidance = replace(recipe.guidance, joint=config.views.joint)
 
     def make(caption: str, number: int) -> Shown:
@@ -93,14 +94,14 @@ def _distiller(job: Variant) -> Callable[[str, int], Shown]:
             recipe, prompt=caption, weights=config.weights, seed=config.seed + number, guidance=guidance,
             output_root=config.output_root, preview_every=10000,
         )  # fmt: skip
-        with open_run(Path(job.folder) / "runs" / slug(caption, max_length=80), own) as run:
+        with open_run(job.folder / "runs" / folder_name(caption), own) as run:
             scene, _ = optimize(own, run, prior, *encode_prompts(own, prior))
         return scene
 
     return make
 
 
-def _fitter(job: Variant) -> Callable[[str, int], Shown]:
+def _fitter(job: Job) -> Callable[[str, int], Shown]:
     """Caption and its number -> a scene fitted to views that are drawn together."""
     config = job.config
     prior = load_prior(config)

@@ -1,7 +1,7 @@
 """Ablations of the prior itself: variants of network and data, trained alike from one 2D start."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -9,15 +9,10 @@ import numpy as np
 import torch
 
 from threedgen.cameras import Cameras, viewing_cameras
-from threedgen.config.schema import (
-    ABLATION_TABLES,
-    AblationConfig,
-    CameraConfig,
-    CameraInput,
-    Config,
-    Task,
-    ViewAttention,
-)
+from threedgen.config.evaluation import ABLATION_TABLES, AblationConfig
+from threedgen.config.scene import CameraConfig
+from threedgen.config.schema import Config, Task
+from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.files import write_json_atomically
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs, render
@@ -26,13 +21,22 @@ from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
-from threedgen.imaging import save_png
+from threedgen.imaging import save_strip
 from threedgen.metrics.image import GREY, border_color, drawn_silhouette, psnr, silhouette_iou
 from threedgen.metrics.janus import janus_score
 from threedgen.metrics.pattern import named_patterns
 from threedgen.runs.directory import RunDirectory, open_run
-from threedgen.tasks.evaluation.scenes import PICTURE, PICTURE_ELEVATION, SCORE, collect, sample_name, with_settings
-from threedgen.tasks.evaluation.scoring import LEAST_SHARE, can_fail, face_figures, feature_fraction, outcomes
+from threedgen.tasks.evaluation.jobs import (
+    PICTURE,
+    PICTURE_ELEVATION,
+    SCORE,
+    Job,
+    Sample,
+    measured,
+    sample_name,
+    with_settings,
+)
+from threedgen.tasks.evaluation.scoring import LEAST_SHARE, can_fail, face_figures, feature_fraction
 from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training import train_prior
@@ -110,34 +114,15 @@ TABLES = (
 )
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A prior to be trained in `folder`, then judged by views of `specs`; `config` is the training's own."""
-
-    name: str
-    config: Config
-    folder: Path
-    specs: tuple[Spec, ...]
-
-    def sample(self, index: int) -> Path:
-        """The folder of a caption's score and picture."""
-        return self.folder / "views" / sample_name(index, self.specs[index].caption)
-
-
 def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
     """Train and sample what is not there yet, for this table and, side by side, for the others that were asked for."""
     start, specs = train_start(config, run), judged_specs(config)
     asked_for = [table, *(other for other in TABLES if other.name in (config.ablation.only or ABLATION_TABLES))]
     conditions = {condition.name: condition for each in asked_for for condition in each.conditions}
-    variants = {name: variant(c, config, run.folder, start, specs) for name, c in conditions.items()}
-    todo = [v for v in variants.values() if not all((v.sample(i) / SCORE).exists() for i in range(len(specs)))]
-    print(f"{table.name}: {len(todo)} priors to train and judge, {len(variants) - len(todo)} there", flush=True)
-    mine, failures = [variants[condition.name] for condition in table.conditions], []
-    for outcome in outcomes(train_and_judge, todo, config):
-        if outcome.error and outcome.job in mine:
-            failures.append(f"{table.name}: {outcome.job.name}: {outcome.error}")
-        print(f"{table.name}: {outcome.job.name}: {outcome.error or 'trained and judged'}", flush=True)
-    return collect([(v.name, spec.caption, v.sample(i)) for v in mine for i, spec in enumerate(specs)], failures)
+    jobs = {name: variant(c, config, run.folder, start, specs) for name, c in conditions.items()}
+    mine = [jobs[condition.name] for condition in table.conditions]
+    what = "priors to train and judge"
+    return measured(table.name, mine, train_and_judge, config, what, beside=list(jobs.values()))
 
 
 def judged_specs(config: Config, plain: int | None = None) -> tuple[Spec, ...]:
@@ -172,9 +157,17 @@ def _without_camera(unet: MultiViewUNet) -> MultiViewUNet:
     return plain
 
 
-def variant(condition: Condition, config: Config, folder: Path, start: Path, specs: tuple[Spec, ...]) -> Variant:
+def variant(condition: Condition, config: Config, folder: Path, start: Path, specs: Sequence[Spec]) -> Job:
+    """A prior to be trained and judged; the job's config is the training's own."""
     changed = {"train.start_from": str(start), "train.steps": config.ablation.prior_steps, **condition.settings}
-    return Variant(condition.name, _training_config(config, changed), folder / "priors" / condition.name, tuple(specs))
+    return judging(condition.name, _training_config(config, changed), folder / "priors" / condition.name, specs)
+
+
+def judging(name: str, config: Config, folder: Path, specs: Sequence[Spec]) -> Job:
+    """A job in `folder` that is judged by views of `specs`."""
+    views = folder / "views"
+    samples = (Sample(spec, views / sample_name(index, spec.caption)) for index, spec in enumerate(specs))
+    return Job(name, config, folder, tuple(samples))
 
 
 def _training_config(config: Config, changed: dict[str, object]) -> Config:
@@ -191,10 +184,11 @@ def trained(config: Config, folder: Path) -> Path:
     return results["prior"]
 
 
-def train_and_judge(job: Variant) -> None:
+def train_and_judge(job: Job) -> str:
     """Train the variant and keep the figures and pictures of every caption."""
     config = replace(job.config, weights=str(trained(job.config, job.folder)))
     judge_all(job, drawing(load_prior(config), config))
+    return "trained and judged"
 
 
 # captions, the cameras of one object and what noise is drawn from -> views [captions, V, H, W, 3]
@@ -219,24 +213,23 @@ def drawing(prior: MultiViewPrior, config: Config, joint: ImagePrior | None = No
     return draw
 
 
-def judge_all(job: Variant, draw: Draw, further: Callable[[int], Figures] = lambda index: {}) -> None:
+def judge_all(job: Job, draw: Draw, further: Callable[[int], Figures] = lambda index: {}) -> None:
     """Draw every caption, four views at a time, from noise that is the same for every variant, and keep its figures
     and pictures. further: more figures of caption `index`."""
     config = job.config
-    for first in range(0, len(job.specs), _CAPTIONS_AT_ONCE):
-        indices = range(first, min(first + _CAPTIONS_AT_ONCE, len(job.specs)))
-        captions = [job.specs[i].caption for i in indices]
+    for first in range(0, len(job.samples), _CAPTIONS_AT_ONCE):
+        some = job.samples[first : first + _CAPTIONS_AT_ONCE]
+        captions = [sample.spec.caption for sample in some]
         sets = [
             draw(captions, cameras_at(config.camera, four), generator(config.seed, first, f"ablated views {k}"))
             for k, four in enumerate(_AZIMUTHS)
         ]
-        for i, of_caption in zip(indices, np.concatenate(sets, 1), strict=True):
-            folder = job.sample(i)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_png(np.concatenate([of_caption[k] for k in _PICTURED], 1), folder / PICTURE)
-            save_png(np.concatenate(list(of_caption), 1), folder / ALL_VIEWS)
-            figures = judge(job.specs[i], of_caption, config.camera, config.train.pattern_scale)
-            write_json_atomically(folder / SCORE, {**figures, **further(i)})
+        for index, (sample, of_caption) in enumerate(zip(some, np.concatenate(sets, 1), strict=True), first):
+            sample.folder.mkdir(parents=True, exist_ok=True)
+            save_strip(of_caption[list(_PICTURED)], sample.folder / PICTURE)
+            save_strip(of_caption, sample.folder / ALL_VIEWS)
+            figures = judge(sample.spec, of_caption, config.camera, config.train.pattern_scale)
+            write_json_atomically(sample.folder / SCORE, {**figures, **further(index)})
 
 
 def cameras_at(camera: CameraConfig, azimuths: Sequence[float], size: int = IMAGE_SIZE) -> Cameras:

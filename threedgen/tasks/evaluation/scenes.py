@@ -1,33 +1,43 @@
 """Ablations of score distillation: the same prompts and seeds, with a few settings changed against a baseline."""
 
-import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.schema import AblationConfig, Config, GuidanceLoss, RuntimeConfig, Schedule, Task
+from threedgen.config.evaluation import AblationConfig
+from threedgen.config.guidance import GuidanceLoss
+from threedgen.config.runtime import RuntimeConfig
+from threedgen.config.schedules import Schedule
+from threedgen.config.schema import Config, Task
 from threedgen.core.files import write_json_atomically
-from threedgen.data.miniworld import held_out
+from threedgen.data.miniworld import Spec, held_out
 from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.imaging import save_png
-from threedgen.runs.directory import RunDirectory, open_run, slug
-from threedgen.tasks.evaluation.scoring import compare, face_figures, outcomes, truth_of, with_num_views
-from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Figures, Measured, Table
+from threedgen.imaging import save_strip
+from threedgen.runs.directory import RunDirectory, open_run
+from threedgen.scene.protocol import RayScene
+from threedgen.tasks.evaluation.jobs import (
+    PICTURE,
+    PICTURE_AZIMUTHS,
+    PICTURE_ELEVATION,
+    SCORE,
+    Job,
+    Sample,
+    measured,
+    sample_name,
+    with_settings,
+)
+from threedgen.tasks.evaluation.scoring import compare, face_figures, truth_of, with_num_views
+from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Measured, Table
 from threedgen.tasks.export import render_scene
 from threedgen.tasks.generate import optimize
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 
-PICTURE_AZIMUTHS = (30.0, 210.0)  # three-quarter, from the front and from behind
-PICTURE_ELEVATION = 15.0
 PICTURE_SIZE = 96
-SCORE, PICTURE = "score.json", "views.png"
 
 _BASELINE = Condition("baseline", "baseline")
 _AT_30: dict[str, Any] = {"guidance.guidance_scale": 30.0}
@@ -128,78 +138,49 @@ TABLES = (
 )
 
 
-@dataclass(frozen=True)
-class Job:
-    """One caption to be optimised under one condition; `config` is the whole setting of it, seed included."""
-
-    condition: str
-    config: Config
-    folder: Path
-
-    @property
-    def score(self) -> Path:
-        return self.folder / SCORE
+def scene_job(condition: Condition, spec: Spec, seed: int, config: Config, folder: Path) -> Job:
+    """A caption to be optimised under a condition, in `folder`."""
+    one = with_settings(config, condition.settings)
+    camera = with_num_views(config.camera, one.camera.num_views)
+    one = replace(one, task=Task.generate, prompt=spec.caption, seed=seed, camera=camera, ablation=AblationConfig())
+    return Job(condition.name, one, folder, (Sample(spec, folder),))
 
 
 def jobs_of(conditions: Sequence[Condition], config: Config, folder: Path) -> list[Job]:
     """All conditions of the first caption, then of the second, ...; caption i has the seed `seed + i` in each."""
-    jobs = []
-    for index, spec in enumerate(held_out()[: config.ablation.prompts]):
-        for condition in conditions:
-            one = with_settings(config, condition.settings)
-            camera = with_num_views(config.camera, one.camera.num_views)
-            one = replace(one, task=Task.generate, prompt=spec.caption, seed=config.seed + index, camera=camera)
-            one = replace(one, ablation=AblationConfig())
-            jobs.append(Job(condition.name, one, folder / condition.name / sample_name(index, spec.caption)))
-    return jobs
-
-
-def sample_name(index: int, caption: str) -> str:
-    return f"{index:03d}-{slug(caption, max_length=80)}"
+    return [
+        scene_job(each, spec, config.seed + index, config, folder / each.name / sample_name(index, spec.caption))
+        for index, spec in enumerate(held_out()[: config.ablation.prompts])
+        for each in conditions
+    ]
 
 
 def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
     """Optimise what is not there yet."""
     jobs = jobs_of(table.conditions, config, run.folder / "scenes")
-    todo = [job for job in jobs if not job.score.exists()]
-    print(f"{table.name}: {len(todo)} scenes to optimise, {len(jobs) - len(todo)} there", flush=True)
-    failures = []
     # the conditions of a caption one after another in one process, which then draws the truth once
-    for outcome in outcomes(optimize_and_compare, todo, config, chunk=len(table.conditions)):
-        name = f"{table.name}: {outcome.job.condition}: {outcome.job.config.prompt}"
-        if outcome.result is None:
-            failures.append(f"{name}: {outcome.error}")
-            print(failures[-1], flush=True)
-        else:
-            found = outcome.result
-            print(f"{name}: {found['psnr']:.2f} dB, {found['cpu_seconds']:.0f} s of a core", flush=True)
-    samples = [(job.condition, job.config.prompt, job.folder) for job in jobs]
-    return collect(samples, failures)
+    chunk = len(table.conditions)
+    return measured(table.name, jobs, optimize_and_compare, config, "scenes to optimise", chunk=chunk)
 
 
-def collect(samples: Iterable[tuple[str, str, Path]], failures: Sequence[str]) -> Measured:
-    """Read what is there of (condition, prompt, folder with its score and picture)."""
-    scores: dict[str, dict[str, Figures]] = {}
-    pictures: dict[str, dict[str, Path]] = {}
-    for condition, prompt, folder in samples:
-        if (folder / SCORE).exists():
-            scores.setdefault(condition, {})[prompt] = json.loads((folder / SCORE).read_text("utf-8"))
-            pictures.setdefault(condition, {})[prompt] = folder / PICTURE
-    return Measured(scores, pictures, tuple(failures))
+def optimized(job: Job, run: RunDirectory) -> RayScene:
+    """The scene of a job, made in its run. The prior is loaded once a process."""
+    prior = _loaded_prior(job.config.weights, **asdict(job.config.runtime))
+    config = read_prompts(job.config, prior)
+    return optimize(config, run, prior, *encode_prompts(config, prior))[0]
 
 
-def optimize_and_compare(job: Job) -> Figures:
+def optimize_and_compare(job: Job) -> str:
     """Optimise, compare with the truth, and keep figures and two pictures; the scene itself is not kept."""
     started = time.process_time()
     config = job.config
     with open_run(job.folder, config) as run:
-        prior = _loaded_prior(config.weights, **asdict(config.runtime))
-        as_read = read_prompts(config, prior)
-        scene, _ = optimize(as_read, run, prior, *encode_prompts(as_read, prior))
+        scene = optimized(job, run)
         truth = truth_of(config.prompt, config)
         found = compare(scene, truth)
         cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)
-        save_png(np.concatenate(list(render_scene(scene, cameras)), 1), run.path(PICTURE))
+        save_strip(render_scene(scene, cameras), run.path(PICTURE))
+        seconds = time.process_time() - started
         figures: dict[str, float | None] = {
             "psnr": found.psnr,
             "iou": found.iou,
@@ -208,25 +189,13 @@ def optimize_and_compare(job: Job) -> Figures:
             "true_saturation": truth.saturation,
             "contrast": found.contrast,
             "true_contrast": truth.contrast,
-            "cpu_seconds": time.process_time() - started,
+            "cpu_seconds": seconds,
         }
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-        write_json_atomically(job.score, figures)
-    return figures
+        write_json_atomically(run.path(SCORE), figures)
+    return f"{found.psnr:.2f} dB, {seconds:.0f} s of a core"
 
 
 @lru_cache(maxsize=1)
 def _loaded_prior(weights: str, **runtime: Any) -> MultiViewPrior:
     return load_prior(Config(weights=weights, runtime=RuntimeConfig(**runtime)))
-
-
-T = TypeVar("T")
-
-
-def with_settings(config: T, settings: Mapping[str, Any]) -> T:
-    """The config dataclass with {dotted key: value} changed."""
-    for key, value in settings.items():
-        name, _, rest = key.partition(".")
-        changed = with_settings(getattr(config, name), {rest: value}) if rest else value
-        config = replace(config, **{name: changed})  # type: ignore[type-var]
-    return config

@@ -1,19 +1,15 @@
-"""What evaluating and ablating share: a caption's truth, comparing a scene with it, and many such jobs at once."""
+"""A caption's truth, and comparing a scene with it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from multiprocessing import get_context
-from typing import Any, Generic, TypeVar
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from threedgen.cameras import Cameras, viewing_cameras
-from threedgen.config.schema import CameraConfig, Config
-from threedgen.core.errors import ThreedgenError
+from threedgen.config.scene import CameraConfig
+from threedgen.config.schema import Config
 from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse, render
 from threedgen.data.miniworld.textures import MATERIALS
 from threedgen.metrics.image import GREY, Color, contrast, psnr, saturation, silhouette_iou, ssim
@@ -23,8 +19,6 @@ from threedgen.scene.protocol import Shown
 ELEVATIONS = (5.0, 15.0, 25.0)
 _FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
 LEAST_SHARE = 0.02  # of the foreground: a feature that shows less of its colour cannot be counted
-J = TypeVar("J")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -139,39 +133,3 @@ def with_num_views(camera: CameraConfig, num_views: int) -> CameraConfig:
     """As many images a step whatever the number of views, so that only what the prior sees at once differs."""
     images = camera.num_views * camera.sets_per_step
     return replace(camera, num_views=num_views, sets_per_step=max(1, images // num_views), coarse_sets_per_step=0)
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[J, R]):
-    """A job and what came of it: a result, or the message of its error."""
-
-    job: J
-    result: R | None
-    error: str = ""
-
-
-def outcomes(function: Callable[[J], R], jobs: Sequence[J], config: Config, chunk: int = 1) -> Iterator[Outcome[J, R]]:
-    """Do the jobs, `eval.workers` at a time in processes of their own, `chunk` after one another in the same one.
-
-    In the order of the jobs; one that fails takes no other with it. With one worker they run in this process.
-    Raises ThreedgenError where a process dies.
-    """
-    if config.eval.workers == 1 or len(jobs) <= 1:
-        yield from map(partial(_attempt, function, config.num_threads), jobs)
-        return
-    attempt = partial(_attempt, function, config.num_threads or 1)  # processes that share the cores want no threads
-    with ProcessPoolExecutor(config.eval.workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(attempt, jobs, chunksize=chunk)
-        except BrokenProcessPool as error:
-            problem = "a process was ended from outside (out of memory?): try fewer eval.workers"
-            raise ThreedgenError(f"{problem}; what is done is kept") from error
-
-
-def _attempt(function: Callable[[Any], Any], num_threads: int, job: Any) -> Outcome[Any, Any]:
-    if num_threads > 0:
-        torch.set_num_threads(num_threads)
-    try:
-        return Outcome(job, function(job))
-    except Exception as error:  # whatever it is, the other jobs are independent of it; the caller reports it
-        return Outcome(job, None, f"{type(error).__name__}: {error}")

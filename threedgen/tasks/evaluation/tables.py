@@ -9,7 +9,7 @@ from typing import Any
 
 from threedgen.metrics.bootstrap import Interval, mean_interval, paired_difference
 
-Figures = Mapping[str, float | None]  # of one prompt; None: has no such figure
+Figures = Mapping[str, Any]  # of one prompt: numbers, and what else was kept with them; None: has no such figure
 Scores = Mapping[str, Mapping[str, Figures]]  # condition -> prompt -> figures
 
 
@@ -21,11 +21,12 @@ class Column:
     title: str
     digits: int = 2
     percent: bool = False
+    unit: str = ""
     truth: str = ""
 
     def text(self, value: float, sign: str = "") -> str:
         scaled, digits = (100 * value, 0) if self.percent else (value, self.digits)
-        return f"{round(scaled, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0"
+        return f"{round(scaled, digits) + 0.0:{sign}.{digits}f}{self.unit}"  # + 0.0: no "-0"
 
 
 @dataclass(frozen=True)
@@ -119,25 +120,25 @@ def markdown(table: Table, measured: Measured, pictures: Sequence[str] = ()) -> 
     first = table.columns[0].key  # every prompt that counts has it, so a figure with fewer says how many
     prompts = max(len(_values(scores, condition.name, first)) for condition in table.conditions)
     titles = ["", *(f"{column.title}{' %' if column.percent else ''}" for column in table.columns)]
-    head, rule = _line(titles), "|" + "---|" * len(titles)
+    head, rule = row(titles), "|" + "---|" * len(titles)
     whole = [column.title for column in table.set_columns]
-    lines = [f"### {table.title}", "", table.text, "", _line([*titles, *whole]), rule + "---|" * len(whole)]
+    lines = [f"### {table.title}", "", table.text, "", row([*titles, *whole]), rule + "---|" * len(whole)]
     for condition in table.conditions:
         cells = [_cell(mean_of(scores, condition.name, c.key), c, prompts) for c in table.columns]
         of_set = [measured.of_sets.get(condition.name, {}).get(c.key) for c in table.set_columns]
         cells += ["–" if x is None else c.text(x) for c, x in zip(table.set_columns, of_set, strict=True)]
-        lines.append(_line([condition.label, *cells]))
+        lines.append(row([condition.label, *cells]))
     truth = [mean_of(scores, table.conditions[0].name, c.truth) if c.truth else None for c in table.columns]
     if any(truth):
         values = [c.text(mean.mean) if mean else "" for c, mean in zip(table.columns, truth, strict=True)]
-        lines.append(_line(["truth", *values]))
+        lines.append(row(["truth", *values]))
     baseline = table.conditions[0]
     lines += ["", f"Difference to *{baseline.label}*, prompt by prompt (bold: the interval excludes 0):"]
     lines += ["", head, rule]
     for condition in table.conditions[1:]:
         differences = [difference_of(scores, condition.name, baseline.name, c.key) for c in table.columns]
         cells = [_cell(d, c, prompts, sign="+") for c, d in zip(table.columns, differences, strict=True)]
-        lines.append(_line([condition.label, *cells]))
+        lines.append(row([condition.label, *cells]))
     lines += ["", *(f"- {verdict(claim, table, scores)}" for claim in table.claims)]
     for picture in pictures:
         lines += ["", f"![{table.title}]({picture})"]
@@ -156,7 +157,7 @@ def _cell(interval: Interval | None, column: Column, prompts: int, sign: str = "
     return text if interval.count == prompts else f"{text} ({interval.count})"
 
 
-def _line(cells: Iterable[str]) -> str:
+def row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

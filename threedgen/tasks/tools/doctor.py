@@ -12,7 +12,8 @@ import torch
 
 import threedgen
 from threedgen.config.load import config_folders, load_config
-from threedgen.config.schema import DRAWING, BackendName
+from threedgen.config.scene import BackendName
+from threedgen.config.schema import DRAWING
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.ops.backends import select_backend

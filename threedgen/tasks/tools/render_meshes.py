@@ -6,18 +6,16 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from threedgen.config.schema import RasterizerName
+from threedgen.config.export import RasterizerName
 from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import sha256_of_file
+from threedgen.core.processes import mapping
 from threedgen.data.captions import CAPTIONS, read_caption_lines
 from threedgen.data.meshes.files import SUFFIXES
 from threedgen.data.meshes.views import (
@@ -74,8 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         target = given.destination / (f"{number // given.shards:05d}.tar" if given.shards else name)
         jobs.append(_Job(name, file, captions.get(name, ""), target, settings, rasterizer))
     outcomes = []
-    with _mapping(given.workers) as mapping:
-        for outcome in _sharded(jobs, given.destination, mapping) if given.shards else mapping(_render, jobs):
+    with mapping(given.workers, "try fewer --workers") as map_jobs:
+        for outcome in _sharded(jobs, given.destination, map_jobs) if given.shards else map_jobs(_render, jobs):
             outcomes.append(outcome)
             print(_line(outcome), flush=True)
     failed = sum(bool(outcome.failed) for outcome in outcomes)
@@ -83,16 +81,6 @@ def main(arguments: Sequence[str]) -> int:
     rendered = len(outcomes) - failed - there
     print(f"{rendered} rendered, {there} there already, {failed} failed: {given.destination}")
     return 1 if failed else 0
-
-
-@contextmanager
-def _mapping(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """`map`, in this process or in several."""
-    if workers == 1:
-        yield map
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield pool.map
 
 
 def _render(job: _Job) -> _Outcome:
@@ -108,7 +96,7 @@ def _render(job: _Job) -> _Outcome:
     return _Outcome(job, time.monotonic() - started, remarks=tuple(remarks))
 
 
-def _sharded(jobs: Sequence[_Job], folder: Path, mapping: Callable[..., Iterable[Any]]) -> Iterator[_Outcome]:
+def _sharded(jobs: Sequence[_Job], folder: Path, map_jobs: Callable[..., Iterable[Any]]) -> Iterator[_Outcome]:
     """Shard after shard; those that hold just these meshes with just these settings and captions are passed over."""
     if strangers := sorted(set(folder.glob("*.tar")) - {job.target for job in jobs}):
         raise ConfigError(
@@ -118,7 +106,7 @@ def _sharded(jobs: Sequence[_Job], folder: Path, mapping: Callable[..., Iterable
     folder.mkdir(parents=True, exist_ok=True)
     for path, group in groupby(jobs, key=lambda job: job.target):
         mine = list(group)
-        digests = mapping(_digest, mine)
+        digests = map_jobs(_digest, mine)
         meshes = [
             {"key": key_of(job.name), "sha256": digest, "caption": job.caption}
             for job, digest in zip(mine, digests, strict=True)
@@ -127,7 +115,7 @@ def _sharded(jobs: Sequence[_Job], folder: Path, mapping: Callable[..., Iterable
         before = read_about(path) if path.exists() else b""
         if before is None:
             raise ConfigError(f"render-meshes: {path} is there already and none of its shards; remove it")
-        yield from _in_shard(path, mine) if before == about else _write_shard(path, about, mine, mapping)
+        yield from _in_shard(path, mine) if before == about else _write_shard(path, about, mine, map_jobs)
 
 
 def _digest(job: _Job) -> str:
@@ -147,11 +135,11 @@ def _in_shard(path: Path, jobs: Sequence[_Job]) -> Iterator[_Outcome]:
 
 
 def _write_shard(
-    path: Path, about: bytes, jobs: Sequence[_Job], mapping: Callable[..., Iterable[Any]]
+    path: Path, about: bytes, jobs: Sequence[_Job], map_jobs: Callable[..., Iterable[Any]]
 ) -> Iterator[_Outcome]:
     with write_shard(path) as shard:
         shard.add_file(ABOUT, about)
-        for outcome, files in mapping(_render_files, jobs):
+        for outcome, files in map_jobs(_render_files, jobs):
             shard.add(key_of(outcome.job.name), files)
             yield outcome
 

@@ -44,7 +44,7 @@ def _lines() -> list[str]:
         _entry("on", [f"{', '.join(BASES)}: {' '.join(SMALL)}"]),
         _entry("patterns", [f"with ... {', '.join(PATTERNS)}: anything (learned from single images only)"]),
         "",
-        "Plain English is read as the caption that means the same, and notes say what was changed. Read too:",
+        "Plain English is read as the caption that means the same; notes say what was changed or left out. Read too:",
         "",
         _entry("things", _other_words(synonyms.KIND_SYNONYMS)),
         _entry("colours", _other_words(synonyms.COLOR_SYNONYMS)),

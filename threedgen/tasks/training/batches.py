@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.schema import Config, TrainBackground
+from threedgen.config.schema import Config
+from threedgen.config.training import TrainBackground
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import stable_seed
 from threedgen.data.captioned_views import composite_on

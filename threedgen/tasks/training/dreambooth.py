@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from threedgen.config.schema import Config, DreamboothConfig
+from threedgen.config.schema import Config
+from threedgen.config.training import DreamboothConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import generator, seeded, stable_seed
@@ -212,7 +213,7 @@ def _train(
         parameters,
         bfloat16=prior.device.type == "cuda",
     )
-    pace = Pace(config.steps, settings.lr, checkpoint_every=config.checkpoint_every)
+    pace = Pace(config.steps, settings.lr, checkpoint_every=config.checkpoint_every, threads=config.runtime.threads)
     log = StepLog(run.events, "dreambooth", config.steps)
     train_network(job, pace, run.checkpoints, lambda start: log, show)
 

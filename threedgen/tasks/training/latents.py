@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from threedgen.config.schema import TrainBackground
+from threedgen.config.training import TrainBackground
 from threedgen.core.randomness import stable_seed
 from threedgen.data.captioned_views import CapturedViews, Pictures, composite_on
 from threedgen.data.training_sources import MiniworldOrbits, MiniworldPhotographs, MiniworldViews

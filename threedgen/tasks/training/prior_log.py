@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from threedgen.config.schema import TrainConfig
+from threedgen.config.training import TrainConfig
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.distributed import rank, sum_over_processes
 from threedgen.runs.progress import ProgressLine, StepReport

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 from threedgen.cameras import Cameras, rays_of
-from threedgen.config.schema import Config, Precision
+from threedgen.config.schema import Config
+from threedgen.config.training import Precision
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import seeded, stable_seed
@@ -34,6 +35,7 @@ from threedgen.scene.gaussians import Gaussians
 from threedgen.tasks.feed_forward import FeedForward
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training.batches import draw_background, to_chw
+from threedgen.tasks.training.optimizers import make_optimizer
 from threedgen.tasks.training.train_prior import encode_images
 from threedgen.training.average import MovingAverage
 from threedgen.training.log import StepLog
@@ -66,12 +68,20 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         objective.losses,
         lambda start: _batches(config, source, prior, start),
         list(network.parameters()),
-        torch.optim.AdamW(network.parameters(), betas=train.betas, weight_decay=train.weight_decay, fused=True),
+        make_optimizer(train, network.named_parameters()),
         states({"network": network, "average": average.module}),
         average,
         bfloat16=train.precision is Precision.bfloat16,
     )
-    pace = Pace(train.steps, train.lr, train.minutes, train.warmup_steps, train.decay_fraction, train.checkpoint_every)
+    pace = Pace(
+        train.steps,
+        train.lr,
+        train.minutes,
+        train.warmup_steps,
+        train.decay_fraction,
+        train.checkpoint_every,
+        config.runtime.threads,
+    )
     log = StepLog(run.events, "gaussians", train.steps, "gaussians_step", train.log_every)
     shown = FeedForward(average.module, gaussians.input_views)
     folder, sheet = run.folder / "gaussians", run.path("samples/final.png")

@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from threedgen.config.schema import Config, Precision, TrainBackground
+from threedgen.config.schema import Config
+from threedgen.config.training import Precision, TrainBackground
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.data.captioned_views import composite_on
@@ -62,7 +63,8 @@ def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, devic
         bfloat16=train.precision is Precision.bfloat16,
     )
     steps, every = train.vae_steps, train.checkpoint_every
-    pace = Pace(steps, train.vae_lr, train.vae_minutes, train.warmup_steps, _DECAY_FRACTION, every)
+    threads = config.runtime.threads
+    pace = Pace(steps, train.vae_lr, train.vae_minutes, train.warmup_steps, _DECAY_FRACTION, every, threads)
     log = StepLog(run.events, "vae", steps, "vae_step", train.log_every)
     train_network(job, pace, run.folder / "checkpoints-vae", lambda start: log, shared=False)
     vae = average.module

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
-from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
-from threedgen.mesh import make_rasterizer
-from threedgen.runs.directory import open_run
+from threedgen.runs.checkpoint import load_latest_checkpoint
+from threedgen.runs.directory import config_hash, open_run
+from threedgen.runs.events import read_events
 from threedgen.tasks.export import write_assets
-from threedgen.tasks.export_run import copy_newest_checkpoint, load_newest, scene_of
+from threedgen.tasks.on_runs.run_verb import config_of, copy_newest_checkpoint, load_newest, run_verb, scene_of
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
@@ -28,22 +26,11 @@ _OF_THE_SCENE = ("scene.", "steps=", "task=", "data=", "output_root=", "prompts=
 def main(arguments: Sequence[str]) -> int:
     """Refine a run's scene: the prior draws its views anew, and the scene is fitted to them, in refine.rounds rounds.
 
-    The files go to RUN/refined/, which is made anew each time; the run itself is not changed. A run that was told no
-    prompt, such as a reconstruction, needs one, and with the mini model guidance.image_size=64. One round if the run's
-    recipe has none.
+    The files go to RUN/refined/, which is made anew each time, unless the same command was stopped in it: then it goes
+    on. The run itself is not changed. A run that was told no prompt, such as a reconstruction, needs one, and with the
+    mini model guidance.image_size=64. One round if the run's recipe has none.
     """
-    if any(word in ("-h", "--help") for word in arguments):
-        print(f"{USAGE.format(program())}\n\n{main.__doc__}")
-        return 0
-    if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(USAGE.format(program()))
-    folder, config = Path(arguments[0]), _config(Path(arguments[0]), arguments[1:])
-    make_rasterizer(config.export.rasterizer)  # what cannot be used is told before any work is done
-    if config.num_threads > 0:
-        torch.set_num_threads(config.num_threads)
-    for name, path in refine_run(folder, config).items():
-        print(f"{name:10} {path}")
-    return 0
+    return run_verb(arguments, USAGE, main.__doc__, _config, refine_run)
 
 
 def refine_run(folder: Path, config: Config) -> dict[str, Path]:
@@ -61,10 +48,15 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
     prior = load_prior(config)
     config = read_prompts(config, prior)
     text, negative, mix = encode_prompts(config, prior)
-    with open_run(folder / "refined", config, fresh=True) as run:
-        begin = checkpoint.step
+    begin = checkpoint.step
+    goes_on = _was_stopped(folder / "refined", config, begin)
+    with open_run(folder / "refined", config, fresh=not goes_on) as run:
+        run.events.write("started", refines=begin)
+        if latest := load_latest_checkpoint(run.checkpoints):
+            checkpoint, scene = latest, scene_of(latest, config, folder)
+            print(f"resumed    at step {latest.step}")
         prior = prior.without_text_encoder()
-        done = refine(scene, config, run, prior, text, negative, begin, begin, mix)
+        done = refine(scene, config, run, prior, text, negative, begin, checkpoint.step, mix)
         refined = time.monotonic()
         note_prior_fit(scene, config, run, prior, text, negative, done)
         results = write_assets(scene, config, folder, run.folder, done)
@@ -73,15 +65,22 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
         return results
 
 
+def _was_stopped(folder: Path, config: Config, begin: int) -> bool:
+    """Whether a refinement like this, of the scene of step `begin`, was begun in the folder and not finished."""
+    saved, events = folder / "config.yaml", folder / "events.jsonl"
+    if not (saved.is_file() and events.is_file()) or (folder / "result.json").exists():
+        return False
+    begun = [event["refines"] for event in read_events(events) if "refines" in event]
+    return begun[:1] == [begin] and config_hash(load_config(saved.resolve()), "") == config_hash(config, "")
+
+
 def _config(folder: Path, settings: Sequence[str]) -> Config:
     """The run's config with the settings given, and at least one round."""
-    saved = folder / "config.yaml"
-    if not saved.is_file():
-        raise ConfigError(f"refine {folder}: there is no run in that folder ({saved} is missing)")
+    saved = config_of("refine", folder)
     for word in settings:
         if word.startswith(_OF_THE_SCENE):
             raise ConfigError(f"refine takes the scene as it is: {word} needs a run of its own")
-    config = load_config(saved.resolve(), list(settings))
+    config = load_config(saved, list(settings))
     if not config.prompt.strip():
         raise ConfigError(f'refine {folder}: the run was told no prompt: add prompt="a red cat with a green face"')
     return replace(config, refine=replace(config.refine, rounds=max(1, config.refine.rounds)))

@@ -1,10 +1,10 @@
-"""Operations on a radiance field in plain torch: `ops.composed` over this back end's primitives."""
+"""Operations on a radiance field in plain torch: `ops.plain.composed` over this back end's primitives."""
 
 from functools import partial
 
-from threedgen.ops import composed
-from threedgen.ops.reference.compositing import composite
-from threedgen.ops.reference.hash_grid import hash_grid_encode
+from threedgen.ops.plain import composed
+from threedgen.ops.plain.compositing import composite
+from threedgen.ops.plain.hash_grid import hash_grid_encode
 
 PRIMITIVES = composed.Primitives(hash_grid_encode, composed.mlp, composite)
 

@@ -1,6 +1,6 @@
 """Operations on a radiance field, put together from four primitives.
 
-The reference back end is these functions over plain torch; a back end with kernels of its own falls back on them for
+The plain back end is these functions over plain torch; a back end with kernels of its own falls back on them for
 fields that its fused kernels do not cover; an adapter to another library swaps single primitives.
 """
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn.functional import linear, relu, softplus
 
 from threedgen.ops.grid import HashGrid
-from threedgen.ops.reference.compositing import transmittance
-from threedgen.ops.reference.hash_grid import interpolate
-from threedgen.ops.reference.random import uniform
+from threedgen.ops.plain.compositing import transmittance
+from threedgen.ops.plain.hash_grid import interpolate
+from threedgen.ops.plain.random import uniform
 from threedgen.ops.types import Composite, FieldLayout, RaySamples
 
 
 @dataclass(frozen=True)
 class Primitives:
-    """What a field is evaluated and rendered with; see `ops.reference` for each."""
+    """What a field is evaluated and rendered with; see `ops.plain` for each."""
 
     hash_grid_encode: Callable[[Tensor, Tensor, HashGrid], Tensor]
     mlp: Callable[[Tensor, Sequence[Tensor]], Tensor]

@@ -1,0 +1,64 @@
+"""What a prior says of a scene: distillation, refinement, and a 2D model beside the prior."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from threedgen.config.schedules import Schedule, ShapedSchedule
+from threedgen.config.setting import setting
+
+
+class GuidanceLoss(Enum):
+    reconstruction = "reconstruction"  # MVDream: 0.5 * ||z - x0_hat||^2
+    sds = "sds"  # DreamFusion: gradient w(t) * (noise_hat - noise)
+
+
+OWN_2D_MODE = "own"  # as `joint.weights`: the multi-view prior itself, asked for single pictures
+
+
+class JointMode(Enum):
+    """How a multi-view and a 2D model answer together; w is `multiview_weight`."""
+
+    mix = "mix"  # w * multi-view + (1 - w) * 2D: samples of p_multiview^w * p_2d^(1 - w)
+    consistency = "consistency"  # 2D + w * (multi-view of all views - multi-view of each view alone)
+
+
+@dataclass
+class JointConfig:
+    """A 2D model beside the multi-view prior: its looks on that one's geometry."""
+
+    weights: str = ""  # "": none; `own`: the prior's 2D mode; or as `weights`, also a 2D Stable Diffusion
+    prompt: str = ""  # what the 2D model reads; "": the same prompt, as it was typed
+    mode: JointMode = JointMode.mix
+    # over the sampling's progress 1 - t / 1000, whatever the number of steps
+    multiview_weight: ShapedSchedule = field(default_factory=lambda: ShapedSchedule(0.75, 0.75))
+    guidance_scale: float = setting(0.0, 0)  # of the 2D model; 0: that of the multi-view prior
+    self_camera: bool = False  # mode consistency: a view alone is told its camera; otherwise it is in 2D mode
+
+
+@dataclass
+class GuidanceConfig:
+    loss: GuidanceLoss = GuidanceLoss.reconstruction
+    guidance_scale: float = 50.0
+    rescale: float = setting(0.5, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
+    min_timestep: Schedule = setting(lambda: Schedule(0.98, 0.02, 0.0, 0.8), 0, 1)
+    max_timestep: Schedule = setting(lambda: Schedule(0.98, 0.50, 0.0, 0.8), 0, 1)
+    image_size: int = setting(256, 8, 8192)  # pixels that the prior's encoder sees
+    gradient_clip: float = setting(0.0, 0)  # largest norm per image of the gradient w.r.t. the latents; 0: no limit
+    joint: JointConfig = field(default_factory=JointConfig)  # in refinement too
+
+
+@dataclass
+class RefineConfig:
+    """After distillation the scene's own views, partly noised, are denoised by the prior, all views of a set together,
+    and the scene is fitted to them (SDEdit, Meng et al. 2022, in rounds)."""
+
+    rounds: int = setting(0, 0, 1000)
+    sets: int = setting(8, 1, 1024)  # of camera.num_views views that a round draws
+    strength: float = setting(0.5, 0.001, 1)  # the timestep that they are noised to, as a fraction of the schedule
+    num_inference_steps: int = setting(40, 1, 1000)  # of the whole schedule
+    guidance_scale: float = setting(7.5, 0)
+    rescale: float = setting(0.0, 0, 1)
+    steps: int = setting(120, 1)  # of fitting to a round's views
+    opaque_weight: float = setting(0.005, 0)  # of the mean binary entropy of the opacity: surfaces, not fog
+    eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal
+    lr_scale: Schedule = setting(lambda: Schedule(0.5, 0.05), 0)  # times the optimizer's rates, in each round

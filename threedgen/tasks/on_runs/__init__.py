@@ -1,0 +1,1 @@
+"""Verbs on the folder of a run that is there."""
