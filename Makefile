@@ -1,6 +1,6 @@
 # make demo    a sentence in, a textured mesh out
 # make test    the tests
-# make faults  of these what happens to runs: signals, full disks, bad numbers, killed processes
+# make faults  of these what happens to runs: signals, full disks, bad numbers, killed processes, no compiler
 # make check   style and types
 # make setup   only the environment: .venv with the pinned requirements and this package
 # make gpu-wheels  into gpu-wheels/, for a CUDA machine without a network: see docs/howto/gpu.md
@@ -21,7 +21,7 @@ test: $(VENV)/.setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 faults: $(VENV)/.setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/faults tests/ops/test_native_build.py
 
 check: $(VENV)/.setup-dev
 	$(BIN)/ruff check .

@@ -140,9 +140,15 @@ class Rates:
             command = ["-O3", "-march=native", "-shared", "-fPIC", str(Path(__file__).with_name("rates.cpp"))]
             subprocess.run([os.environ.get("CXX", "g++"), *command, "-o", str(library)], check=True)
             self.library = ctypes.CDLL(str(library))
-        for name in ("multiply_adds", "read_pairs", "add_to_pairs", "copy"):
+        for name in ("multiply_adds_8", "multiply_adds_16", "read_pairs", "add_to_pairs", "copy"):
             getattr(self.library, name).restype = ctypes.c_double
-        self.floating_point = 16 / self._seconds("multiply_adds", 12_000_000)  # operations a second
+        # operations a second by the width of the vectors in bits: a processor may do the widest no faster
+        self.by_width = {
+            32 * lanes: 2 * lanes / seconds
+            for lanes in (8, 16)
+            if (seconds := self._seconds(f"multiply_adds_{lanes}", 12_000_000)) > 0
+        }
+        self.floating_point = max(self.by_width.values())
         source, target = torch.zeros(2, 1 << 24)
         self.copied = 8 / self._seconds("copy", 1 << 24, source, target)  # bytes a second, read and written
 
@@ -269,7 +275,8 @@ def main() -> None:
     rates = Rates()
     results: dict = {"load_average": os.getloadavg()[0], "repeats": options.repeats, "settings": []}
     print(f"minimum of {options.repeats}; load average {results['load_average']:.1f}")
-    print(f"one thread: {rates.floating_point / 1e9:.0f} GFLOP/s, {rates.copied / 1e9:.0f} GB/s copied")
+    widths = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {width} bits" for width, rate in rates.by_width.items())
+    print(f"one thread: {widths}, {rates.copied / 1e9:.0f} GB/s copied")
     for setting in [DEFAULT] if options.only_default else [DEFAULT, *OTHERS]:
         scene = Scene(setting)
         num_samples = len(scene.march(native).t_starts)

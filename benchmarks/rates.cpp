@@ -11,22 +11,33 @@ double now() {
     return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
-typedef float Vector __attribute__((vector_size(32)));
+typedef float Vector8 __attribute__((vector_size(32)));
+typedef float Vector16 __attribute__((vector_size(64)));
 
 // The i-th place to read: spread over a table of 2^log2_rows rows, and known without waiting for the one before it.
 uint32_t row_of(int64_t i, int64_t log2_rows) { return (uint32_t(i) * 2654435761u) >> (32 - log2_rows); }
 
-}  // namespace
-
-extern "C" double multiply_adds(int64_t count) {  // of vectors of 8 numbers
-    Vector sum[12] = {}, x = {}, y = {};
-    for (int i = 0; i < 8; ++i) x[i] = 0.999f, y[i] = 1e-3f;
+template <class Vector>
+double multiply_adds(int64_t count) {
+    Vector sum[12] = {}, x = Vector{} + 0.999f, y = Vector{} + 1e-3f;
     for (Vector& s : sum) asm volatile("" : "+x"(s));  // for all that the compiler knows, they differ
     const double start = now();
     for (int64_t i = 0; i < count; i += 12)
         for (int k = 0; k < 12; ++k) sum[k] = sum[k] * x + y;
     for (Vector& s : sum) asm volatile("" : : "x"(s));  // and somebody wants them
     return now() - start;
+}
+
+}  // namespace
+
+// Of vectors of 8 or 16 numbers; 0: the processor has no such vectors.
+extern "C" double multiply_adds_8(int64_t count) { return multiply_adds<Vector8>(count); }
+extern "C" double multiply_adds_16(int64_t count) {
+#if defined(__AVX512F__)
+    return multiply_adds<Vector16>(count);
+#else
+    return 0 * double(count);
+#endif
 }
 
 template <int kFeatures>

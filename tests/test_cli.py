@@ -87,6 +87,16 @@ def test_help_lists_the_recipes_and_starts_fast():
     assert after.children_user - before.children_user < 3
 
 
+def test_output_that_is_not_read_to_its_end_is_no_fault(workspace):
+    command = f"{sys.executable} {LAUNCH} vocabulary"
+    head = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -n 1"], capture_output=True, text=True, timeout=60
+    )
+    assert head.stdout.startswith("colours") and head.stderr == "" and head.returncode in (0, cli.NOT_READ)
+    closed = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, text=True, timeout=60)
+    assert closed.stderr == "" and closed.returncode == 0
+
+
 def test_a_typo_is_answered_before_torch_and_before_a_folder_is_made(workspace):
     result = launch("--config", "tiny", "guidence_scale=5")
     assert result.returncode == 2

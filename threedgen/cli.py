@@ -56,7 +56,9 @@ TASKS: dict[Task, str] = {
     Task.train_gaussians: "threedgen.tasks.training.train_gaussians",
 }
 WITH_PRIOR = ("refine",)  # verbs that load one
+WITH_SCENE = (Task.generate, Task.reconstruct, Task.evaluate, Task.ablation)  # tasks that need the kernels
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
+NOT_READ = 141  # or one that wrote to a pipe which nobody reads any more
 
 _EXAMPLES = f"""\
 examples:
@@ -84,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if rank() == 0:
             with terminated_like_interrupted(), storage_errors_told():
-                return _command(argv)
+                status = _command(argv)
+                print(end="", flush=True)  # here, where a reader that is gone is no fault
+                return status
         with (
             terminated_like_interrupted(),
             open(os.devnull, "w") as nowhere,
@@ -95,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # who read the output has seen enough: `... vocabulary | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_READ
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
@@ -185,7 +192,7 @@ def _jobs(item: Item, config: Config, recipe: Path, settings: Sequence[str]) -> 
     """The runs of a line: one for each seed, or, where it names its own, one."""
     if item.settings:
         try:
-            config = load_config(recipe, [*settings, f"seed={config.seed}", *item.settings])
+            config = load_config(recipe, [*settings, f"seed={config.seed}"], item.settings)
         except ConfigError as error:
             raise ConfigError(f"{item.where}: {error}") from error
     has_own_seed = any(word.startswith("seed=") for word in item.settings)
@@ -281,6 +288,8 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
 
         torch.set_num_threads(config.runtime.threads)
     with light_imports.imports():
+        if config.task in WITH_SCENE:
+            light_imports.compile_kernels()
         if config.task is not Task.reconstruct:
             light_imports.import_diffusers()
         return importlib.import_module(TASKS[config.task]).run

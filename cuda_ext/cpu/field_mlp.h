@@ -70,16 +70,23 @@ struct Layers {
 };
 
 struct Unchanged {
-    TG_INLINE f32x8 operator()(f32x8 sum, int64_t, int64_t) const { return sum; }
+    template <class V>
+    TG_INLINE V operator()(V sum, int64_t, int64_t) const {
+        return sum;
+    }
 };
 struct Relu {
-    TG_INLINE f32x8 operator()(f32x8 sum, int64_t, int64_t) const { return larger(sum, zero8()); }
+    template <class V>
+    TG_INLINE V operator()(V sum, int64_t, int64_t) const {
+        return larger(sum, broadcast<V>(0.0f));
+    }
 };
 struct WherePositive {
     const float* hidden;
     int64_t width;
-    TG_INLINE f32x8 operator()(f32x8 sum, int64_t row, int64_t column) const {
-        return load8(hidden + row * width + column) > 0.0f ? sum : zero8();
+    template <class V>
+    TG_INLINE V operator()(V sum, int64_t row, int64_t column) const {
+        return load_as<V>(hidden + row * width + column) > 0.0f ? sum : broadcast<V>(0.0f);
     }
 };
 

@@ -83,11 +83,13 @@ public:
 
     void flush() {
         if (!tile_.count) return;
+        const int64_t row = saved_row(tile_.field);
+        if (features_)  // written when the tile is done: by then their lines are there
+            for (int i = 0; i < num_runs_; ++i) fetch<true>(features_ + runs_[i].sample * row, runs_[i].length * row);
         for (int64_t s = tile_.count; s < tile_.rows(); ++s) lengths_[s] = 0;
         tile_.evaluate();
         for (int64_t s = 0; s < tile_.rows(); s += 8)
             store8(lengths_ + s, opacity_of(load8(tile_.density + s) * load8(lengths_ + s)));
-        const int64_t row = saved_row(tile_.field);
         for (int i = 0; i < num_runs_; ++i) {
             const Run& run = runs_[i];
             const size_t bytes = sizeof(float) * size_t(run.length);
@@ -212,7 +214,10 @@ public:
             tile_.load_features(at, n, features_ + (sample + done) * saved_row(tile_.field));
             tile_.count += n;
             done += n;
-            if (tile_.count == kTile) flush();
+            if (tile_.count < kTile) continue;
+            // the next tile's, mostly, while this one goes through the network
+            fetch<false>(features_ + (sample + done) * saved_row(tile_.field), kTile * saved_row(tile_.field));
+            flush();
         }
     }
 

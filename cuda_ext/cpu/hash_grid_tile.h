@@ -127,7 +127,8 @@ class GridTile {
         alignas(32) uint32_t row[4][kTile];
         alignas(32) T weight[4][kTile];
         alignas(32) T x[kTile], y[kTile], z[kTile];
-        alignas(32) uint32_t changes[kTile];  // 0 where a point has the rows of the point before it
+        int32_t starts[kTile + 1];  // of the runs of points in the same rows, and where the last one ends
+        int num_runs = 0;
 
         TG_INLINE Cells(Points<T> at, int64_t n, const GridLevel& level) {
             for (int64_t s = 0; s < n; s += kLanes) {
@@ -138,32 +139,34 @@ class GridTile {
                 }
                 store_as(x + s, cell.x), store_as(y + s, cell.y), store_as(z + s, cell.z);
             }
-            changes[0] = 1;
+            alignas(32) uint32_t changes[kTile];
             for (int64_t s = 1; s < n; ++s) {
                 changes[s] = 0;
                 for (int k = 0; k < 4; ++k) changes[s] |= row[k][s] ^ row[k][s - 1];
             }
+            starts[num_runs++] = 0;
+            for (int64_t s = 1; s < n; ++s) {
+                starts[num_runs] = int32_t(s);  // written always: a branch would be guessed wrongly
+                num_runs += changes[s] != 0;
+            }
+            starts[num_runs] = int32_t(n);
         }
 
         // Calls visit(first, end) for the runs of points in the same rows.
         template <class Visit>
-        TG_INLINE void for_runs(int64_t n, Visit visit) const {
-            for (int64_t first = 0, s = 1; first < n; ++s)
-                if (s == n || changes[s]) {
-                    visit(first, s);
-                    first = s;
-                }
+        TG_INLINE void for_runs(Visit visit) const {
+            for (int i = 0; i < num_runs; ++i) visit(int64_t(starts[i]), int64_t(starts[i + 1]));
         }
     };
 
     // Asks for the rows of a level that does not fit into the nearer caches: all at once, not one after the other.
-    TG_INLINE void prefetch(const T* table, const Cells& cells, int64_t n, const GridLevel& level) const {
+    TG_INLINE void prefetch(const T* table, const Cells& cells, const GridLevel& level) const {
         const int64_t resolution = level.resolution, pair = 2 * num_features();
         const int64_t num_rows = level.slot_mask ? level.slot_mask + int64_t(2) : resolution * resolution * resolution;
         if (num_rows * num_features() * int64_t(sizeof(T)) < kPrefetchedLevel) return;
-        for (int64_t s = 0; s < n; ++s)
+        for (int i = 0; i < cells.num_runs; ++i)
             for (int k = 0; k < 4; ++k) {
-                const T* rows = table + size_t(cells.row[k][s]) * num_features();
+                const T* rows = table + size_t(cells.row[k][cells.starts[i]]) * num_features();
                 __builtin_prefetch(rows);
                 __builtin_prefetch(rows + pair - 1);
             }
@@ -219,7 +222,7 @@ public:
     void encode(const T* table, Points<T> at, int64_t n, T* features, int64_t stride) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
             const Cells cells(at, n, layout_.levels[level]);
-            prefetch(table, cells, n, layout_.levels[level]);
+            prefetch(table, cells, layout_.levels[level]);
             T* out = features + level * num_features();
             for (int64_t s = 0; s < n; ++s, out += stride)
                 for_features([&](int64_t f) {
@@ -234,8 +237,8 @@ public:
         const T* in = gradient + level * num_features();
         for_tiles(num_points, [&](int64_t first, int64_t n) {
             const Cells cells(points.from(first), n, layout_.levels[level]);
-            prefetch(grad_table, cells, n, layout_.levels[level]);
-            cells.for_runs(n, [&](int64_t begin, int64_t end) {
+            prefetch(grad_table, cells, layout_.levels[level]);
+            cells.for_runs([&](int64_t begin, int64_t end) {
                 for_features([&](int64_t f) {
                     Pair sum[4] = {};
                     for (int64_t s = begin; s < end; ++s) {
@@ -258,7 +261,7 @@ public:
                             T* const along[3]) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
             const Cells cells(at, n, layout_.levels[level]);
-            prefetch(table, cells, n, layout_.levels[level]);
+            prefetch(table, cells, layout_.levels[level]);
             const T* in = direction + level * num_features();
             const T scale = T(layout_.levels[level].resolution - 1);
             for (int64_t s = 0; s < n; ++s, in += stride)
@@ -281,7 +284,7 @@ public:
     void tangent(const T* table, Points<T> at, Points<T> along, int64_t n, T* tangent, int64_t stride) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
             const Cells cells(at, n, layout_.levels[level]);
-            prefetch(table, cells, n, layout_.levels[level]);
+            prefetch(table, cells, layout_.levels[level]);
             const Motion motion(cells, along, n, layout_.levels[level]);
             T* out = tangent + level * num_features();
             for (int64_t s = 0; s < n; ++s, out += stride)
@@ -299,7 +302,7 @@ public:
         const T *g_in = gradient + level * num_features(), *d_in = direction + level * num_features();
         for_tiles(num_points, [&](int64_t first, int64_t n) {
             const Cells cells(points.from(first), n, layout_.levels[level]);
-            prefetch(grad_table, cells, n, layout_.levels[level]);
+            prefetch(grad_table, cells, layout_.levels[level]);
             const Motion motion(cells, along.from(first), n, layout_.levels[level]);
             for (int64_t s = 0; s < n; ++s, g_in += stride, d_in += stride)
                 for_features([&](int64_t f) {

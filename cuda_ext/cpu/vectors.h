@@ -24,6 +24,20 @@ TG_INLINE void store_as(To* to, From value) {
     memcpy(to, &value, sizeof value);
 }
 
+// Asks for the cache lines of `count` numbers; an address that nothing is at does no harm.
+template <bool kToWrite, class T>
+TG_INLINE void fetch(const T* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i, kToWrite);
+}
+
+// The widest vector that the processor computes with at once: results are the same with each, lane by lane.
+#if defined(__AVX512F__)
+using Wide = f32x16;
+#else
+using Wide = f32x8;
+#endif
+constexpr int64_t kWide = Lane<Wide>::width;
+
 TG_INLINE f32x8 zero8() { return broadcast<f32x8>(0.0f); }
 
 // Lane i of the result is the sum of all lanes of v[i].

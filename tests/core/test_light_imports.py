@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+NATIVE = ROOT / "threedgen" / "ops" / "native"
 LIGHT = """
 import sys
 from threedgen.core import light_imports
@@ -109,3 +110,26 @@ from diffusers.utils import is_peft_available
 print(is_peft_available(), sys.modules["torch._dynamo"].disable.__module__)
 """
     assert run(code) == "True torch._dynamo.decorators"
+
+
+@pytest.mark.skipif(any(NATIVE.glob("libthreedgen-*.so")), reason="the package brings its kernels")
+def test_kernels_are_compiled_meanwhile_and_a_compiler_that_fails_is_told_to_who_needs_them(tmp_path):
+    """A compiler that says when it is asked, and that it cannot: imports go on meanwhile, the reason is not lost."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\necho no room >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    code = f"""
+import os, sys
+os.environ |= {{"XDG_CACHE_HOME": {str(tmp_path / "cache")!r}, "CXX": {str(compiler)!r}}}
+from threedgen.core import ahead, light_imports
+light_imports.compile_kernels()
+ahead.wait(ahead.KERNELS)
+print(os.path.exists({str(tmp_path / "asked")!r}))
+light_imports.own_process()
+light_imports.compile_kernels()
+ahead.wait(ahead.KERNELS)
+print(os.path.exists({str(tmp_path / "asked")!r}), "torch" in sys.modules)
+from threedgen.ops.native import why_not
+print("no room" in why_not())
+"""
+    assert run(code).split() == ["False", "True", "False", "True"]

@@ -122,7 +122,7 @@ def test_lines_have_settings_and_prompts_have_seeds(batch):
         ('{"seed": 1}', "line 2: expected an object with a prompt"),
         ('{"prompt": "a", "batch": {"workers": 2}}', "line 2: batch.workers is the whole batch's"),
         ('{"prompt": "a", "stepz": 2}', "line 2: unknown setting 'stepz'"),
-        ('{"prompt": "a", "steps": "many"}', "line 2: steps (on the command line): expected a whole number"),
+        ('{"prompt": "a", "steps": "many"}', "line 2: steps (in this line): expected a whole number"),
     ],
 )
 def test_a_wrong_line_is_named_before_anything_is_made(batch, line, message, capsys):

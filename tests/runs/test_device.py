@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from threedgen.config.runtime import DeviceName, RuntimeConfig
+from threedgen.config.runtime import DeviceName, PriorPrecision, RuntimeConfig
 from threedgen.core.errors import ConfigError
-from threedgen.runs.device import select_device
+from threedgen.runs.device import multiplies_bfloat16, prior_dtype, select_device
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -30,3 +32,27 @@ def test_deterministic_is_told_to_torch_on_a_gpu_only(monkeypatch):
     assert told == []
     select_device(RuntimeConfig(deterministic=True))
     assert told == [True]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),  # there it is emulated
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_a_prior_is_in_bfloat16_where_the_processor_multiplies_it(flags, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert prior_dtype(PriorPrecision.auto, torch.device("cpu")) is expected
+    assert prior_dtype(PriorPrecision.auto, torch.device("cuda")) is torch.float16
+    for name in ("float32", "bfloat16", "float16"):
+        for device in ("cpu", "cuda"):
+            assert prior_dtype(PriorPrecision[name], torch.device(device)) is getattr(torch, name)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the kernel does not list the processor's instructions")
+def test_the_processor_has_what_the_kernel_says():
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    assert multiplies_bfloat16() == bool({"avx512_bf16", "amx_bf16"} & words)

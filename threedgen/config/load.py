@@ -28,7 +28,6 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import random_seed
 
 RANDOM = "random"  # seed=random: drawn here, once, so that the config of the run has the number
-COMMAND_LINE = "on the command line"
 _RENAMED = {"num_threads": "runtime.threads"}  # old word -> the setting that it now is
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -42,16 +41,19 @@ class _Assignment:
     where: str
 
 
-def load_config(config: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    config: str | os.PathLike[str] | None, overrides: Sequence[str] = (), line: Sequence[str] = ()
+) -> Config:
     """The schema's defaults, changed by the recipe `config` (None: no recipe), changed by `key=value` words.
 
-    Of two words with one key the last wins.
+    Of two words with one key the last wins. line: further words, of a line of a file that the caller names.
 
     Raises:
         ConfigError: no such recipe, unknown key, wrong type or impossible value; one line that says where.
     """
     assignments = [] if config is None else list(_read_recipe(find_config(config)))
-    assignments += [_read_override(word) for word in overrides]
+    assignments += [_read_override(word, "on the command line") for word in overrides]
+    assignments += [_read_override(word, "in this line") for word in line]
 
     tree = OmegaConf.structured(Config)
     texts: dict[str, str] = {}
@@ -177,21 +179,21 @@ def _check_key(key: str, where: str) -> None:
         raise ConfigError(unknown_key_message(key, where))
 
 
-def _read_override(word: str) -> _Assignment:
+def _read_override(word: str, where: str) -> _Assignment:
     key, equals, text = word.partition("=")
     key = _RENAMED.get(key, key)
     if not equals:
-        raise ConfigError(f'{word!r} ({COMMAND_LINE}) is not key=value; a prompt is written prompt="a red cat"')
-    _check_key(key, COMMAND_LINE)
+        raise ConfigError(f'{word!r} ({where}) is not key=value; a prompt is written prompt="a red cat"')
+    _check_key(key, where)
     if typing.get_origin(_leaf_types()[key]) is not tuple:
-        return _Assignment(key, text, COMMAND_LINE)
+        return _Assignment(key, text, where)
     try:
         node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError:
         node = None
     if not isinstance(node, yaml.SequenceNode):
-        raise _wrong_type(_Assignment(key, text, COMMAND_LINE))
-    return _Assignment(key, _elements(node, key, COMMAND_LINE), COMMAND_LINE)
+        raise _wrong_type(_Assignment(key, text, where))
+    return _Assignment(key, _elements(node, key, where), where)
 
 
 def _read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> Iterator[_Assignment]:

@@ -17,9 +17,19 @@ class MemoryUse(Enum):
     low = "low"  # for cards of 12 GB: large renders and the VAE's encoder are computed again for their gradients
 
 
+class PriorPrecision(Enum):
+    """Numbers that a prior which is not trained is held and multiplied in."""
+
+    auto = "auto"  # float16 on a GPU; bfloat16 on a processor that multiplies it in hardware, on others float32
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 @dataclass
 class RuntimeConfig:
     device: DeviceName = setting(DeviceName.auto, incidental=True)
+    precision: PriorPrecision = PriorPrecision.auto
     memory: MemoryUse = setting(MemoryUse.normal, incidental=True)
     threads: int = setting(0, 0, 1024, incidental=True)  # of a CPU; 0: as many as make steps fastest, by measuring them
     deterministic: bool = False  # on CUDA too the same run gives the same bits, more slowly; a CPU always does

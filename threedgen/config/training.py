@@ -37,6 +37,11 @@ class Trainable(Enum):
     picture = "picture"  # what meets the picture: its own layers, and those that hear of it in each frame
 
 
+class TrainOptimizer(Enum):
+    adamw = "adamw"
+    muon = "muon"  # for matrices; AdamW for all else
+
+
 class TrainBackground(Enum):
     """What stands behind objects in training; the views of a set share it."""
 
@@ -61,6 +66,7 @@ class TrainConfig:
     trainable: Trainable = Trainable.all
     view_attention: ViewAttention = ViewAttention.inflated  # of a multi-view network, as the next
     camera_input: CameraInput = CameraInput.timestep
+    layers_per_block: tuple[int, ...] = setting((), 1, 64)  # of a multi-view network, finest level first; (): as is
     train_text_encoder: bool = True
     multiview_data: str = "miniworld"  # miniworld-clips, a folder or shards, see docs/howto/training-data.md
     image_data: str = "miniworld"  # single pictures, the same; "": none, every step is multi-view
@@ -75,6 +81,7 @@ class TrainConfig:
     gradient_checkpointing: bool = setting(False, incidental=True)  # saves memory, takes about a third longer
     steps: int = setting(7000, 1)
     minutes: float = setting(0.0, 0)  # of the clock after which it ends at the latest; 0: only steps count
+    optimizer: TrainOptimizer = TrainOptimizer.adamw
     lr: float = setting(1e-3, 0)
     warmup_steps: int = setting(100, 0)
     decay_fraction: float = setting(0.6, 0, 1)  # the last part, in which the rate falls linearly to 1 %

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from threedgen.core import ahead
 
 # diffusers asks once whether these are installed and does without them; others, ourselves included, still import them
 UNNEEDED = ("accelerate", "peft", "scipy", "transformers")
@@ -68,6 +72,26 @@ def import_diffusers() -> None:
     except (ImportError, AttributeError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "diffusers"]:
             del sys.modules[name]
+
+
+def compile_kernels() -> None:
+    """Begin to compile the CPU's kernels, if neither the package nor the cache has them, while the imports go on.
+
+    The file that compiles them is read by its path, as setup.py does: its package imports torch.
+    """
+    folder = Path(__file__).parents[1] / "ops" / "native"
+    if not _owned or any(folder.glob("libthreedgen-*.so")):
+        return
+
+    def compile_them() -> None:
+        spec = importlib.util.spec_from_file_location("threedgen_build", folder / "build.py")
+        assert spec is not None and spec.loader is not None
+        build = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(build)
+        with suppress(build.BuildError):  # who needs the kernels tries again and tells why there are none
+            build.cached_cpu_library()
+
+    ahead.begin(ahead.KERNELS, compile_them)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The mini prior's architecture: the classes of the full-size system at a size that a laptop trains in an hour."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,8 +102,11 @@ def new_mini_prior(
     vae: AutoencoderKL,
     view_attention: ViewAttention = ViewAttention.inflated,
     camera_input: CameraInput = CameraInput.timestep,
+    layers_per_block: Sequence[int] = (),
 ) -> MultiViewPrior:
     """An untrained prior, which knows the words of `texts`, around a trained VAE.
+
+    layers_per_block: residual layers of the levels of 16, 8 and 4 latent pixels; none: one each.
 
     Weights are drawn from torch's global random state.
     """
@@ -125,7 +128,7 @@ def new_mini_prior(
     unet = MultiViewUNet(
         sample_size=IMAGE_SIZE // 4,
         block_out_channels=(32, 64, 128),
-        layers_per_block=1,
+        layers_per_block=list(layers_per_block) or 1,
         norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),

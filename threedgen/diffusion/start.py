@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from tokenizers import models
-from torch import nn
+from torch import Tensor, nn
 
 from threedgen.config.training import CameraInput, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError
@@ -16,6 +16,7 @@ from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config
 from threedgen.diffusion.checkpoints.locate import locate_base, locate_part
 from threedgen.diffusion.mini import new_image_encoder
+from threedgen.diffusion.networks.deepening import deepened_tensors, pass_on
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.prior import MultiViewPrior
@@ -48,6 +49,7 @@ def start_prior(
     device: torch.device | str = "cpu",
     network: PriorNetwork = PriorNetwork.multiview,
     image_conditioning: bool = False,
+    layers_per_block: Sequence[int] = (),
 ) -> MultiViewPrior:
     """A prior to train, from `weights`: a multi-view or video prior ("mini", a folder, an adapter, a hub id), or a 2D
     Stable Diffusion in diffusers' layout, which becomes one.
@@ -55,8 +57,8 @@ def start_prior(
     All weights are copied; noise schedule and prediction type stay those of the folder. What a 2D network lacks is
     added by `inflate_unet`: at step 0 one view is, bit for bit, what the 2D network gives, with a camera and without
     (with `camera_input` text only without, see `MultiViewUNet`), and so is each of several views if the attention is
-    not inflated. Each tensor is read on its own: the peak memory is that of the prior. UNet and text encoder require
-    gradients, the VAE is frozen.
+    not inflated. More `layers_per_block` of a multi-view network change nothing at first either. Each tensor is read
+    on its own: the peak memory is that of the prior. UNet and text encoder require gradients, the VAE is frozen.
 
     Raises WeightsMissingError if the weights are not there, ConfigError if they are not Stable Diffusion or were
     trained as another variant, and ThreedgenError if a file's tensors are not those of its model.
@@ -72,7 +74,7 @@ def start_prior(
                     encoder = new_image_encoder(config.in_channels, config.sample_size, config.cross_attention_dim)
                 prior.image_encoder = encoder.to(device, dtype)
         elif isinstance(prior.unet, MultiViewUNet):
-            prior.unet = inflate_unet(prior.unet, view_attention, camera_input)
+            prior.unet = inflate_unet(prior.unet, view_attention, camera_input, layers_per_block)
         else:
             raise ValueError("a video network; give train.network=video")
     except ValueError as error:
@@ -97,26 +99,36 @@ def check_is_stable_diffusion(folder: Path, so: str) -> None:
 
 
 @torch.no_grad()
-def inflate_unet(unet: MultiViewUNet, view_attention: ViewAttention, camera_input: CameraInput) -> MultiViewUNet:
+def inflate_unet(
+    unet: MultiViewUNet,
+    view_attention: ViewAttention,
+    camera_input: CameraInput,
+    layers_per_block: Sequence[int] = (),
+) -> MultiViewUNet:
     """`unet` as the variant asked for, on its own tensors; all parameters require gradients.
 
-    The camera's MLP and attention over the views are added where it has none, new last layers at zero, the others as
-    layers begin, the same in every process.
+    The camera's MLP and attention over the views are added where it has none, and residual and attention layers as
+    far as `layers_per_block` (none: as it is), new last layers at zero, the others as layers begin, the same in every
+    process.
 
     Raises ValueError if that would drop trained tensors or give them another shape.
     """
     config: dict[str, Any] = {"view_attention": view_attention.value, "camera_input": camera_input.value}
     config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": CAMERA_DIM}
+    tensors = unet.state_dict()
+    if layers_per_block:
+        tensors = deepened_tensors(unet, layers_per_block)
+        config["layers_per_block"] = list(layers_per_block)
     with torch.device("meta"):
         inflated = MultiViewUNet.from_config(unet.config, **config)
-    tensors, shapes = unet.state_dict(), {name: value.shape for name, value in inflated.state_dict().items()}
+    shapes = {name: value.shape for name, value in inflated.state_dict().items()}
     if any(shapes.get(name) != tensor.shape for name, tensor in tensors.items()):
         was = unet.config
         raise ValueError(
             f"trained with view_attention={was.view_attention}, camera_input={was.camera_input}; "
             f"view_attention={view_attention.value}, camera_input={camera_input.value} would drop layers of theirs"
         )
-    return _completed(inflated, unet)
+    return _completed(inflated, unet, tensors)
 
 
 @torch.no_grad()
@@ -137,14 +149,13 @@ def video_unet_of(unet: MultiViewUNet | VideoUNet, image_conditioning: bool = Fa
             return unet.requires_grad_(True)
         with torch.device("meta"):
             told = VideoUNet.from_config(unet.config, **changed)
-        return _completed(told, unet)
+        return _completed(told, unet, unet.state_dict())
     if image_conditioning:
         raise ValueError("no video network; image conditioning is added to one")
     config, widths = unet.config, list(unet.config.block_out_channels)
-    blocks = {*config.layers_per_block} if not isinstance(config.layers_per_block, int) else {config.layers_per_block}
     heads = config.attention_head_dim  # of diffusers' 2D networks this is the number of heads
     heads = [heads] * len(widths) if isinstance(heads, int) else list(heads)
-    if len(blocks) > 1 or not config.use_linear_projection or config.view_attention not in _WITHOUT_LAYERS:
+    if not config.use_linear_projection or config.view_attention not in _WITHOUT_LAYERS:
         raise ValueError("no Stable Diffusion 2 that a video network could be made of")
     is_mini = widths[0] < _HEADS_OF_FRAMES[0] * _HEADS_OF_FRAMES[1] * 2
     entry_heads, entry_width = _HEADS_OF_FRAMES if is_mini else (8, 64)
@@ -156,24 +167,24 @@ def video_unet_of(unet: MultiViewUNet | VideoUNet, image_conditioning: bool = Fa
             down_block_types=[kind.replace("2D", "3D") for kind in config.down_block_types],
             up_block_types=[kind.replace("2D", "3D") for kind in config.up_block_types],
             block_out_channels=widths,
-            layers_per_block=blocks.pop(),
+            layers_per_block=config.layers_per_block,
             norm_num_groups=config.norm_num_groups,
             cross_attention_dim=config.cross_attention_dim,
             attention_head_dim=[width // count for width, count in zip(widths, heads, strict=True)],
             entry_heads=entry_heads,
             entry_head_dim=entry_width,
         )
-    return _completed(video, unet)
+    return _completed(video, unet, unet.state_dict())
 
 
 Network = TypeVar("Network", MultiViewUNet, VideoUNet)
 
 
-def _completed(network: Network, old: MultiViewUNet | VideoUNet) -> Network:
-    """`network`, which is on the meta device, with the tensors of `old` where it has them; what is new begins as
-    layers begin, the last of them at zero."""
+def _completed(network: Network, old: MultiViewUNet | VideoUNet, given: Mapping[str, Tensor]) -> Network:
+    """`network`, which is on the meta device, with the tensors given, those of `old`, where it has them; what is new
+    begins as layers begin, the last of them at zero."""
     names = network.state_dict()
-    tensors = {name: tensor for name, tensor in old.state_dict().items() if name in names}
+    tensors = {name: tensor for name, tensor in given.items() if name in names}
     wider = names["conv_in.weight"].shape[1] - tensors["conv_in.weight"].shape[1]
     if wider:  # the picture's channels, which say nothing at first
         zeros = torch.zeros_like(tensors["conv_in.weight"])[:, :wider]
@@ -186,6 +197,7 @@ def _completed(network: Network, old: MultiViewUNet | VideoUNet) -> Network:
         if _LAST_LAYERS.fullmatch(path):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
+        pass_on(path, layer)
         layer.to(old.device, old.dtype)
         tensors |= {f"{path}.{name}": value for name, value in layer.state_dict().items()}
     network.load_state_dict(tensors, assign=True)

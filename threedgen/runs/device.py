@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import torch
 
-from threedgen.config.runtime import DeviceName, RuntimeConfig
+from threedgen.config.runtime import DeviceName, PriorPrecision, RuntimeConfig
 from threedgen.core.errors import ConfigError
 
 
@@ -24,3 +25,25 @@ def select_device(config: RuntimeConfig) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without
         torch.use_deterministic_algorithms(True, warn_only=True)  # what has no such way is named once
     return torch.device("cuda" if use_cuda else "cpu")
+
+
+def prior_dtype(precision: PriorPrecision, device: torch.device) -> torch.dtype:
+    """What a prior that is not trained is held in on `device`."""
+    match precision:
+        case PriorPrecision.float32:
+            return torch.float32
+        case PriorPrecision.bfloat16:
+            return torch.bfloat16
+        case PriorPrecision.float16:
+            return torch.float16
+        case PriorPrecision.auto if device.type != "cpu":
+            return torch.float16
+        case PriorPrecision.auto:
+            return torch.bfloat16 if multiplies_bfloat16() else torch.float32
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16; elsewhere they are emulated, and slow."""
+    # older versions of torch do not say
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

@@ -17,16 +17,16 @@ from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.text.prompts import read_prompt
-from threedgen.runs.device import select_device
+from threedgen.runs.device import prior_dtype, select_device
 from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION
 
 _FRAMES_BETWEEN = 6  # that a video prior draws from one of the sheet's views to the next, 15 degrees apart
 
 
 def load_prior(config: Config) -> MultiViewPrior:
-    """The config's prior on its device, in half precision on a GPU."""
+    """The config's prior on its device, in the precision of the config."""
     device = select_device(config.runtime)
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    dtype = prior_dtype(config.runtime.precision, device)
     return MultiViewPrior.from_pretrained(config.weights, dtype=dtype, device=device)
 
 

@@ -69,6 +69,7 @@ TG_INLINE double sqrt_of(double x) { return sqrt(x); }
 #if !defined(__CUDACC__)
 
 typedef float f32x8 __attribute__((vector_size(32)));
+typedef float f32x16 __attribute__((vector_size(64)));  // in products of matrices alone
 typedef uint32_t u32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x8 __attribute__((vector_size(32)));
 
@@ -80,8 +81,18 @@ struct Lane<f32x8> {
 };
 
 template <>
+struct Lane<f32x16> {
+    using Scalar = float;
+    static constexpr int width = 16;
+};
+
+template <>
 TG_INLINE f32x8 broadcast<f32x8, float>(float x) {
     return f32x8{x, x, x, x, x, x, x, x};
+}
+template <>
+TG_INLINE f32x16 broadcast<f32x16, float>(float x) {
+    return f32x16{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
 }
 template <>
 TG_INLINE f32x8 broadcast<f32x8, int>(int x) {

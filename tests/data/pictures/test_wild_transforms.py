@@ -235,6 +235,10 @@ def test_single_files_are_named_as_what_they_are(tmp_path):
     (tmp_path / "film.MOV").write_bytes(b"")
     with pytest.raises(ConfigError, match="MOV: is a video"):
         read_posed_images(tmp_path / "film.MOV")
+    for name in ("scene.zip", "scene.tar.GZ"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ConfigError, match="is an archive: unpack it"):
+            read_posed_images(tmp_path / name)
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(ConfigError, match="is one picture"):
         read_posed_images(tmp_path / "a.jpg")

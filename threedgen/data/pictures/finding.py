@@ -9,6 +9,8 @@ from threedgen.core.errors import ConfigError
 from threedgen.data.pictures.colmap import find_model
 from threedgen.data.pictures.decoding import PICTURES, VIDEOS
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
 
 def described_by(path: Path, names: Sequence[str]) -> Path:
     """The JSON file, one of these names, that describes the pictures at `path`, or the folder of COLMAP's model.
@@ -24,6 +26,8 @@ def described_by(path: Path, names: Sequence[str]) -> Path:
         if path.suffix.lower() in (*VIDEOS, *PICTURES):
             advice = video_advice(path) if path.suffix.lower() in VIDEOS else "is one picture: data is a folder of them"
             raise ConfigError(f"data={path}: {advice}")
+        if path.suffix.lower() in _ARCHIVES:
+            raise ConfigError(f"data={path}: is an archive: unpack it, and data is the folder that comes out")
         return path
     if not path.is_dir():
         raise ConfigError(f"data={path}: no such folder")

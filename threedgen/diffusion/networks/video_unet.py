@@ -70,7 +70,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         down_block_types: Sequence[str] = ("CrossAttnDownBlock3D",) * 3 + ("DownBlock3D",),
         up_block_types: Sequence[str] = ("UpBlock3D",) + ("CrossAttnUpBlock3D",) * 3,
         block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
-        layers_per_block: int = 2,
+        layers_per_block: int | Sequence[int] = 2,
         norm_num_groups: int = 32,
         cross_attention_dim: int = 1024,
         attention_head_dim: int | Sequence[int] = 64,
@@ -84,6 +84,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         widths, levels = list(block_out_channels), len(block_out_channels)
+        layers = [layers_per_block] * levels if isinstance(layers_per_block, int) else list(layers_per_block)
         entry = conv_in_channels or widths[0]
         one_width = isinstance(attention_head_dim, int)
         head_dims = [attention_head_dim] * levels if one_width else list(attention_head_dim)  # type: ignore[arg-type]
@@ -107,7 +108,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         self.down_blocks = nn.ModuleList(
             get_down_block(
                 kind,
-                num_layers=layers_per_block,
+                num_layers=count,
                 in_channels=before,
                 out_channels=width,
                 add_downsample=level < levels - 1,
@@ -115,15 +116,15 @@ class VideoUNet(ModelMixin, ConfigMixin):
                 downsample_padding=1,
                 **shared,
             )
-            for level, (kind, before, width, head_dim) in enumerate(
-                zip(down_block_types, [entry, *widths], widths, head_dims, strict=False)
+            for level, (kind, count, before, width, head_dim) in enumerate(
+                zip(down_block_types, layers, [entry, *widths], widths, head_dims, strict=False)
             )
         )
         self.mid_block = UNetMidBlock3DCrossAttn(in_channels=widths[-1], num_attention_heads=head_dims[-1], **shared)
         self.up_blocks = nn.ModuleList(
             get_up_block(
                 kind,
-                num_layers=layers_per_block + 1,
+                num_layers=count + 1,
                 in_channels=skip,
                 out_channels=width,
                 prev_output_channel=before,
@@ -131,8 +132,9 @@ class VideoUNet(ModelMixin, ConfigMixin):
                 num_attention_heads=head_dim,
                 **shared,
             )
-            for kind, level, skip, width, before, head_dim in zip(
+            for kind, count, level, skip, width, before, head_dim in zip(
                 up_block_types,
+                layers[::-1],
                 reversed(range(levels)),
                 [*widths[-2::-1], entry],
                 widths[::-1],

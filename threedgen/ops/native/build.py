@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 NATIVE = "native"  # the SIMD level of the machine that compiles
 # the levels that an installed package holds side by side; the best that the machine can run is loaded
-LEVELS = ("x86-64-v3", "x86-64-v2") if platform.machine() in ("x86_64", "AMD64") else (NATIVE,)
+LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2") if platform.machine() in ("x86_64", "AMD64") else (NATIVE,)
 _FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 _FLAGS += ["-Wall", "-Wextra", "-Wno-psabi"]
 _NVCC_FLAGS = ["-std=c++17", "-O3", "-Werror=all-warnings", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
@@ -70,12 +70,12 @@ def build_emulated_cuda_library(into: Path) -> Path:
     return _library(into / library_name("cuda-emulated"), command, [*compiler, "-shared"], "cuda/*.cu")
 
 
-def cached_cpu_library() -> Path:
+def cached_cpu_library(level: str = NATIVE) -> Path:
     """The library for this machine from the user's cache, compiled if these very sources were not yet.
 
     Raises BuildError.
     """
-    return _cached(_CPU_PARTS, library_name(NATIVE), lambda folder: build_cpu_library(NATIVE, folder))
+    return _cached(_CPU_PARTS, library_name(level), lambda folder: build_cpu_library(level, folder))
 
 
 def cached_cuda_library(architectures: Sequence[str]) -> Path:

@@ -11,10 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from threedgen.core import ahead
 from threedgen.core.errors import ConfigError
 from threedgen.ops.native import build
 
 TORCH_LIBRARY = torch.library.Library("threedgen", "DEF")
+_AVX2 = {"avx2", "fma", "f16c", "bmi2"}
+# SIMD level -> what the processor must have; vectors of 512 bits with the first
+_NEEDED = {"x86-64-v4": _AVX2 | {f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl")}, "x86-64-v3": _AVX2}
 _SUFFIXES = {torch.float32: ("_f32", ctypes.c_float), torch.float64: ("_f64", ctypes.c_double)}
 
 
@@ -25,6 +29,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         path = Path(__file__).parent / build.library_name(level)
         if path.is_file() and _runs_here(level):
             return ctypes.CDLL(str(path)), ""
+    ahead.wait(ahead.KERNELS)
     try:
         return ctypes.CDLL(str(build.cached_cpu_library())), ""
     except (build.BuildError, OSError) as error:
@@ -32,9 +37,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _runs_here(level: str) -> bool:
-    if level == "x86-64-v3":
-        return {"avx2", "fma", "f16c", "bmi2"} <= set(build._cpu_model().split())
-    return True
+    return _NEEDED.get(level, set()) <= set(build._cpu_model().split())
 
 
 def why_not() -> str:

@@ -35,6 +35,7 @@ from threedgen.scene.gaussians import Gaussians
 from threedgen.tasks.feed_forward import FeedForward
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training.batches import draw_background, to_chw
+from threedgen.tasks.training.optimizers import make_optimizer
 from threedgen.tasks.training.train_prior import encode_images
 from threedgen.training.average import MovingAverage
 from threedgen.training.log import StepLog
@@ -67,7 +68,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         objective.losses,
         lambda start: _batches(config, source, prior, start),
         list(network.parameters()),
-        torch.optim.AdamW(network.parameters(), betas=train.betas, weight_decay=train.weight_decay, fused=True),
+        make_optimizer(train, network.named_parameters()),
         states({"network": network, "average": average.module}),
         average,
         bfloat16=train.precision is Precision.bfloat16,

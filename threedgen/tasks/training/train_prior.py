@@ -36,6 +36,7 @@ from threedgen.tasks.training.batches import (
     parts_of_process,
 )
 from threedgen.tasks.training.latents import encoded
+from threedgen.tasks.training.optimizers import make_optimizer
 from threedgen.tasks.training.prior_log import TrainingLog
 from threedgen.tasks.training.samples import save_sample_sheet
 from threedgen.tasks.training.train_vae import train_vae
@@ -61,6 +62,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         )
     if train.trainable is Trainable.picture and not train.image_conditioning:
         raise ConfigError("train.trainable=picture: no layer of the network meets a picture (train.image_conditioning)")
+    if train.network is PriorNetwork.video and train.layers_per_block:
+        raise ConfigError("train.layers_per_block: a video network has those of the weights that it starts from")
     if train.network is PriorNetwork.video and train.gradient_checkpointing:
         raise ConfigError("train.gradient_checkpointing=true: the video network has none; use train.accumulate")
     parts_of_process(train.batch_objects, rank(), world_size(), train.accumulate)  # before anything is loaded
@@ -84,6 +87,7 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
             device=device,
             network=train.network,
             image_conditioning=train.image_conditioning,
+            layers_per_block=train.layers_per_block,
         )
         if train.vae:
             prior.vae = _vae_of(train.vae, device)
@@ -99,7 +103,9 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
             sources = open_sources(config, train.image_size or IMAGE_SIZE)
             vae = _vae_of(train.vae, device) if train.vae else train_vae(config, run, sources, device)
         with seeded(config.seed):
-            prior = new_mini_prior(sources.texts(), vae, train.view_attention, train.camera_input).to(device)
+            prior = new_mini_prior(
+                sources.texts(), vae, train.view_attention, train.camera_input, train.layers_per_block
+            ).to(device)
         _set_image_size(prior, train.image_size)
     if train.network is PriorNetwork.multiview:
         has_2d_steps = sources.images is not None and train.multiview_probability < 1
@@ -138,10 +144,8 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     trained = ["unet", "text_encoder"] if train.train_text_encoder else ["unet"]
     if prior.is_shown_a_picture and not prior.looks_at_pixels:
         trained.append("image_encoder")  # the mini one, which nobody has trained before
-    parameters = [p for name in trained for p in prior.get_submodule(name).parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True
-    )
+    named = [pair for name in trained for pair in prior.get_submodule(name).named_parameters() if pair[1].requires_grad]
+    optimizer = make_optimizer(train, named)
     modules = {name: prior.get_submodule(name) for name in trained}
     modules |= {f"average.{name}": average.module.get_submodule(name) for name in trained}
     if train.gradient_checkpointing:
@@ -173,7 +177,7 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     job = Training(
         _shared(_Objective(prior), has_2d_steps=sources.images is not None),
         drawn,
-        parameters,
+        [parameter for _, parameter in named],
         optimizer,
         states(modules),
         average,
