@@ -5,7 +5,7 @@ import torch
 
 from threedgen.config.runtime import DeviceName, PriorPrecision, RuntimeConfig
 from threedgen.core.errors import ConfigError
-from threedgen.runs.device import multiplies_bfloat16, prior_dtype, select_device
+from threedgen.runs.device import multiplies_bfloat16, precision_note, prior_dtype, select_device
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -35,21 +35,28 @@ def test_deterministic_is_told_to_torch_on_a_gpu_only(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("flags", "said"),
     [
-        ({}, torch.float32),
-        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),  # there it is emulated
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
+        ({}, True),
+        ({"avx512_f": True, "avx512_bf16": False}, True),  # there it is emulated
+        ({"avx512_bf16": True}, False),
+        ({"amx_bf16": True}, False),
     ],
 )
-def test_a_prior_is_in_bfloat16_where_the_processor_multiplies_it(flags, expected, monkeypatch):
+def test_a_precision_that_the_processor_emulates_is_told(flags, said, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
-    assert prior_dtype(PriorPrecision.auto, torch.device("cpu")) is expected
-    assert prior_dtype(PriorPrecision.auto, torch.device("cuda")) is torch.float16
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert ("no instructions for bfloat16" in precision_note(PriorPrecision.bfloat16, cpu)) == said
+    assert not precision_note(PriorPrecision.bfloat16, cuda) and not precision_note(PriorPrecision.auto, cpu)
+
+
+def test_a_prior_is_exact_on_a_cpu_and_in_half_precision_on_a_gpu_unless_the_config_says_so():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert prior_dtype(PriorPrecision.auto, cpu) is torch.float32
+    assert prior_dtype(PriorPrecision.auto, cuda) is torch.float16
     for name in ("float32", "bfloat16", "float16"):
-        for device in ("cpu", "cuda"):
-            assert prior_dtype(PriorPrecision[name], torch.device(device)) is getattr(torch, name)
+        for device in (cpu, cuda):
+            assert prior_dtype(PriorPrecision[name], device) is getattr(torch, name)
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the kernel does not list the processor's instructions")

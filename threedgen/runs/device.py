@@ -36,10 +36,15 @@ def prior_dtype(precision: PriorPrecision, device: torch.device) -> torch.dtype:
             return torch.bfloat16
         case PriorPrecision.float16:
             return torch.float16
-        case PriorPrecision.auto if device.type != "cpu":
-            return torch.float16
         case PriorPrecision.auto:
-            return torch.bfloat16 if multiplies_bfloat16() else torch.float32
+            return torch.float32 if device.type == "cpu" else torch.float16
+
+
+def precision_note(precision: PriorPrecision, device: torch.device) -> str:
+    """What to say of a precision that saves no time on `device`; empty if it may."""
+    if device.type == "cpu" and precision is PriorPrecision.bfloat16 and not multiplies_bfloat16():
+        return "this processor has no instructions for bfloat16: runtime.precision=float32 is faster, and exact"
+    return ""
 
 
 def multiplies_bfloat16() -> bool:

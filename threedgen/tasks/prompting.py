@@ -17,7 +17,7 @@ from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.text.prompts import read_prompt
-from threedgen.runs.device import prior_dtype, select_device
+from threedgen.runs.device import precision_note, prior_dtype, select_device
 from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION
 
 _FRAMES_BETWEEN = 6  # that a video prior draws from one of the sheet's views to the next, 15 degrees apart
@@ -25,8 +25,10 @@ _FRAMES_BETWEEN = 6  # that a video prior draws from one of the sheet's views to
 
 def load_prior(config: Config) -> MultiViewPrior:
     """The config's prior on its device, in the precision of the config."""
-    device = select_device(config.runtime)
-    dtype = prior_dtype(config.runtime.precision, device)
+    device, precision = select_device(config.runtime), config.runtime.precision
+    if note := precision_note(precision, device):
+        show_notes([note])
+    dtype = prior_dtype(precision, device)
     return MultiViewPrior.from_pretrained(config.weights, dtype=dtype, device=device)
 
 

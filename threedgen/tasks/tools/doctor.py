@@ -17,6 +17,7 @@ from threedgen.config.schema import DRAWING
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.ops.backends import select_backend
+from threedgen.runs.device import multiplies_bfloat16
 
 GIB = 2**30
 # what a step of the full-size recipes needs on a GPU, with weights in half precision. normal: 18.4 of tensors measured
@@ -37,7 +38,8 @@ def _machine() -> list[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     lines = [
         f"threedgen  {threedgen.__version__}, Python {platform.python_version()}, torch {torch.__version__}",
-        f"processor  {torch.get_num_threads()} threads, {memory:.0f} GiB of memory",
+        f"processor  {torch.get_num_threads()} threads, {memory:.0f} GiB of memory"
+        + (", bfloat16 in hardware" if multiplies_bfloat16() else ""),
     ]
     if not torch.cuda.is_available():
         why = "torch finds none" if torch.version.cuda else "torch is built without CUDA"
