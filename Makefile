@@ -16,9 +16,10 @@ setup: $(VENV)/.setup
 demo: setup
 	$(BIN)/python launch.py --config mvdream-mini.yaml prompt="a red cat with a green face"
 
-# two processes of one thread each: torch's threads would wait for each other
+# two processes of one thread each: torch's threads would wait for each other; worksteal: tests of a file stay together,
+# and what they share is made once
 test: $(VENV)/.setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 faults: $(VENV)/.setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/faults tests/ops/test_native_build.py

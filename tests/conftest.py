@@ -26,6 +26,15 @@ def goldens():
     return load_file(path)
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """As many threads after a test as before it: a run sets its own, and threads of two workers wait for each other."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def poisoned():
     """New tensors hold nan instead of zeros that happened to lie there: what a kernel forgets to write shows."""

@@ -19,14 +19,21 @@ from threedgen.guidance.sds import ScoreDistillation
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.scene.nerf import NeRF
-from threedgen.tasks import generate
+from threedgen.tasks import generate, prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior
 
 PROMPT = "a red cat with a green face"
+SHORT = ["views.num_inference_steps=2"]  # of the views that a run begins with
 
 
 def _config(*settings):
     return load_config("mvdream-mini.yaml", [f"prompt={PROMPT}", "refine.rounds=0", *settings])
+
+
+@pytest.fixture
+def quick_fit(monkeypatch):
+    """How well the prior fits is asked in two steps of denoising."""
+    monkeypatch.setattr(prior_fit, "_STEPS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +117,10 @@ def test_the_light_comes_on_when_the_recipe_says_and_depends_on_the_step_alone()
             assert lit.facing_away is not None  # the orientation loss needs it from the start
 
 
-def test_the_command_writes_a_textured_asset(tmp_path, capsys):
+def test_the_command_writes_a_textured_asset(tmp_path, capsys, quick_fit):
     settings = [f"prompt={PROMPT}", f"output_root={tmp_path}", "steps=2", "camera.resolution=16", "num_threads=1"]
     settings += ["export.resolution=32", "export.texture_size=128", "export.turntable_frames=4", "export.image_size=64"]
-    settings += ["refine.rounds=2", "refine.sets=1", "refine.num_inference_steps=2", "refine.steps=3"]
+    settings += ["refine.rounds=2", "refine.sets=1", "refine.num_inference_steps=2", "refine.steps=3", *SHORT]
     assert cli.main(["--config", "mvdream-mini.yaml", *settings]) == 0
     printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     for name in ("glb", "obj", "turntable", "sheet", "report"):
@@ -128,7 +135,7 @@ def test_the_command_writes_a_textured_asset(tmp_path, capsys):
     assert "finished before" in capsys.readouterr().out
 
 
-def test_what_cannot_be_done_is_one_line_and_a_status(tmp_path, capsys):
+def test_what_cannot_be_done_is_one_line_and_a_status(tmp_path, capsys, quick_fit):
     def status(*settings):
         code = cli.main(["--config", "mvdream-mini.yaml", f"output_root={tmp_path}", *settings])
         return code, capsys.readouterr().err.strip()
@@ -137,7 +144,7 @@ def test_what_cannot_be_done_is_one_line_and_a_status(tmp_path, capsys):
     assert code == 2 and "'zebra'" in message and "'a red elephant'" in message and "\n" not in message
     code, message = status("prompt=a red cat", f"weights={tmp_path}/none")
     assert code == 3 and "none" in message and "\n" not in message
-    tiny = ["steps=1", "camera.resolution=8", "num_threads=1", "refine.rounds=0"]
+    tiny = ["steps=1", "camera.resolution=8", "num_threads=1", "refine.rounds=0", *SHORT]
     code, message = status("prompt=a red cat", "export.threshold=1000000", *tiny)
     assert code == 4 and "export.threshold" in message
     assert not list(tmp_path.rglob("*.glb"))

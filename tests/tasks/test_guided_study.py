@@ -32,9 +32,15 @@ def drawer(prior, config, joint):
     return draw
 
 
-@pytest.fixture
-def found(tmp_path, monkeypatch):
-    """results.json of a run of the task with three of its conditions."""
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """results.json of a run of the task with two of its conditions."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return results_of(folder, monkeypatch)
+
+
+def results_of(tmp_path, monkeypatch):
     monkeypatch.setattr(guided, "load_prior", lambda config: SimpleNamespace(image_size=64))
     monkeypatch.setattr(guided.ImagePrior, "beside", lambda prior, joint: None)
     monkeypatch.setattr(guided, "drawing", drawer)

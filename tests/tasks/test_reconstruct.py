@@ -23,7 +23,7 @@ from threedgen.tasks import reconstruct
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["reconstruct.rays_per_step=1024", "scene.samples_per_ray=96", "scene.occupancy_resolution=32"]
-SMALL += ["scene.grid.num_levels=3", "scene.grid.max_resolution=64", "scene.grid.log2_table_size=14", "num_threads=2"]
+SMALL += ["scene.grid.num_levels=3", "scene.grid.max_resolution=64", "scene.grid.log2_table_size=14", "num_threads=1"]
 EXPORT = ["export.resolution=48", "export.colors=vertex", "export.turntable_frames=2", "export.image_size=32"]
 
 
