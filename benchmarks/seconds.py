@@ -60,7 +60,9 @@ class Spent(NamedTuple):
 
 def python(*words: str, threads: int) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    # progress is told on stderr
+    together: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, **together)
 
 
 def lines_of(*words: str, threads: int) -> Iterator[tuple[float, str]]:
@@ -119,7 +121,8 @@ def export_rows(folder: Path, threads: int) -> dict[str, Spent]:
 
 def time_export(run: str) -> None:
     """Print the seconds of an export's parts as JSON, in a line of its own."""
-    from threedgen.tasks import export, export_run
+    from threedgen.tasks import export
+    from threedgen.tasks.on_runs import export_run
 
     seconds: dict[str, float] = {}
 
@@ -162,24 +165,27 @@ def main() -> None:
     spent_by("-c", "from threedgen.ops.native import why_not; why_not()", threads=given.threads)
     torch = spent_by(*STARTS["`import torch`"], threads=given.threads, times=3)
     tables: dict[str, dict[str, Spent]] = {}
-    with tempfile.TemporaryDirectory() as outputs:
-        folder = Path(outputs)
-        if "starts" in given.only:
-            starts = {name: spent_by(*words, threads=given.threads, times=3) for name, words in STARTS.items()}
-            tables["a start"] = starts | {"`import torch`": torch}
-        if "views" in given.only:
-            words = ("launch.py", "--config", "views-mini.yaml", PROMPT, f"output_root={folder}")
-            tables["four views"] = {"`launch.py --config views-mini.yaml`": spent_by(*words, threads=given.threads)}
-        if "asset" in given.only:
-            tables["an asset"] = asset_rows(given.settings, folder, given.threads)
-        if "export" in given.only:
-            tables["its export"] = export_rows(folder, given.threads)
-    for title, rows in tables.items():
+
+    def tell(title: str, rows: dict[str, Spent]) -> None:
+        tables[title] = rows
         print(f"\n| {title} | seconds | of a processor | over |\n|---|---|---|---|")
         *_, whole = rows.values()
         for name, (wall, used) in rows.items():
             over = used / torch.processor if used and torch.processor else wall / whole.wall
-            print(f"| {name} | {wall:.2f} | {'' if used is None else f'{used:.2f}'} | {over:.2f} |")
+            print(f"| {name} | {wall:.2f} | {'' if used is None else f'{used:.2f}'} | {over:.2f} |", flush=True)
+
+    with tempfile.TemporaryDirectory() as outputs:
+        folder = Path(outputs)
+        if "starts" in given.only:
+            starts = {name: spent_by(*words, threads=given.threads, times=3) for name, words in STARTS.items()}
+            tell("a start", starts | {"`import torch`": torch})
+        if "views" in given.only:
+            words = ("launch.py", "--config", "views-mini.yaml", PROMPT, f"output_root={folder}")
+            tell("four views", {"`launch.py --config views-mini.yaml`": spent_by(*words, threads=given.threads)})
+        if "asset" in given.only:
+            tell("an asset", asset_rows(given.settings, folder, given.threads))
+        if "export" in given.only:
+            tell("its export", export_rows(folder, given.threads))
     if given.json:
         given.json.write_text(json.dumps({"threads": given.threads, "tables": tables}, indent=1) + "\n")
 
