@@ -22,7 +22,7 @@ class PriorPrecision(Enum):
 
     auto = "auto"  # float16 on a GPU, float32 on a CPU: the same from the command line, in Python, on every processor
     float32 = "float32"
-    bfloat16 = "bfloat16"  # on a CPU that multiplies it in hardware an eighth less time, for some hundredths of a dB
+    bfloat16 = "bfloat16"  # a sixth less time on a CPU that multiplies it in hardware, see docs/performance.md
     float16 = "float16"
 
 
