@@ -42,7 +42,7 @@ _HUB_IGNORED = ["*.msgpack", "*.onnx*", "*.ckpt"]
 def locate_weights(weights: str) -> Path:
     """The folder in diffusers' layout that `weights` stands for.
 
-    weights: "mini", "mini-video" or "mini-video-i2v", a folder, the folder of a run that made a prior, or a hub id ("owner/name"), which
+    weights: one of `BUNDLED_NAMES`, a folder, the folder of a run that made a prior, or a hub id ("owner/name"), which
     is taken from the hub's cache or fetched into it. An adapter's folder is given back as it is, its base being there.
     Raises WeightsMissingError, with the command to run, if they are not there; without a network within two seconds.
     """
