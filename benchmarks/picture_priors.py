@@ -2,8 +2,13 @@
 
     .venv/bin/python benchmarks/picture_priors.py RUN                    12 captions
     .venv/bin/python benchmarks/picture_priors.py RUN --captions 32 --out picture-priors.json
+    .venv/bin/python benchmarks/picture_priors.py RUN --captions 0      only what its image encoder reads
 
-RUN: the folder of a training by configs/train-video-i2v-mini.yaml.
+RUN: the folder of a training by configs/train-video-i2v-mini.yaml, or weights.
+
+First, what the image encoder makes of pictures of all held-out captions' objects, from four sides: how often the
+caption whose states in the text encoder are nearest to a picture's tokens is the right one, among the held-out ones and
+among all; of the latter, how often its kind, its colour and the rest is right.
 
 caption              mini-video told the caption
 picture              the prior shown the object from the front, without a word
@@ -34,7 +39,8 @@ from priors_compared import Found, carry_out, parser_of  # noqa: E402  # beside 
 from threedgen.cameras import Cameras, viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
 from threedgen.config.schema import Config  # noqa: E402
-from threedgen.data.miniworld import Rendering, build, held_out  # noqa: E402
+from threedgen.data.miniworld import Rendering, build, held_out, training_specs  # noqa: E402
+from threedgen.data.miniworld.grammar import Spec  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.imaging import Row  # noqa: E402
 from threedgen.metrics import psnr, tells_azimuth  # noqa: E402
@@ -56,18 +62,59 @@ COLUMNS = {name: (f"{name}, dB", 2) for name in ("all", "near", "far")}
 
 def main() -> int:
     parser = parser_of(__doc__)
+    parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has it")
+    parser.add_argument("--steps", type=int, default=25, help="of the sampler")
     parser.add_argument("weights", help="of the prior that is shown pictures")
     parser.add_argument("--guidance", type=float, help="its guidance scale (that of videomv-i2v-mini.yaml)")
 
     def compared(given: argparse.Namespace) -> tuple[Found, list[Row]]:
-        return compare(given.captions, given.weights, given.guidance)
+        print(reading(given.weights))
+        if not given.captions:
+            return {}, []
+        with torch.autocast("cpu", torch.bfloat16, enabled=given.bfloat16):
+            return compare(given.captions, given.weights, given.guidance, given.steps)
 
     return carry_out(parser.parse_args(), compared, COLUMNS, COMPARED)
 
 
-def compare(count: int, weights: str, guidance: float | None) -> tuple[Found, list[Row]]:
-    settings = [f"weights={weights}"] + ([] if guidance is None else [f"views.guidance_scale={guidance}"])
-    config, of_text = load_config("videomv-i2v-mini.yaml", settings), load_config("videomv-mini.yaml")
+@torch.no_grad()
+def reading(weights: str) -> str:
+    """A table of the captions that are nearest to what the image encoder makes of pictures of held-out objects."""
+    config = load_config("videomv-i2v-mini.yaml", [f"weights={weights}"])
+    prior = MultiViewPrior.from_pretrained(config.weights)
+    own, rest = held_out(), training_specs()
+    states = torch.cat([prior.encode_text([s.caption for s in some]) for some in chunks([*own, *rest], 256)]).flatten(1)
+    azimuths = [0.0, 60.0, 120.0, 180.0]
+    right: dict[str, list[bool]] = {}
+    for number, spec in enumerate(own):
+        cameras = viewing_cameras(config.camera, azimuths, ELEVATION, SIZE)
+        pictures = torch.from_numpy(true_views(build(spec, Random(number)), cameras).rgb).movedim(-1, 1)
+        tokens = prior.unet.picture_tokens(prior.show(pictures).embedding).flatten(1)
+        distances = torch.cdist(tokens, states)
+        among_own, among_all = distances[:, : len(own)].argmin(1).tolist(), distances.argmin(1).tolist()
+        for azimuth, one, other in zip(azimuths, among_own, among_all, strict=True):
+            read = (*own, *rest)[other]
+            answers = {"of the held-out": one == number, "of all": read == spec, "kind": read.kind == spec.kind}
+            answers |= {"colour": read.color == spec.color}
+            answers |= {"feature": (read.feature, read.feature_color) == (spec.feature, spec.feature_color)}
+            for name, answer in answers.items():
+                right.setdefault(f"{name} {azimuth:g}", []).append(answer)
+    names = list(dict.fromkeys(name.rpartition(" ")[0] for name in right))
+    lines = ["| picture from | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for azimuth in azimuths:
+        cells = [f"{np.mean(right[f'{name} {azimuth:g}']):.0%}" for name in names]
+        lines.append(f"| {azimuth:g}° | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n{len(own)} held-out captions, {len(own) + len(rest)} in all\n"
+
+
+def chunks(specs: list[Spec], size: int) -> list[list[Spec]]:
+    return [specs[i : i + size] for i in range(0, len(specs), size)]
+
+
+def compare(count: int, weights: str, guidance: float | None, steps: int) -> tuple[Found, list[Row]]:
+    sampling = [f"views.num_inference_steps={steps}"]
+    settings = [f"weights={weights}", *sampling, *([] if guidance is None else [f"views.guidance_scale={guidance}"])]
+    config, of_text = load_config("videomv-i2v-mini.yaml", settings), load_config("videomv-mini.yaml", sampling)
     shown, told = (MultiViewPrior.from_pretrained(each.weights) for each in (config, of_text))
     cameras = ring(config)
     specs = list(islice((spec for spec in held_out() if tells_azimuth(spec.caption)), count))

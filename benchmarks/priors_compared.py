@@ -44,6 +44,8 @@ def carry_out(
     except ThreedgenError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return error.exit_status
+    if not found:  # asked for none
+        return 0
     print(table(found, columns))
     print(differences(found, columns, compared))
     if given.out:

@@ -18,9 +18,10 @@ def offered():
 
 
 def test_the_bundled_models_are_offered_first_and_nothing_that_is_not_here(offered):
-    assert [choice.name for choice in offered[:3]] == ["videomv-mini", "mvdream-mini", "views-mini"]
-    assert [choice.makes_mesh for choice in offered[:3]] == [True, True, False]
-    for choice in offered[3:]:
+    assert [c.name for c in offered[:4]] == ["videomv-mini", "videomv-i2v-mini", "mvdream-mini", "views-mini"]
+    assert [choice.makes_mesh for choice in offered[:4]] == [True, True, True, False]
+    assert [choice.takes_picture for choice in offered[:4]] == [False, True, False, False]
+    for choice in offered[4:]:
         assert Path(choice.config.weights).is_dir()
 
 
@@ -37,7 +38,7 @@ def test_a_wish_is_the_run_of_the_same_command(offered, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "_task", lambda config: lambda config, run: seen.append((config, run.folder)) or {})
     settings = [f"output_root={tmp_path}", "num_threads=1", "allow_unknown_words=true"]
-    for choice in offered[:3]:
+    for choice in offered[:4]:
         folder, words = command(choice, "a red cat: ${seed}", 3, "", settings)
         assert cli.main(words) == 0
         config, where = seen.pop()

@@ -61,7 +61,7 @@ def test_a_hub_id_is_taken_from_the_cache(hub):
         ("weights/mvdream-sd15", "launch.py weights import sd-v1.5-4view.pt --to weights/mvdream-sd15"),
         ("weights/videomv-t2v", "weights import t2v_00333000.pth --to weights/videomv-t2v --with weights/mvdream-sd21"),
         ("weights/videomv-i2v", "weights import i2v_00882000.pth --to weights/videomv-i2v --with ali-vilab/i2vgen-xl"),
-        ("weights/mini-video-i2v", "trained here; docs/howto/dense-views.md"),
+        ("weights/mini-own", "trained here; docs/howto/dense-views.md"),
         ("/data/none", "launch.py weights import sd-v2.1-base-4view.pt --to /data/none"),
         ("owner/model", "hf download owner/model"),
         ("MVDream/MVDream", "hf download MVDream/MVDream sd-v2.1-base-4view.pt"),

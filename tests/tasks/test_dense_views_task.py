@@ -9,6 +9,7 @@ from PIL import Image
 
 from threedgen.cameras import orbit
 from threedgen.cli import main
+from threedgen.data.miniworld import build, parse, render
 from threedgen.scene.gaussians import load_gaussians
 
 _QUICK = ["--config", "videomv-mini.yaml", "prompt=a red cube", "views.num_inference_steps=6", "num_threads=1"]
@@ -32,6 +33,20 @@ def test_views_gaussians_and_a_mesh_of_them(tmp_path):
     assert np.abs(seen - views[3] / 255).mean() < 0.06
     middle = seen[24:40, 24:40].mean((0, 1))
     assert middle[0] > 0.5 and middle[1] < 0.35 and middle[2] < 0.35
+
+
+def test_a_picture_alone_becomes_views_of_what_it_shows(tmp_path):
+    camera = orbit(20, 15, 2.5, 40, 96)
+    shown = render(build(parse("a red cube")), camera.camera_to_world.numpy(), camera.fov_y.numpy(), 96)
+    rgba = np.concatenate([shown.rgb[0], shown.opacity[0]], -1)
+    Image.fromarray((rgba * 255).round().astype(np.uint8)).save(tmp_path / "cube.png")
+    words = [*_QUICK[3:], f"image={tmp_path / 'cube.png'}", "gaussians.asset=gaussians", f"output_root={tmp_path}"]
+    assert main(["--config", "videomv-i2v-mini.yaml", *words]) == 0
+    (run,) = tmp_path.glob("videomv-i2v-mini/*")
+    views = np.stack([np.asarray(Image.open(run / f"view-{i}.png")) for i in range(24)]) / 255
+    red, green, blue = views[:, 28:36, 28:36].mean((1, 2)).T
+    assert (red > 0.4).all() and (red - np.maximum(green, blue) > 0.2).all()
+    assert (run / "gaussians.ply").stat().st_size > 1000 and (run / "asset.glb").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

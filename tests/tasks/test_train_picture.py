@@ -21,6 +21,7 @@ SETTINGS = (
     "train.num_objects=2",
     "train.render_workers=1",
     "train.steps=3",
+    "train.image_encoder_steps=0",
     "train.batch_objects=2",
     "train.warmup_steps=1",
     "train.sample_every=100",

@@ -47,6 +47,8 @@ class Actions:
     def create(self, prompt: str, number: int, variant: int | None, picture: str | None) -> str:
         """Put the wished run in line; its folder."""
         choice = self.choices[number]
+        if choice.takes_picture and not picture:
+            raise gr.Error("Add a picture of it first.", title="Not yet")
         picture = self._kept(picture) if picture and choice.takes_picture else ""
         if not picture and not (found := check(prompt, choice)).is_fine:
             raise gr.Error(found.text or "Say first what it shall be.", title="Not yet")

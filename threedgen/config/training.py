@@ -63,6 +63,7 @@ class TrainConfig:
     network: PriorNetwork = PriorNetwork.multiview
     image_conditioning: bool = False  # a video network is shown a picture too, the first of its views
     image_drop_probability: float = setting(0.1, 0, 1)  # chance that what it shows is kept back, and the text with it
+    image_encoder_steps: int = setting(3000, 0)  # of a new image encoder, before the network's own steps
     trainable: Trainable = Trainable.all
     view_attention: ViewAttention = ViewAttention.inflated  # of a multi-view network, as the next
     camera_input: CameraInput = CameraInput.timestep
@@ -79,7 +80,7 @@ class TrainConfig:
     accumulate: int = setting(1, 1, incidental=True)  # parts that a process computes one after another, to save memory
     precision: Precision = Precision.float32
     gradient_checkpointing: bool = setting(False, incidental=True)  # saves memory, takes about a third longer
-    steps: int = setting(7000, 1)
+    steps: int = setting(7000, 0)
     minutes: float = setting(0.0, 0)  # of the clock after which it ends at the latest; 0: only steps count
     optimizer: TrainOptimizer = TrainOptimizer.adamw
     lr: float = setting(1e-3, 0)

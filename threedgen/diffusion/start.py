@@ -25,7 +25,7 @@ from threedgen.diffusion.text.words import words_of
 # layers that start at zero, so that what is new changes nothing at first
 _LAST_LAYERS = re.compile(
     r"class_embedding\.linear_2|.*view_attn\.to_out\.0|.*ray_attn\.to_out|.*ray_in"
-    r"|camera_embedding\.2|.*temp_convs\.\d+\.conv4\.3|(.*temp_attentions\.\d+|transformer_in)\.proj_out"
+    r"|(camera|fps)_embedding\.2|.*temp_convs\.\d+\.conv4\.3|(.*temp_attentions\.\d+|transformer_in)\.proj_out"
 )
 # of a video network with image conditioning, what meets the picture: its own layers, the first, which get its planes,
 # and the attention within a frame, which reads its tokens
@@ -67,8 +67,11 @@ def start_prior(
     prior = MultiViewPrior.from_pretrained(weights, dtype, device)
     try:
         if network is PriorNetwork.video:
-            prior.unet = video_unet_of(prior.unet, image_conditioning)
-            if image_conditioning and prior.image_encoder is None:
+            is_new = image_conditioning and prior.image_encoder is None
+            # a new encoder learns to say what a text says, in as many tokens
+            tokens = prior.tokenizer.model_max_length if is_new else 4
+            prior.unet = video_unet_of(prior.unet, image_conditioning, tokens)
+            if is_new:
                 config = prior.unet.config
                 with seeded(0):
                     encoder = new_image_encoder(config.in_channels, config.sample_size, config.cross_attention_dim)
@@ -132,12 +135,15 @@ def inflate_unet(
 
 
 @torch.no_grad()
-def video_unet_of(unet: MultiViewUNet | VideoUNet, image_conditioning: bool = False) -> VideoUNet:
+def video_unet_of(
+    unet: MultiViewUNet | VideoUNet, image_conditioning: bool = False, image_tokens: int = 4
+) -> VideoUNet:
     """A video network on the spatial tensors of `unet`, or `unet` if it is one; all parameters require gradients.
 
     What it lacks is new: the cameras' MLP, and of an image network the layers over frames. They end at zero, so that
     each frame is at first what the network gave without a camera. What a multi-view network has learned of cameras is
-    left behind: its self-attention saw all views, a video's sees one frame.
+    left behind: its self-attention saw all views, a video's sees one frame. image_tokens: see `VideoUNet`, of a network
+    that was shown no pictures.
 
     Raises ValueError for layers that a video network has no place for.
     """
@@ -145,6 +151,7 @@ def video_unet_of(unet: MultiViewUNet | VideoUNet, image_conditioning: bool = Fa
         changed: dict[str, Any] = {"camera_dim": CAMERA_DIM}
         if image_conditioning and not unet.config.image_conditioning:
             changed |= {"image_conditioning": True, "image_context_size": unet.config.sample_size}
+            changed |= {"image_tokens": image_tokens}
         if all(unet.config[word] == value for word, value in changed.items()):
             return unet.requires_grad_(True)
         with torch.device("meta"):

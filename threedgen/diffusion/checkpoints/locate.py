@@ -18,7 +18,7 @@ from threedgen.core.arguments import command
 from threedgen.core.errors import WeightsMissingError
 
 BUNDLED = "mini"
-BUNDLED_NAMES = (BUNDLED, "mini-video")
+BUNDLED_NAMES = (BUNDLED, "mini-video", "mini-video-i2v")
 BUNDLED_FOLDER = Path(__file__).parent.parent / "weights" / BUNDLED
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 GAUSSIANS = "gaussians"  # LGM's network, where a video prior has one that was trained on what it draws
@@ -42,8 +42,9 @@ _HUB_IGNORED = ["*.msgpack", "*.onnx*", "*.ckpt"]
 def locate_weights(weights: str) -> Path:
     """The folder in diffusers' layout that `weights` stands for.
 
-    weights: "mini" or "mini-video", a folder, the folder of a run that made a prior, or a hub id ("owner/name"), which
-    is taken from the hub's cache or fetched into it. An adapter's folder is given back as it is, its base being there.
+    weights: "mini", "mini-video" or "mini-video-i2v", a folder, the folder of a run that made a prior, or a hub id
+    ("owner/name"), which is taken from the hub's cache or fetched into it. An adapter's folder is given back as it is,
+    its base being there.
     Raises WeightsMissingError, with the command to run, if they are not there; without a network within two seconds.
     """
     if weights in BUNDLED_NAMES:

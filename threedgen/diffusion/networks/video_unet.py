@@ -24,7 +24,6 @@ from threedgen.diffusion.formats.video_unet import video_unet_config, video_unet
 from threedgen.diffusion.networks.view_attention import MultiViewAttnProcessor
 
 _EPS = 1e-5
-_GLOBAL_TOKENS = 4  # that the picture's embedding is made into
 
 
 class FrameConvolutions(TemporalConvLayer):
@@ -55,7 +54,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
     layer is zero at the start, so that a network just made is the video model.
     image_conditioning: whether a picture is shown to it. `image_gain`: times its features are added before the frames
     (VideoMV's released network adds them twice); `image_context_size`: latent pixels along an edge that the picture's
-    tokens are made of, (size / 4)^2 of them.
+    local tokens are made of, (size / 4)^2 of them; `image_tokens`: how many its embedding is made into.
 
     attention_head_dim is the width of a head, one number or one a level. (That is what diffusers' 3D networks make of
     it; in its 2D networks the same word is the number of heads.)
@@ -81,6 +80,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         image_conditioning: bool = False,
         image_gain: float = 1.0,
         image_context_size: int = 32,
+        image_tokens: int = 4,
     ) -> None:
         super().__init__()
         widths, levels = list(block_out_channels), len(block_out_channels)
@@ -100,7 +100,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         self.time_embedding = TimestepEmbedding(entry, embedding)
         self.camera_embedding = _mlp(camera_dim, embedding, embedding, ends_at_zero=True) if camera_dim else None
         if image_conditioning:
-            self._add_image_layers(in_channels, embedding, cross_attention_dim, image_context_size)
+            self._add_image_layers(in_channels, embedding, cross_attention_dim, image_context_size, image_tokens)
         self.conv_in = nn.Conv2d(in_channels * (2 if image_conditioning else 1), entry, 3, padding=1)
         self.transformer_in = TransformerTemporalModel(
             entry_heads, entry_head_dim or head_dims[0], entry, norm_num_groups=norm_num_groups
@@ -153,7 +153,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
             if isinstance(module, Attention):
                 module.set_processor(MultiViewAttnProcessor())
 
-    def _add_image_layers(self, channels: int, embedding: int, context: int, context_size: int) -> None:
+    def _add_image_layers(self, channels: int, embedding: int, context: int, context_size: int, tokens: int) -> None:
         """I2VGen-XL's, under diffusers' names: three ways in which the picture reaches the network."""
         self.image_latents_proj_in = nn.Sequential(
             nn.Conv2d(channels, 4 * channels, 3, padding=1),
@@ -177,7 +177,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
             nn.SiLU(),
             nn.Conv2d(16 * channels, context, 3, stride=2, padding=1),
         )
-        self.context_embedding = _mlp(context, embedding, _GLOBAL_TOKENS * context)
+        self.context_embedding = _mlp(context, embedding, tokens * context)
         self.fps_embedding = _mlp(embedding // 4, embedding, embedding)
 
     def forward(
@@ -238,9 +238,13 @@ class VideoUNet(ModelMixin, ConfigMixin):
         return x.unflatten(0, (n, frames)).transpose(1, 2)
 
     def _tokens(self, image_embedding: Tensor, local_image: Tensor) -> Tensor:
-        """What the text is followed by: [N, (image_context_size / 4)^2 + 4, C]."""
+        """What the text is followed by: [N, (image_context_size / 4)^2 + image_tokens, C]."""
         local = self.image_latents_context_embedding(local_image.squeeze(2)).flatten(2).transpose(1, 2)
-        return torch.cat([local, self.context_embedding(image_embedding).unflatten(1, (_GLOBAL_TOKENS, -1))], 1)
+        return torch.cat([local, self.picture_tokens(image_embedding)], 1)
+
+    def picture_tokens(self, image_embedding: Tensor) -> Tensor:
+        """Those of the whole picture: [N, C] -> [N, image_tokens, C]."""
+        return self.context_embedding(image_embedding).unflatten(1, (self.config.image_tokens, -1))
 
     def _planes(self, local_image: Tensor, frames: int) -> Tensor:
         """[N, 4, F, h, w]: the picture first, then planes that count the frames, through a layer over all of them."""

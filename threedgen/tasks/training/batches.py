@@ -158,7 +158,7 @@ class TrainingBatches:
         if train.image_conditioning:  # kept back together: what guidance leads away from, see Conditions.against
             shown = bool(rng.random() >= train.image_drop_probability)
         told = caption if shown and not dropped else ""
-        return _Item(_as_tensor(images, background), told, cameras, timestep, noise, shown)
+        return _Item(as_tensor(images, background), told, cameras, timestep, noise, shown)
 
 
 def stack(items: list[_Item]) -> Batch:
@@ -195,7 +195,7 @@ def draw_ahead(batches: TrainingBatches, parts: Iterable[tuple[int, Part]], work
         pool.shutdown(cancel_futures=True)
 
 
-def _as_tensor(images: NDArray[Any], background: NDArray[np.float64]) -> Tensor:
+def as_tensor(images: NDArray[Any], background: NDArray[np.float64]) -> Tensor:
     """Pictures on the background; latents have theirs."""
     return to_chw(composite_on(images, background)) if images.dtype == np.uint8 else torch.from_numpy(images)
 

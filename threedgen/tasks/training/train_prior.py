@@ -39,6 +39,7 @@ from threedgen.tasks.training.latents import encoded
 from threedgen.tasks.training.optimizers import make_optimizer
 from threedgen.tasks.training.prior_log import TrainingLog
 from threedgen.tasks.training.samples import save_sample_sheet
+from threedgen.tasks.training.train_image_encoder import has_untrained_encoder, train_image_encoder
 from threedgen.tasks.training.train_vae import train_vae
 from threedgen.training.average import MovingAverage
 from threedgen.training.loop import Losses, Pace, Training, states
@@ -140,14 +141,11 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     """Train UNet and, if it is to learn, text encoder; returns the prior with their moving averages."""
     train = config.train
     parts = parts_of_process(train.batch_objects, rank(), world_size(), train.accumulate)
-    average = MovingAverage(prior, train.ema_decay)
     trained = ["unet", "text_encoder"] if train.train_text_encoder else ["unet"]
     if prior.is_shown_a_picture and not prior.looks_at_pixels:
         trained.append("image_encoder")  # the mini one, which nobody has trained before
     named = [pair for name in trained for pair in prior.get_submodule(name).named_parameters() if pair[1].requires_grad]
     optimizer = make_optimizer(train, named)
-    modules = {name: prior.get_submodule(name) for name in trained}
-    modules |= {f"average.{name}": average.module.get_submodule(name) for name in trained}
     if train.gradient_checkpointing:
         prior.unet.enable_gradient_checkpointing()
     use_bfloat16 = train.precision is Precision.bfloat16
@@ -158,6 +156,12 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
 
     needs_pixels = prior.is_shown_a_picture and prior.looks_at_pixels
     drawn_from = sources if needs_pixels else encoded(sources, encode, train.background, config.seed)
+    if has_untrained_encoder(prior, train.start_from) and train.image_encoder_steps:
+        with first_process_first():  # it leaves its checkpoints
+            train_image_encoder(config, run, prior, drawn_from)
+    average = MovingAverage(prior, train.ema_decay)
+    modules = {name: prior.get_submodule(name) for name in trained}
+    modules |= {f"average.{name}": average.module.get_submodule(name) for name in trained}
     size = prior.unet.config.sample_size
     batches = TrainingBatches(config, drawn_from, (prior.unet.config.in_channels, size, size))
     images_per_step = train.batch_objects * config.camera.num_views
