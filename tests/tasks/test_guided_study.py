@@ -12,7 +12,6 @@ from threedgen.runs.directory import open_run
 from threedgen.tasks.evaluation import ablation, guided
 from threedgen.tasks.evaluation.tables import Condition
 
-SCALE = 1.5
 CONDITIONS = tuple(c for c in guided.TABLE.conditions if c.name in ("multiview", "image"))
 
 
@@ -25,7 +24,7 @@ def drawer(prior, config, joint):
         views = []
         for caption in captions:
             spec = parse(caption if shows_patterns else caption.split(" with ")[0])
-            seen = render(build(spec, pattern_scale=SCALE), poses, fov_y, 64, background=(0.2, 0.7, 0.4))
+            seen = render(build(spec), poses, fov_y, 64, background=(0.2, 0.7, 0.4))
             views.append(seen.rgb)
         return np.stack(views)
 

@@ -18,7 +18,7 @@ from threedgen.imaging import to_numpy
 from threedgen.metrics.image import border_color, drawn_silhouette
 
 NONE = "none"
-_PERIODS = {"stripes": (0, 0, 0.26), "dots": (0.3, 0.3, 0.3), "checks": (0.44, 0.44, 0.44)}  # world units, x y z
+_PERIODS = {"stripes": (0, 0, 0.39), "dots": (0.45, 0.45, 0.45), "checks": (0.66, 0.66, 0.66)}  # world units, x y z
 _PHASES = {"stripes": 12, "dots": 4, "checks": 4}  # tried along each axis on which there is a period
 _LEAST_CONTRAST = 0.25  # of the two colours, between inside and outside of the pattern: less is no pattern
 _LEAST_CORRELATION = 0.25

@@ -33,18 +33,18 @@ def scaled(covers: Callable[[Array], NDArray[np.bool_]], scale: float) -> Callab
 
 
 def _stripes(points: Array) -> NDArray[np.bool_]:
-    return np.mod(points[:, 2] / 0.26, 1.0) < 0.5
+    return np.mod(points[:, 2] / 0.39, 1.0) < 0.5
 
 
 def _dots(points: Array) -> NDArray[np.bool_]:
     """Balls on a cubic lattice."""
-    cell = np.mod(points / 0.3, 1.0) - 0.5
+    cell = np.mod(points / 0.45, 1.0) - 0.5
     return np.linalg.norm(cell, axis=-1) < 0.40
 
 
 def _checks(points: Array) -> NDArray[np.bool_]:
     # shifted, so that no face of an upright box about the origin lies on a border
-    return np.mod(np.floor((points + 0.11) / 0.22).sum(-1), 2) == 0
+    return np.mod(np.floor((points + 0.165) / 0.33).sum(-1), 2) == 0
 
 
 def _grain(points: Array) -> NDArray[np.bool_]:
