@@ -61,7 +61,7 @@ def test_coarser_patterns_are_told_apart_by_their_scale():
 def test_views_are_judged_without_their_cameras(true_views):
     assert named_patterns(true_views, CAPTIONS, None).rate > 0.85
     unlit = views([Spec(spec.kind, spec.color) for spec in SPECS])
-    assert named_patterns(unlit, CAPTIONS, None).seen.count("none") > 0.9 * 36
+    assert named_patterns(unlit, CAPTIONS, None).seen.count("none") > 0.85 * 36
 
 
 def test_a_pattern_may_be_anywhere():

@@ -81,14 +81,14 @@ def lifted(surface: AnySurface, height: float) -> AnySurface:
 
 
 def sample_texture(texture: Array, uvs: Array) -> Array:
-    """Bilinear lookup: texture [T, T, 3] uint8, uvs [N, 2] (origin at the lower left) -> [N, 3] float32 in 0..1."""
+    """Bilinear lookup: texture [H, W, C] uint8, uvs [N, 2] (origin at the lower left) -> [N, C] float32 in 0..1."""
     height, width = texture.shape[:2]
     x = (uvs[:, 0] * width - 0.5).clip(0, width - 1)
     y = ((1.0 - uvs[:, 1]) * height - 0.5).clip(0, height - 1)
     left, top = x.astype(np.int32), y.astype(np.int32)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     along, down = ((a - b).astype(np.float32)[:, None] for a, b in ((x, left), (y, top)))
-    texels = texture.reshape(-1, 3)
+    texels = texture.reshape(height * width, -1)
 
     def mixed(row: Array) -> Array:
         first, second = (texels.take(row * width + column, 0).astype(np.float32) for column in (left, right))
