@@ -10,7 +10,7 @@ from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 
 _UP_LAYER = re.compile(r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.*)")
 # of a new residual or attention layer the last one: at zero it adds nothing
-LAST_OF_NEW_LAYERS = re.compile(r".*\.resnets\.\d+\.conv2|.*\.attentions\.\d+\.proj_out")
+_LAST_OF_NEW_LAYERS = re.compile(r".*\.resnets\.\d+\.conv2|.*\.attentions\.\d+\.proj_out")
 _SHORTCUT = re.compile(r"up_blocks\.\d+\.resnets\.\d+\.conv_shortcut")
 
 
@@ -46,7 +46,7 @@ def deepened_tensors(unet: MultiViewUNet, layers_per_block: Sequence[int]) -> di
 @torch.no_grad()
 def pass_on(path: str, layer: nn.Module) -> None:
     """Make the layer at `path` of a new residual or attention layer such that what comes in goes out."""
-    if LAST_OF_NEW_LAYERS.fullmatch(path):
+    if _LAST_OF_NEW_LAYERS.fullmatch(path):
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
     elif _SHORTCUT.fullmatch(path):  # of its inputs the first half is what comes from below, the rest the skip
