@@ -89,3 +89,22 @@ def test_light_lost_in_a_pruned_cell_is_bounded():
     grid = OccupancyGrid(16, 1.0)
     refresh(grid, lambda positions: 3.0 * positions[:, 0].clamp(min=0), 0, all_cells=True)
     assert grid.opacity[~grid.occupied].max() <= MAX_THRESHOLD and grid.occupied.any() and not grid.occupied.all()
+
+
+def test_half_of_the_points_lie_in_occupied_cells_all_of_them_alike():
+    grid = OccupancyGrid(4, 2.0)
+    full = torch.tensor([[0, 0, 0], [1, 3, 2], [3, 3, 3]])
+    grid.occupied[tuple(full.T)] = True
+    points = grid.draw_points(6000, 0.1, torch.Generator().manual_seed(0))
+    assert points.shape == (6000, 3) and points.abs().max() <= 1.9
+    chosen, anywhere = ((points / 1.9 + 1) * 2).long().clamp(max=3).split(3000)
+    counts = (chosen[:, None] == full).all(-1).sum(0)
+    assert counts.sum() == 3000 and counts.min() > 900
+    assert len(anywhere.unique(dim=0)) == 64
+    again = grid.draw_points(6000, 0.1, torch.Generator().manual_seed(0))
+    assert torch.equal(points, again)
+
+
+def test_points_of_an_empty_grid_are_in_the_cube():
+    points = OccupancyGrid(4, 1.0).draw_points(10, 0.0, torch.Generator().manual_seed(0))
+    assert points.abs().max() <= 1.0

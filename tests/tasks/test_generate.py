@@ -9,7 +9,7 @@ import torch
 import trimesh
 
 from threedgen import cli
-from threedgen.cameras import CameraSampler
+from threedgen.cameras import CameraSampler, orbit, rays_of
 from threedgen.config.load import load_config
 from threedgen.config.schedules import Schedule
 from threedgen.diffusion.conditions import Conditions
@@ -74,6 +74,20 @@ def test_sixty_steps_bring_the_loss_down(prior, tmp_path):
     assert (tmp_path / "run/previews/step-000060.png").exists()
     steps = [event for event in read_events(tmp_path / "run/events.jsonl") if event["event"] == "step"]
     assert [event["step"] for event in steps] == [10, 20, 30, 40, 50, 60]
+
+
+def test_one_random_colour_stands_behind_a_step_at_the_stated_rate():
+    config = _config("scene.samples_per_ray=8", "scene.background_random_probability=0.3")
+    scene = NeRF(config.scene, config.seed)
+    scene.occupancy.occupied.zero_()
+    cameras = orbit([0, 90], 0, 2.6, 90, height=2)
+    network = scene.background(rays_of(cameras).directions)
+    seen = torch.stack([generate._render(scene, cameras, config, step).rgb.detach().view(8, 3) for step in range(200)])
+    from_network = (seen - network).abs().amax((1, 2)) < 1e-6
+    one_color = (seen - seen[:, :1]).abs().amax((1, 2)) < 1e-6
+    assert (from_network ^ one_color).all() and 40 < one_color.sum() < 80
+    colors = seen[one_color][:, 0]
+    assert colors.min() < 0.1 and colors.max() > 0.9 and (colors.std(1) > 0.05).any()
 
 
 @pytest.mark.parametrize("geometry", ["density", "sdf"])

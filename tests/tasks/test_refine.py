@@ -103,6 +103,15 @@ def test_with_little_noise_the_targets_are_the_scenes_own_views():
         assert 0.005 < difference.mean() < 0.05  # sigma is 0.04 at timestep 1, for values in -1..1
 
 
+def test_a_set_that_comes_again_is_seen_by_other_samples():
+    """The few rays of a round would otherwise be right only where their samples happened to lie."""
+    scene = NeRF(replace(CONFIG.scene, samples_per_ray=8), CONFIG.seed)
+    cameras, targets = refine.draw_targets(scene, CONFIG, Knowing(), TEXT, TEXT, step=4)
+    step = refine._Fitting(scene, CONFIG, cameras[:1], targets[:1])
+    first, again, other = (step(k).loss.item() for k in (4, 4, 5))
+    assert first == again != other
+
+
 def test_the_scene_comes_to_look_like_the_prior_s_views(tmp_path):
     scene = NeRF(CONFIG.scene, CONFIG.seed)
     before = likeness(scene)

@@ -60,5 +60,6 @@ class RefineConfig:
     rescale: float = setting(0.0, 0, 1)
     steps: int = setting(120, 1)  # of fitting to a round's views
     opaque_weight: float = setting(0.005, 0)  # of the mean binary entropy of the opacity: surfaces, not fog
+    smoothness_weight: float = setting(0.0, 0)  # of the field's change from sample to sample: clean surfaces, no grain
     eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal
     lr_scale: Schedule = setting(lambda: Schedule(0.5, 0.05), 0)  # times the optimizer's rates, in each round

@@ -20,7 +20,7 @@ from threedgen.ops.backends import select_backend
 from threedgen.ops.optimizer import Optimizer
 from threedgen.ops.plain.composed import activate
 from threedgen.ops.sample_room import SampleRoom
-from threedgen.scene.background import BackgroundNetwork, bias_free_mlp, drawn_color
+from threedgen.scene.background import BackgroundNetwork, bias_free_mlp
 from threedgen.scene.occupancy import OccupancyGrid
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.shading import Shading
@@ -85,6 +85,10 @@ class NeRF(nn.Module):
         """World positions [N, 3] in the cube -> density [N] >= 0 per world unit, rgb [N, 3] in 0..1."""
         return self.ops.evaluate_field(self.table, self.weights, self.layout, positions)
 
+    def draw_points(self, number: int, margin: float, generator: torch.Generator) -> Tensor:
+        """[number, 3] positions in the cube, `margin` from its faces, half of them where the scene is not empty."""
+        return self.occupancy.draw_points(number, margin, generator)
+
     def render(
         self,
         cameras: Cameras,
@@ -98,10 +102,9 @@ class NeRF(nn.Module):
 
         Args:
             cameras: B of them.
-            generator: for training. Each ray's samples are shifted by a random part of a step, and with
-                probability `background_random_probability` one random colour stands behind the whole batch.
-                None: deterministic, samples in the middle of their steps.
-            background: a colour [3] in 0..1 instead of the background network (then nothing is drawn for it).
+            generator: for training. Each ray's samples are shifted by a random part of a step. None: deterministic,
+                samples in the middle of their steps.
+            background: a colour [3] in 0..1 instead of the background network.
             shading: lights for the B cameras; None: the plain colours.
             normals: fill `normal` and `facing_away` (shading does too).
         """
@@ -111,8 +114,6 @@ class NeRF(nn.Module):
         jitter = lights = None
         if generator is not None:
             jitter_seed = int(torch.randint(2**32, (), generator=generator))
-            if background is None:
-                background = drawn_color(generator, self.config.background_random_probability)
             jitter = self.ops.ray_jitter(jitter_seed, num_rays, self.device)
         if background is not None:
             background = to_device(background, self.device)

@@ -68,15 +68,8 @@ class NeuS(NeRF):
         By central differences over `gradient_step`, which unlike the exact gradient reach beyond a point's own cell
         (Neuralangelo, Li et al. 2023, equation 3). Differentiable with respect to the table and the weights.
         """
-        random, number = seeded_generator(self.seed, step, "eikonal"), self.config.sdf.eikonal_points
-        drawn = torch.rand(number, 3, generator=random), torch.rand(number // 2, generator=random)
-        at, chosen = (x.to(self.table) for x in drawn)
-        cells = self.occupancy.occupied.nonzero()
-        if len(cells):
-            corners = cells[(chosen * len(cells)).long().clamp(max=len(cells) - 1)]
-            at = torch.cat([(corners + at[: len(chosen)]) / self.occupancy.resolution, at[len(chosen) :]])
-        h = self.gradient_step
-        points = (2.0 * at - 1.0) * (self.radius - h)  # so that all differences stay in the cube
+        h, number = self.gradient_step, self.config.sdf.eikonal_points
+        points = self.draw_points(number, h, seeded_generator(self.seed, step, "eikonal"))
         offsets = h * torch.eye(3).to(self.table)
         around = torch.stack([points[:, None] + offsets, points[:, None] - offsets])
         ahead, behind = self.signed_distance(around.view(-1, 3)).view(2, number, 3)

@@ -18,6 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from threedgen.core.transfer import to_device
+
 MIN_THRESHOLD, MAX_THRESHOLD = 0.001, 0.02
 
 
@@ -46,6 +48,22 @@ class OccupancyGrid(nn.Module):
         nearest = torch.zeros_like(edges[:-1]).clamp(edges[:-1], edges[1:])
         points = torch.cartesian_prod(nearest, nearest, nearest)
         self.update(-torch.expm1(-density(points) * self.cell_width).view_as(self.opacity))
+
+    def draw_points(self, number: int, margin: float, generator: torch.Generator) -> Tensor:
+        """[number, 3] world positions at least `margin` from the cube's faces, half of them in occupied cells.
+
+        A function of the generator, which is the CPU's; a GPU is asked nothing. Where no cell is occupied that half is
+        in the last one.
+        """
+        drawn = torch.rand(number, 3, generator=generator), torch.rand(number // 2, generator=generator)
+        at, chosen = (to_device(x, self.opacity.device) for x in drawn)
+        counted = self.occupied.view(-1).cumsum(0)  # of an occupied cell its rank among them, from 1 on
+        rank = (chosen * counted[-1]).long().minimum(counted[-1] - 1)
+        cells = torch.searchsorted(counted, rank, right=True).clamp(max=self.occupied.numel() - 1)
+        g = self.resolution
+        corners = torch.stack([cells // g**2, cells // g % g, cells % g], -1)
+        at = torch.cat([(corners + at[: len(chosen)]) / g, at[len(chosen) :]])
+        return (2.0 * at - 1.0) * (self.radius - margin)
 
     def update(self, opacity: Tensor) -> None:
         """Take over refreshed opacities [G, G, G], see `ops.plain.refresh_occupancy`."""

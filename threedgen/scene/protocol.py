@@ -67,6 +67,13 @@ class RayScene(Scene, RadianceField, Protocol):
     def background(self, directions: Tensor) -> Tensor:
         """Directions [R, 3] of unit length -> rgb [R, 3] in 0..1."""
 
+    @property
+    def step_size(self) -> float:
+        """Distance between the samples of a ray, world units."""
+
+    def draw_points(self, number: int, margin: float, generator: torch.Generator) -> Tensor:
+        """[number, 3] positions in the cube, `margin` from its faces, half of them where the scene is not empty."""
+
 
 @runtime_checkable
 class DistanceScene(RayScene, DistanceField, Protocol):

@@ -22,6 +22,7 @@ from threedgen.guidance.sds import GuidanceOutput, ScoreDistillation
 from threedgen.imaging import save_png, tile
 from threedgen.runs.directory import SAMPLED_VIEWS, RunDirectory
 from threedgen.scene import regularizers
+from threedgen.scene.background import drawn_color
 from threedgen.scene.make import make_scene
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
@@ -112,7 +113,9 @@ def _render(scene: Scene, cameras: Cameras, config: Config, step: int) -> Render
     if config.shading.enabled and fraction >= config.shading.from_fraction:
         shading = draw_shading(config.shading, cameras, generator(config.seed, step, "shading"))
     normals = value_at(config.regularizer.orientation, fraction) > 0
-    return scene.render(cameras, generator=generator(config.seed, step, "render"), shading=shading, normals=normals)
+    behind = drawn_color(generator(config.seed, step, "background"), config.scene.background_random_probability)
+    jitter = generator(config.seed, step, "render")
+    return scene.render(cameras, generator=jitter, background=behind, shading=shading, normals=normals)
 
 
 def _regularization(scene: Scene, output: RenderOutput, config: Config, step: int) -> Tensor:

@@ -27,14 +27,14 @@ from threedgen.imaging import tile
 from threedgen.runs.checkpoint import load_latest_checkpoint, save_checkpoint
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene import regularizers
-from threedgen.scene.protocol import Scene
+from threedgen.scene.protocol import RayScene
 from threedgen.tasks.scene_optimizer import SceneStep, Span, fit
 
 _SETS_AT_ONCE = 8  # of a round: bounds the memory of the UNet
 
 
 def refine(
-    scene: Scene,
+    scene: RayScene,
     config: Config,
     run: RunDirectory,
     prior: MultiViewPrior,
@@ -64,7 +64,7 @@ def refine(
     return done
 
 
-def _kept_targets(pictures: Path, step: int, scene: Scene) -> list[Tensor]:
+def _kept_targets(pictures: Path, step: int, scene: RayScene) -> list[Tensor]:
     """What `draw_targets` drew for the round that begins at `step`, on the scene's device."""
     kept = load_latest_checkpoint(pictures)
     if kept is None or kept.step != step:
@@ -80,7 +80,7 @@ def _round_cameras(config: Config, step: int) -> list[Cameras]:
 
 @torch.no_grad()
 def draw_targets(
-    scene: Scene,
+    scene: RayScene,
     config: Config,
     prior: MultiViewPrior,
     text: Tensor,
@@ -139,7 +139,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
 class _Fitting:
     """Step after step one of the sets, in an order that is drawn anew for each time through them."""
 
-    def __init__(self, scene: Scene, config: Config, cameras: Sequence[Cameras], targets: Sequence[Tensor]) -> None:
+    def __init__(self, scene: RayScene, config: Config, cameras: Sequence[Cameras], targets: Sequence[Tensor]) -> None:
         self.scene, self.config, self.cameras, self.targets = scene, config, cameras, targets
 
     def __call__(self, step: int) -> SceneStep:
@@ -147,10 +147,15 @@ class _Fitting:
         order = torch.randperm(len(self.targets), generator=generator(self.config.seed, turn, "refine order"))
         chosen = int(order[place])
         target = self.targets[chosen]
-        seen = self.scene.render(self.cameras[chosen])  # no random background: the targets have the scene's own
+        # Samples are shifted: these few rays alone would only be right where theirs lie. The background is the targets'
+        jitter = generator(self.config.seed, step, "refine render")
+        seen = self.scene.render(self.cameras[chosen], generator=jitter)
         difference = mse_loss(seen.rgb, target)
         weights = self.config.refine
         loss = difference + weights.opaque_weight * regularizers.opaque(seen)
+        if weights.smoothness_weight > 0:
+            drawn = generator(self.config.seed, step, "refine smoothness")
+            loss = loss + weights.smoothness_weight * regularizers.smoothness(self.scene, drawn)
         loss = loss + weights.eikonal_weight * regularizers.eikonal(self.scene, step)
         return SceneStep(
             loss,

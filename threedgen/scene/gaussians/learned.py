@@ -12,7 +12,6 @@ from threedgen.config.scene import OptimizerConfig, SceneConfig
 from threedgen.core.errors import ConfigError
 from threedgen.ops.backends import select_backend
 from threedgen.ops.optimizer import Optimizer
-from threedgen.scene.background import drawn_color
 from threedgen.scene.gaussians.cloud import Gaussians
 from threedgen.scene.output import RenderOutput
 from threedgen.scene.shading import Shading
@@ -67,14 +66,11 @@ class LearnedGaussians(nn.Module):
     ) -> RenderOutput:
         """Images of B cameras.
 
-        generator: for training: with probability `background_random_probability` one random colour stands behind the
-        whole batch, unless `background` [3] is given; otherwise white does. Raises ConfigError for shading and
+        generator: nothing is drawn. background: a colour [3] in 0..1; None: white. Raises ConfigError for shading and
         normals, which Gaussians do not have.
         """
         if shading is not None or normals:
             raise ConfigError("Gaussians have no normals: neither shading nor a loss on normals can be used with them")
-        if background is None and generator is not None:
-            background = drawn_color(generator, self.config.background_random_probability)
         return self.gaussians().render(cameras, background=background)
 
     def param_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
