@@ -12,6 +12,7 @@ from PIL import Image
 
 from threedgen import cli
 from threedgen.config.load import load_config
+from threedgen.core.randomness import generator
 from threedgen.data.meshes.views import SPHERE, write_views
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, cameras_at
@@ -19,6 +20,7 @@ from threedgen.imaging import to_uint8
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.scene.nerf import NeRF
+from threedgen.scene.regularizers import smoothness
 from threedgen.tasks import reconstruct
 
 ROOT = Path(__file__).parent.parent.parent
@@ -155,6 +157,9 @@ def test_the_loss_of_transparent_pictures_asks_for_empty_space():
     scene = NeRF(config.scene, seed=0)
     loss = reconstruct.losses(scene, posed, None, config, step=0)
     assert loss.color > 1e-3 and loss.opacity > 1e-5
+    smooth = replace(config, reconstruct=replace(config.reconstruct, smoothness_weight=1e8))
+    more = reconstruct.losses(scene, posed, None, smooth, step=0).total.item() - loss.total.item()
+    assert more > 0 and more == pytest.approx(1e8 * smoothness(scene, generator(0, 0, "smoothness")).item(), rel=1e-3)
     scene.occupancy.occupied.zero_()
     assert reconstruct.losses(scene, posed, None, config, step=0).total == 0
 

@@ -142,6 +142,7 @@ class ReconstructConfig:
     rays_per_step: int = setting(8192, 1, 1 << 24)
     opacity_weight: float = setting(0.02, 0)  # of the squared error of opacity, where there is alpha; the colours' is 1
     distortion: Schedule = setting(lambda: Schedule(0.0, 0.05, 0.0, 0.5), 0)  # weight: surfaces, not fog
+    smoothness_weight: float = setting(0.0, 0)  # as refine.smoothness_weight; the colours' is 1
     eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal; the colours' is 1
     scale: float = setting(0.0, 0, 1e6)  # of the cameras' world; 0: chosen, see `normalization` in data/posed_images.py
     max_size: int = setting(800, 0, 65536)  # pixels: larger pictures are made smaller; 0: they stay

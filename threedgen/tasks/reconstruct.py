@@ -89,13 +89,14 @@ class Losses:
     color: Tensor  # mean squared error
     opacity: Tensor
     distortion: Tensor
+    smoothness: Tensor
     eikonal: Tensor
     seen_opacity: Tensor  # [R] of the scene
     true_opacity: Tensor | None  # [R] of the pictures; None: they have none
 
     @property
     def total(self) -> Tensor:
-        return self.color + self.opacity + self.distortion + self.eikonal
+        return self.color + self.opacity + self.distortion + self.smoothness + self.eikonal
 
     def opacity_range(self) -> tuple[float, float]:
         """The scene's lowest opacity where the pictures show nothing (0 where that is not known), and its highest."""
@@ -132,9 +133,14 @@ def losses(scene: RayScene, training: PosedImages, background: Tensor | None, co
     color_loss = mse_loss(seen.rgb + (1.0 - seen.opacity[:, None]) * behind, target)
     fog = value_at(weights.distortion, step / config.steps)
     distortion_loss = fog * distortion(seen.weights, samples).mean() if fog > 0 else torch.zeros_like(color_loss)
+    smoothness_loss = torch.zeros_like(color_loss)
+    if weights.smoothness_weight > 0:
+        drawn = generator(config.seed, step, "smoothness")
+        smoothness_loss = weights.smoothness_weight * regularizers.smoothness(scene, drawn)
     eikonal_loss = weights.eikonal_weight * regularizers.eikonal(scene, step)
     true_opacity = pixels[:, 3] if training.has_alpha else None
-    return Losses(color_loss, opacity_loss, distortion_loss, eikonal_loss, seen.opacity, true_opacity)
+    own = distortion_loss, smoothness_loss, eikonal_loss
+    return Losses(color_loss, opacity_loss, *own, seen.opacity, true_opacity)
 
 
 @torch.no_grad()
