@@ -1,6 +1,8 @@
 """Miniworld against itself by other means: pictures against signed distances, distances against sampled surfaces."""
 
 from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from random import Random
 
 import numpy as np
@@ -92,6 +94,23 @@ def test_signed_distance_is_euclidean(shape):
     normals = solid.normals(on_surface)
     assert np.all(solid.signed_distance(on_surface + 1e-3 * normals) > 0)
     assert np.mean(solid.signed_distance(on_surface - 1e-3 * normals) < 0) > 0.98  # a rim has no one normal
+
+
+@pytest.mark.parametrize("shape", list(Shape))
+def test_small_solids_have_the_normals_of_their_surface_in_single_precision_too(shape):
+    """As pictures have them: an ear of a cat is a tenth across and seen from almost three units away."""
+    half_size = np.array([0.08, 0.08, 0.14]) if shape in (Shape.cylinder, Shape.cone) else np.array([0.05, 0.1, 0.14])
+    solid = Primitive(shape, np.array([0.3, -0.2, 0.6]), half_size, np.eye(3), np.ones(3), "body")
+    single = replace(solid, **{name: getattr(solid, name).astype("f4") for name in ("center", "half_size", "rotation")})
+    rng = np.random.default_rng(1)
+    for origin, directions, distances in islice(_casts(solid, rng.normal(size=(20_000, 3)), rng), 3):
+        hit = np.isfinite(distances)
+        rays = origin.astype("f4"), directions.astype("f4")[hit]
+        nearest = single.intersect(*rays)
+        points = rays[0] + nearest[:, None] * rays[1]
+        exact = solid.normals(origin + distances[hit, None] * directions[hit])
+        found = single.normals(points[np.isfinite(nearest)])
+        assert np.mean(np.sum(found * exact[np.isfinite(nearest)], -1) < 0.99) < 2e-3  # edges fall either way
 
 
 def _casts(solid, outward, rng):

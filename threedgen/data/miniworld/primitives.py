@@ -165,7 +165,7 @@ def _gradient_cylinder(p: Array) -> Array:
 
 def _gradient_cone(p: Array) -> Array:
     side = np.stack([p[:, 0], p[:, 1], (1 - p[:, 2]) / 4], -1)
-    on_base = np.hypot(p[:, 0], p[:, 1]) < (1 - p[:, 2]) / 2 - 1e-4
+    on_base = np.abs(p[:, 2] + 1) < np.abs(np.hypot(p[:, 0], p[:, 1]) - (1 - p[:, 2]) / 2)
     return np.where(on_base[:, None], [0.0, 0.0, -1.0], side)
 
 
