@@ -28,7 +28,6 @@ struct TileLists {
 template <class T>
 struct alignas(16) Batch {
     T splats[kThreads][kSplatNumbers];
-    int lit[kWarps];  // whether a warp has a pixel that light still reaches
 };
 
 // Puts up to kThreads splats of a tile into `batch` and calls use(first, count), they being those of ids[first] and on,
@@ -39,18 +38,13 @@ __device__ void front_to_back(const TileLists<T>& lists, int64_t tile, const T& 
     const T* const of_image = lists.splats + lists.first_of_image(tile) * kSplatNumbers;
     const int64_t end = lists.offsets[tile + 1];
     for (int64_t first = lists.offsets[tile]; first < end; first += kThreads) {
-        const bool lit = __any_sync(kAllLanes, light > 0);
-        __syncthreads();  // all have read the batch before
-        if (threadIdx.x % 32 == 0) batch.lit[threadIdx.x / 32] = lit;
+        if (!__syncthreads_or(light > 0)) return;  // and all have read the batch before
         if (first + threadIdx.x < end) {
             const T* const splat = of_image + int64_t(lists.ids[first + threadIdx.x]) * kSplatNumbers;
             for (int n = 0; n < kSplatNumbers; n += kPack)
                 *reinterpret_cast<Pack<T, kPack>*>(batch.splats[threadIdx.x] + n) = load_pack<T, kPack>(splat + n);
         }
         __syncthreads();
-        bool any = false;
-        for (int warp = 0; warp < kWarps; ++warp) any = any || batch.lit[warp];
-        if (!any) return;
         use(first, int(smaller(end - first, int64_t(kThreads))));
     }
 }

@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
 
 
 def _load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "ops" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"{name}_on_device", Path(__file__).parents[1] / "ops" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -22,4 +22,6 @@ def _takes_a_device(test):
 
 
 for _name in ("test_cuda_emulation", "test_cuda_splats"):
-    globals().update({k: v for k, v in vars(_load(_name)).items() if k.startswith("test_") and _takes_a_device(v)})
+    _tests = {k: v for k, v in vars(_load(_name)).items() if k.startswith("test_") and _takes_a_device(v)}
+    assert not _tests.keys() & globals().keys()
+    globals().update(_tests)

@@ -138,9 +138,7 @@ def _tiles_fake(splats, height, width):
 def _blend_by(call: Callable, splats, offsets, ids, height, width):
     outputs = _blend_fake(splats, offsets, ids, height, width)
     sizes = splats.shape[1], splats.shape[0], height, width
-    call(
-        "tg_splat_blend", splats.dtype, *sizes, cuda._aligned(splats), offsets.contiguous(), ids.contiguous(), *outputs
-    )
+    call("tg_splat_blend", splats.dtype, *sizes, cuda.aligned(splats), offsets.contiguous(), ids.contiguous(), *outputs)
     return outputs
 
 
@@ -159,7 +157,7 @@ def _blend_backward_cpu(splats, offsets, ids, rgb, opacity, depth, grad_rgb, gra
 
 def _blend_backward_cuda(splats, offsets, ids, rgb, opacity, depth, *grads):
     """By way of a record of moments for each pair of a splat and a tile: a splat's are neighbours."""
-    splats, grad = cuda._aligned(splats), _blend_backward_fake(splats)
+    splats, grad = cuda.aligned(splats), _blend_backward_fake(splats)
     height, width = opacity.shape[1:]
     first_record = _exclusive_sums(_count_cuda(splats, height, width))
     records = splats.new_zeros(len(ids), _MOMENTS)
