@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads)
         behind += opacity[pixel.at] * g[3] + depth[pixel.at] * g[4];
     }
     front_to_back(lists, tile, pixel.light, shared->batch, [&](int64_t first, int count) {
-        if (threadIdx.x < count) {
+        if (int(threadIdx.x) < count) {
             const TileBox box(lists.tiles, shared->batch.splats[threadIdx.x]);
             const int64_t i = lists.first_of_image(tile) + lists.ids[first + threadIdx.x];
             shared->record[threadIdx.x] = first_record[i] + box.place_of(lists.tiles, tile % lists.tiles.count());
