@@ -83,7 +83,7 @@ def stack_of(count, opacity):
     means = torch.zeros(count, 3, dtype=torch.float64)
     means[:, 2] = torch.linspace(-1.0, 1.0, count)
     ones = torch.ones(count, 3, dtype=torch.float64)
-    return [means, random(count, 4), 0.5 * ones, opacity * ones[:, 0], random(count, 3).sigmoid()]
+    return [means, random(count, 4), 5 * ones, opacity * ones[:, 0], random(count, 3).sigmoid()]
 
 
 def odd_ones():
