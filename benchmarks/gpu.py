@@ -2,10 +2,12 @@
 
     python benchmarks/gpu.py --out DIR      # a table; numbers go to DIR/<device>.json
     python benchmarks/gpu.py --kernels      # a table of the kernels that a step of each grid spends its time in
+    python benchmarks/gpu.py --splats       # only Gaussian splats
 
 Four views of 64 x 64 and of 256 x 256 pixels look at a ball; steps are so long that a ray has 32 samples on average.
-Every back end that is there takes the same step; `native, graph` is the native one as one CUDA graph. gsplat, where it
-is installed, draws 20,000 splats beside it. Times are medians over CUDA events. `--device cpu --tiny` takes smaller
+Every back end that is there takes the same step; `native, graph` is the native one as one CUDA graph. Beside it 20,000
+splats are drawn by our kernels and by gsplat, where it is installed; how far their images and gradients are from those
+of the CPU's kernels is said with the time. Times are medians over CUDA events. `--device cpu --tiny` takes smaller
 steps on a CPU, to try the script.
 
 The floor counts what no implementation can avoid, phase after phase: reads and atomic additions of the hash grid's rows
@@ -32,17 +34,18 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from threedgen.cameras import orbit, rays_of
+from threedgen.cameras import Cameras, orbit, rays_of
 from threedgen.config.scene import BackendName, GridConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
-from threedgen.ops import gsplat_backend
 from threedgen.ops.backends import Backend, select_backend
 from threedgen.ops.grid import HashGrid
 from threedgen.ops.native import build, cuda
+from threedgen.ops.splats import SplatImages
 from threedgen.ops.types import FieldLayout, RaySamples
 
 RESULTS = Path(__file__).parent / "results"
@@ -192,25 +195,59 @@ class Step:
         return graph.replay
 
 
-def splat_rows(device: str, notes: dict[str, None]) -> list[dict]:
-    """gsplat alone, forward and backward."""
+def splat_rows(given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
+    """Milliseconds forward, and forward and backward; largest differences from the CPU's kernels (`compare_splats`)."""
     from splats import surface  # benchmarks/splats.py
 
-    if device != "cuda":
-        return []
-    try:
-        gsplat_backend.require()
-    except ConfigError as error:
-        notes[str(error)] = None
-        return []
+    num_splats, sizes, repeats = (50, TINY_SIZES, 3) if given.tiny else (SPLATS, SIZES, 30)
     rows = []
-    for size in SIZES:
-        cameras = orbit([0, 90, 180, 270], 15, 1.6, 45, size).to("cuda")
-        inputs = [x.detach().cuda().requires_grad_() for x in surface(SPLATS, 0)]
-        draw = partial(gsplat_backend.splat, *inputs, cameras.camera_to_world, cameras.fov_y, size, size)
-        ms = median_ms(lambda draw=draw: sum(image.sum() for image in draw()).backward())
-        rows.append({"pixels": size, "splats": SPLATS, "ms": ms})
+    for size, num_coefficients in product(sizes, (0, 16)):
+        cameras = orbit([0, 90, 180, 270], 15, 1.6, 45, size)
+        gaussians = surface(num_splats, num_coefficients)
+        expected = draw_splats(select_backend(BackendName.native, "cpu"), gaussians, cameras)
+        case = {"pixels": size, "splats": num_splats, "sh": num_coefficients}
+        for name in (BackendName.native, BackendName.gsplat):
+            if name.value in given.without:
+                notes[f"{name.value}, as --without says"] = None
+                continue
+            try:
+                ops = select_backend(name, given.device)
+            except ConfigError as error:
+                notes[str(error)] = None
+                continue
+            inputs = [x.detach().to(given.device).requires_grad_() for x in gaussians], cameras.to(given.device)
+            differences = compare_splats(draw_splats(ops, *inputs), expected)
+            draw = partial(draw_splats, ops, *inputs)
+            forward_ms = median_ms(partial(draw, gradients=False), given.device, repeats)
+            times = {"forward_ms": forward_ms, "ms": median_ms(draw, given.device, repeats)}
+            rows.append({**case, "ops": name.value, **times, **differences})
     return rows
+
+
+def draw_splats(
+    ops: Backend, gaussians: Sequence[Tensor], cameras: Cameras, gradients: bool = True
+) -> tuple[SplatImages, tuple[Tensor, ...]]:
+    """The three images, and the gradients of the sum of their squares."""
+    images = ops.splat(*gaussians, cameras.camera_to_world, cameras.fov_y, cameras.height, cameras.width)
+    grads = torch.autograd.grad(sum(image.square().sum() for image in images), gaussians) if gradients else ()
+    return SplatImages(*(image.detach() for image in images)), grads
+
+
+def compare_splats(
+    found: tuple[Sequence[Tensor], Sequence[Tensor]], expected: tuple[Sequence[Tensor], Sequence[Tensor]]
+) -> dict[str, float]:
+    """`images`: the largest difference of a pixel's colour, opacity or depth; `gradients`: that of the gradients to
+    means, quaternions, scales, opacities or colours, over the norm of what is expected."""
+    images = [float((a.cpu() - b).abs().max()) for a, b in zip(found[0], expected[0], strict=True)]
+    gradients = [float((a.cpu() - b).norm() / b.norm()) for a, b in zip(found[1], expected[1], strict=True)]
+    return {"images": max(images), "gradients": max(gradients)}
+
+
+def splat_line(row: dict) -> str:
+    harmonics = f"SH {row['sh']}" if row["sh"] else "colours"
+    case = f"splats, {row['ops']}: {row['splats']} with {harmonics}, {VIEWS}x{row['pixels']}^2"
+    times = f"forward {row['forward_ms']:.3f} ms, and backward {row['ms']:.3f} ms"
+    return f"{case}: {times}; off the CPU's by {row['images']:.1e}, gradients {row['gradients']:.1e}"
 
 
 def cases(tiny: bool) -> list[tuple[tuple[str, tuple[GridConfig, int]], int]]:
@@ -283,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="small steps, to try the script")
     parser.add_argument("--without", nargs="*", default=[], help="back ends to leave out, and gsplat")
     parser.add_argument("--kernels", action="store_true", help="only the table of kernels")
+    parser.add_argument("--splats", action="store_true", help="only splats")
     parser.add_argument("--once", action="store_true", help="only a step, for `ncu --profile-from-start off`")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
@@ -299,19 +337,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case = f"{row['grid']:20} {VIEWS}x{row['pixels']}^2".ljust(28)
             print(f"{case} {row['ms']:9.3f} ms {row['count']:4} x {row['kernel'][:90]}")
         name = "kernels"
+    elif given.splats:
+        result["splats"], name = splat_rows(given, notes), "splats"
     else:
         rates = measured_rates(given.device, given.tiny)
         result |= {"rates": asdict(rates), "steps": step_rows(rates, given, notes)}
-        if "gsplat" not in given.without:
-            result["splats"] = splat_rows(given.device, notes)
+        result["splats"] = splat_rows(given, notes)
         print(f"{device}: {rates.memory_bytes / 1e12:.2f} TB/s, {rates.matrix_flops / 1e12:.0f} TF/s, ", end="")
         print(f"L2 {rates.l2_bytes / 1e12:.2f} TB/s and {rates.l2_atomics / 1e9:.0f} G atomic sectors/s, measured")
         print(table(result["steps"]))
-        for row in result.get("splats", []):
-            print(f"gsplat, {row['splats']} splats, {VIEWS}x{row['pixels']}^2: {row['ms']:.3f} ms")
-        for note in notes:
-            print(f"left out: {note}")
         name = re.sub("[^A-Za-z0-9]+", "-", device).strip("-")
+    for row in result.get("splats", []):
+        print(splat_line(row))
+    for note in notes:
+        print(f"left out: {note}")
     given.out.mkdir(exist_ok=True, parents=True)
     path = given.out / f"{name}.json"
     write_text_atomically(path, json.dumps(result, indent=1) + "\n")

@@ -222,6 +222,8 @@ def kernels_stage(given: argparse.Namespace, figures: Figures) -> None:
         figures.add(**measured)
         native = [row for row in measured["steps"] if row["ops"] in ("native", "native, graph")]
         says = [f"{row['grid'].split(',')[0]} {row['pixels']} px {row['ms']:.2f} ms" for row in native]
+        splats = [row for row in measured["splats"] if row["sh"] == 0]
+        says += [f"{row['ops']} splats {row['pixels']} px {row['ms']:.2f} ms" for row in splats]
         figures.add(says="; ".join(says))
         result.unlink()
         run([sys.executable, HERE / "gpu.py", "--kernels", "--out", folder, *options])

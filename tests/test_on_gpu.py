@@ -46,7 +46,7 @@ def test_every_stage_runs_without_a_gpu(tmp_path):
     assert run.returncode == 0 and len((tmp_path / "summary.txt").read_text().splitlines()) == len(status) == 7
     figures = {result["stage"]: result["figures"] for result in results}
     assert figures["tests"]["passed"] > 0 and not figures["tests"]["failures"]
-    assert all(row["ms"] > 0 for row in figures["kernels"]["steps"])
+    assert all(row["ms"] > 0 for row in figures["kernels"]["steps"] + figures["kernels"]["splats"])
     assert figures["generate"]["timing"]["optimize"] > 0 and figures["generate"]["scores"]
     parts = {"render", "encode", "unet", "backward, optimizer"}
     assert all(sum(row[part] for part in parts) <= row["step"] for row in figures["distill"]["steps"])

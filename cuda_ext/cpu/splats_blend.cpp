@@ -127,8 +127,6 @@ struct TilePixels {
     }
 };
 
-constexpr int kSums = 5;  // red, green, blue, opacity, depth of a pixel
-
 template <class T>
 void blend(const TileLists<T>& lists, T* rgb, T* opacity, T* depth, int num_threads) {
     using V = LaneOf<T>;
@@ -153,9 +151,6 @@ void blend(const TileLists<T>& lists, T* rgb, T* opacity, T* depth, int num_thre
     });
 }
 
-// What a splat's gradient is made of, summed over pixels: g is -2 dL/d(square), (dx, dy) the pixel's offset.
-enum Moment { kG, kGx, kGy, kGxx, kGxy, kGyy, kGRed, kGGreen, kGBlue, kGDepth, kMoments };
-
 // Adds the sums over the lanes of each of them.
 TG_INLINE void add_sums(const double (&totals)[kMoments], double* to) {
     for (int m = 0; m < kMoments; ++m) to[m] += totals[m];
@@ -165,22 +160,6 @@ TG_INLINE void add_sums(const f32x8 (&totals)[kMoments], float* to) {
     store8(to, load8(to) + sums_across(totals));
     to[8] += last[0];
     to[9] += last[1];
-}
-
-// Moments -> dL/dsplat
-template <class T>
-void splat_gradient(const T* splat, const T* m, T* grad) {
-    const T xx = splat[kXX], xy = splat[kXY], yy = splat[kYY];
-    const T along = xx * m[kGx] + xy * m[kGy];
-    grad[kX] = xx * along;
-    grad[kY] = xy * along + yy * yy * m[kGy];
-    grad[kXX] = -(xx * m[kGxx] + xy * m[kGxy]);
-    grad[kXY] = -(xx * m[kGxy] + xy * m[kGyy]);
-    grad[kYY] = -yy * m[kGyy];
-    grad[kOpacity] = visible(splat) ? m[kG] / splat[kOpacity] : T(0);
-    for (int c = 0; c < 3; ++c) grad[kRed + c] = m[kGRed + c];
-    grad[kDepth] = m[kGDepth];
-    grad[kReachX] = grad[kReachY] = 0;
 }
 
 // What a loss says about images: the images and dL/d(each of them).
@@ -215,18 +194,14 @@ void add_tile_moments(int64_t tile, const TileLists<T>& lists, const ImageGradie
     lists.front_to_back(
         tile, [&] { return pixels.finished(); },
         [&](int32_t id, const T* splat) {
-            const V zero = broadcast<V>(0), one = broadcast<V>(1);
+            const V zero = broadcast<V>(0);
             V sum[kMoments], sum_g[across], sum_gy[across], sum_gyy[across];
             for (V& v : sum) v = zero;
             for (int k = 0; k < across; ++k) sum_g[k] = sum_gy[k] = sum_gyy[k] = zero;
             pixels.draw(splat, [&](int r, int k, T dy, V alpha, V weight) {
-                const V of_weight = g[0][r][k] * splat[kRed] + g[1][r][k] * splat[kGreen] + g[2][r][k] * splat[kBlue] +
-                                    g[3][r][k] + g[4][r][k] * splat[kDepth];
-                behind[r][k] -= weight * of_weight;
-                // alpha dL/dalpha = -2 dL/dsquare; where alpha is cut off at kMaxAlpha nothing goes on to the square
-                const V of_alpha = weight * of_weight - behind[r][k] * alpha / (one - alpha);
-                const V of_square =
-                    (weight > zero) & (alpha < broadcast<V>(T(kMaxAlpha))) ? of_alpha : zero;
+                const V of_weight =
+                    weight_gradient(g[0][r][k], g[1][r][k], g[2][r][k], g[3][r][k], g[4][r][k], splat);
+                const V of_square = square_gradient(alpha, weight, of_weight, behind[r][k]);
                 sum_g[k] += of_square;
                 sum_gy[k] += of_square * dy;
                 sum_gyy[k] += of_square * (dy * dy);

@@ -12,7 +12,6 @@ using namespace threedgen;
 namespace {
 
 constexpr int64_t kGaussiansPerPiece = 256;
-constexpr int kMaxCoefficients = 16;
 
 // As many Gaussians as there are lanes; at the end of the array the last one fills the lanes that are left over.
 template <class V>
@@ -49,14 +48,6 @@ std::vector<Pinhole<T>> cameras_of(int64_t num_cameras, const T* camera_to_world
     return cameras;
 }
 
-// All of them, as arrays. num_coefficients: of the spherical harmonics; 0 if `colors` are colours.
-template <class T>
-struct GaussianArrays {
-    int64_t count;
-    const T *means, *quaternions, *scales, *opacities, *colors;
-    int64_t num_coefficients;
-};
-
 // What a group of them is, apart from any camera.
 template <class V>
 struct Gaussians {
@@ -75,16 +66,6 @@ struct Gaussians {
     }
 };
 
-// max(0, 1/2 + sum of coefficients times basis)
-template <class V>
-TG_INLINE void evaluate_sh(const V (*coefficients)[3], const V* basis, int64_t num_coefficients, V* colour) {
-    for (int c = 0; c < 3; ++c) {
-        V total = broadcast<V>(typename Lane<V>::Scalar(0.5));
-        for (int64_t k = 0; k < num_coefficients; ++k) total = total + basis[k] * coefficients[k][c];
-        colour[c] = larger(total, broadcast<V>(0));
-    }
-}
-
 // splats: [B, N, kSplatNumbers]
 template <class T>
 void project(const GaussianArrays<T>& arrays, const std::vector<Pinhole<T>>& cameras, T* splats, int num_threads) {
@@ -94,33 +75,14 @@ void project(const GaussianArrays<T>& arrays, const std::vector<Pinhole<T>>& cam
         for (Group<V> group{begin, end}; group.first < end; group.first += group.width) {
             const Gaussians<V> all(group, arrays);
             const GaussianShape<V> shape(all.quaternion, all.scales);
-            const V opacity = group.gather(arrays.opacities, 1, 0), zero = broadcast<V>(0);
-            const auto opaque = opacity >= broadcast<V>(T(kMinAlpha));
-            const V reach = reach_squared(opaque ? opacity : broadcast<V>(1));
+            const V opacity = group.gather(arrays.opacities, 1, 0), reach = reach_squared(opacity);
             for (size_t b = 0; b < cameras.size(); ++b) {
                 const Pinhole<T>& camera = cameras[b];
-                const Projection<V> seen(camera, all.mean, shape.axes);
-                V out[kSplatNumbers];
-                out[kX] = seen.centre_x(camera);
-                out[kY] = seen.centre_y(camera);
-                out[kXX] = seen.xx();
-                out[kXY] = seen.xy();
-                out[kYY] = seen.yy();
-                out[kOpacity] = opacity;
-                for (int c = 0; c < 3; ++c) out[kRed + c] = all.colour[c];
-                if (num_coefficients > 0) {
-                    V basis[kMaxCoefficients];
-                    sh_basis(sh_degree(num_coefficients), ViewDirection<V>(camera.position, all.mean).unit, basis);
-                    evaluate_sh(all.coefficients, basis, num_coefficients, out + kRed);
-                }
-                out[kDepth] = seen.at[2];
-                const V reach_x = sqrt_of(reach * seen.var_x), reach_y = sqrt_of(reach * seen.var_y);
-                const auto visible = opaque & seen.in_front & (out[kX] + reach_x > zero) & (out[kY] + reach_y > zero) &
-                                     (out[kX] - reach_x < broadcast<V>(camera.width)) &
-                                     (out[kY] - reach_y < broadcast<V>(camera.height));
-                for (V& number : out) number = visible ? number : zero;
-                out[kReachX] = visible ? reach_x : broadcast<V>(-1);
-                out[kReachY] = visible ? reach_y : broadcast<V>(-1);
+                V colour[3], out[kSplatNumbers];
+                for (int c = 0; c < 3; ++c) colour[c] = all.colour[c];
+                if (num_coefficients > 0)
+                    colour_seen_from(camera.position, all.mean, all.coefficients, num_coefficients, colour);
+                project_splat(camera, all.mean, shape.axes, opacity, reach, colour, out);
                 group.scatter(out, splats + b * arrays.count * kSplatNumbers);
             }
         }
@@ -134,7 +96,6 @@ void project_backward(const GaussianArrays<T>& arrays, const std::vector<Pinhole
                       int num_threads) {
     using V = LaneOf<T>;
     const int64_t num_coefficients = arrays.num_coefficients;
-    const int degree = sh_degree(num_coefficients);
     parallel_ranges(arrays.count, kGaussiansPerPiece, num_threads, [&](int64_t begin, int64_t end) {
         for (Group<V> group{begin, end}; group.first < end; group.first += group.width) {
             const Gaussians<V> all(group, arrays);
@@ -156,18 +117,8 @@ void project_backward(const GaussianArrays<T>& arrays, const std::vector<Pinhole
                     for (int c = 0; c < 3; ++c) g_colour[c] = g_colour[c] + arriving[kRed + c];
                     continue;
                 }
-                const ViewDirection<V> direction(camera.position, all.mean);
-                V basis[kMaxCoefficients], colour[3], g_basis[kMaxCoefficients], g_direction[3];
-                sh_basis(degree, direction.unit, basis);
-                evaluate_sh(all.coefficients, basis, num_coefficients, colour);
-                for (int c = 0; c < 3; ++c) arriving[kRed + c] = colour[c] > zero ? arriving[kRed + c] : zero;
-                for (int64_t k = 0; k < num_coefficients; ++k) {
-                    g_basis[k] = dot3(all.coefficients[k], arriving + kRed);
-                    for (int c = 0; c < 3; ++c)
-                        g_coefficients[k][c] = g_coefficients[k][c] + basis[k] * arriving[kRed + c];
-                }
-                sh_basis_backward(degree, direction.unit, g_basis, g_direction);
-                direction.backward(g_direction, g_mean);
+                colour_backward(camera.position, all.mean, all.coefficients, num_coefficients, arriving + kRed, g_mean,
+                                [&](int64_t k, int c, V g) { g_coefficients[k][c] = g_coefficients[k][c] + g; });
             }
             V g_quaternion[4], g_scales[3];
             shape.backward(all.scales, g_axes, g_quaternion, g_scales);

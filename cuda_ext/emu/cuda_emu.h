@@ -32,6 +32,7 @@ namespace emulated {
 
 constexpr int kWarp = 32;
 constexpr size_t kStackBytes = 64 << 10;
+constexpr uint64_t kNoVote = 2;  // given at a barrier of a block
 
 // What a thread waits at. Lanes of a warp must meet in the same kind of operation.
 enum class Wait { nothing, block, warp, shuffle, vote };
@@ -52,6 +53,7 @@ struct Machine {
     std::vector<unsigned char> shared;
     ucontext_t scheduler;
     int current = 0;
+    bool any = false;  // of what the threads of a block gave to their last vote
     dim3 block_index, block_size, grid_size;
     const std::function<void()>* kernel = nullptr;
     bool backwards = false;
@@ -148,6 +150,17 @@ inline bool run_block(int num_threads) {
         if (!m.failure.empty()) return false;
         if (alive == 0) return true;
         if (alive == at_barrier) {
+            int votes = 0;
+            m.any = false;
+            for (int i = 0; i < num_threads; ++i)
+                if (const Thread& thread = m.threads[i]; !thread.done && thread.given != kNoVote) {
+                    ++votes;
+                    m.any = m.any || thread.given;
+                }
+            if (votes != 0 && votes != alive) {
+                m.failure = "threads of one block wait at a barrier and at a vote";
+                return false;
+            }
             for (int i = 0; i < num_threads; ++i) m.threads[i].wait = Wait::nothing;
             moved = true;
         }
@@ -197,7 +210,15 @@ inline int lane() { return machine.current & (kWarp - 1); }
 #define blockDim (emulated::machine.block_size)
 #define gridDim (emulated::machine.grid_size)
 
-inline void __syncthreads() { emulated::wait_at(emulated::Wait::block, 0); }
+inline void __syncthreads() {
+    emulated::self().given = emulated::kNoVote;
+    emulated::wait_at(emulated::Wait::block, 0);
+}
+inline int __syncthreads_or(int predicate) {
+    emulated::self().given = predicate != 0;
+    emulated::wait_at(emulated::Wait::block, 0);
+    return emulated::machine.any;
+}
 inline void __syncwarp(unsigned mask = ~0u) { emulated::wait_at(emulated::Wait::warp, mask); }
 
 template <class T>

@@ -22,6 +22,7 @@ from threedgen.guidance.sds import ScoreDistillation
 from threedgen.ops import plain
 from threedgen.ops.grid import HashGrid
 from threedgen.ops.native import build, cuda, cuda_field
+from threedgen.ops.splats import focal_length
 from threedgen.ops.types import FieldLayout
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks.scene_optimizer import SceneOptimizer
@@ -172,6 +173,29 @@ def test_offsets_beyond_32_bits(device):
     features = torch.ops.threedgen.hash_grid_encode(positions.to(device), table.to(device), grid.layout)
     expected = plain.hash_grid_encode(positions[-100:], table, grid)
     torch.testing.assert_close(features[-100:].cpu(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_splats_wait_only_for_the_number_of_their_tiles(device):
+    cameras = orbit([0, 90], 15, 2.0, 45, 33).to(device)
+    rng = torch.Generator().manual_seed(0)
+    numbers = [torch.randn(5000, k, generator=rng).to(device) for k in (3, 4, 3, 1, 3)]
+    inputs = [0.3 * numbers[0], numbers[1], 0.02 * numbers[2].exp(), numbers[3][:, 0].sigmoid(), numbers[4].sigmoid()]
+    inputs = [x.requires_grad_() for x in inputs]
+    ops = torch.ops.threedgen
+
+    def project():
+        focal = focal_length(cameras.fov_y, cameras.height)
+        return ops.splat_project(*inputs, cameras.camera_to_world, focal, cameras.height, cameras.width)
+
+    tiles = ops.splat_tiles(project().detach(), cameras.height, cameras.width)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            ops.splat_tiles(project().detach(), cameras.height, cameras.width)
+        images = ops.splat_blend(project(), *tiles, cameras.height, cameras.width)
+        torch.autograd.grad(sum(image.sum() for image in images), inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", ["probe_exchange", "probe_exchange_in_halves", "probe_sum"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from threedgen.ops import native, plain
-from threedgen.ops.native import build, cuda
+from threedgen.ops.native import build, cuda, splats
 
 
 @pytest.fixture(params=["plain", "native"])
@@ -45,6 +45,6 @@ def device(emulated_library, monkeypatch, request):
     monkeypatch.setattr(cuda, "_load", lambda: (emulated_library, ""))
     monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
     with torch.library._scoped_library("threedgen", "IMPL") as library:
-        for name, kernel in cuda.KERNELS.items():
+        for name, kernel in {**cuda.KERNELS, **splats.CUDA_KERNELS}.items():
             library.impl(name, kernel, "CPU", allow_override=True)
         yield torch.device("cpu")

@@ -49,6 +49,22 @@ __global__ void read_before_writing(float* out) {
     out[threadIdx.x] = nothing[threadIdx.x];
 }
 
+// Whether any number of the block is positive, and whether any is above 5.
+__global__ void any_of_block(const float* values, float* out) {
+    const float value = values[blockIdx.x * blockDim.x + threadIdx.x];
+    const int positive = __syncthreads_or(value > 0);
+    const float neighbour = __shfl_xor_sync(kAllLanes, value, 1);
+    const int large = __syncthreads_or(neighbour > 5);
+    out[blockIdx.x * blockDim.x + threadIdx.x] = float(positive + 2 * large);
+}
+
+__global__ void barrier_and_vote(float* out) {
+    if (threadIdx.x < 32)
+        __syncthreads();
+    else
+        out[threadIdx.x] = float(__syncthreads_or(1));
+}
+
 __global__ void diverging_barrier(float* out) {
     if (threadIdx.x < 40)
         __syncthreads();
@@ -88,6 +104,10 @@ TG_API int64_t probe_sum_without_barrier(const float* values, float* out) {
 }
 TG_API int64_t probe_read_before_writing(float* out) { return launch(read_before_writing, 1, 32, 128, nullptr, out); }
 TG_API int64_t probe_diverging_barrier(float* out) { return launch(diverging_barrier, 2, 64, 0, nullptr, out); }
+TG_API int64_t probe_any_of_block(int64_t blocks, const float* values, float* out) {
+    return launch(any_of_block, blocks, 64, 0, nullptr, values, out);
+}
+TG_API int64_t probe_barrier_and_vote(float* out) { return launch(barrier_and_vote, 1, 64, 0, nullptr, out); }
 TG_API int64_t probe_diverging_warp(float* out) { return launch(diverging_warp, 1, 32, 0, nullptr, out); }
 TG_API int64_t probe_foreign_mask(float* out) { return launch(foreign_mask, 1, 32, 0, nullptr, out); }
 TG_API int64_t probe_leave_early(float* out) { return launch(leave_early, 1, 32, 0, nullptr, out); }

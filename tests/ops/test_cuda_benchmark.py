@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from threedgen.cameras import orbit
 from threedgen.config.scene import BackendName, GridConfig
 from threedgen.ops.backends import select_backend
 from threedgen.ops.grid import HashGrid
@@ -51,6 +54,31 @@ def test_the_table(benchmark):
     header, line = benchmark.table([row]).splitlines()
     assert header.split() == ["grid", "pixels", "ops", "ms", "M", "samples/s", "floor", "ms", "ratio"]
     assert line.split() == ["paper", "4x64^2", "native", "2.000", "250", "0.500", "4.0"]
+
+
+def test_splats_beside_the_cpus_own(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "median_ms", lambda run, device, repeats: 2.0)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    notes = {}
+    rows = benchmark.splat_rows(SimpleNamespace(tiny=True, device="cpu", without=[]), notes)
+    assert [(row["ops"], row["sh"], row["ms"]) for row in rows] == [("native", 0, 2.0), ("native", 16, 2.0)]
+    assert all(row["images"] == row["gradients"] == 0 for row in rows)
+    assert next(iter(notes)).startswith("gsplat cannot be imported")
+    assert "forward 2.000 ms, and backward 2.000 ms; off the CPU's by 0.0e+00" in benchmark.splat_line(rows[0])
+
+
+def test_wrong_splats_are_told(benchmark):
+    """Colours a tenth too bright: the loss is their square, so its gradients are a fifth off where colours count."""
+    right = select_backend(BackendName.plain)
+    wrong = replace(right, splat=lambda *given: (images := right.splat(*given))._replace(rgb=1.1 * images.rgb))
+    numbers = torch.randn(5, 14, generator=torch.Generator().manual_seed(0))
+    parts = numbers.split([3, 4, 3, 1, 3], 1)
+    gaussians = [parts[0] * 0.1, parts[1], parts[2].exp() * 0.1, parts[3][:, 0].sigmoid(), parts[4].sigmoid()]
+    arguments = [x.requires_grad_() for x in gaussians], orbit([0, 90], 15, 1.6, 45, 8)
+    expected, found = benchmark.draw_splats(right, *arguments), benchmark.draw_splats(wrong, *arguments)
+    differences = benchmark.compare_splats(found, expected)
+    assert differences["images"] == pytest.approx(0.1 * float(expected[0].rgb.max()), rel=1e-4)
+    assert differences["gradients"] == pytest.approx(0.21, rel=1e-3)  # those to colours
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the script would run")

@@ -9,6 +9,7 @@ import pytest
 
 from threedgen.ops.native import build
 
+WIDE_IN_FLOAT64 = [("project_backward", ""), ("harmonics_backward", ", 16")]
 SOURCES = sorted(path.name for path in build.source_folder().glob("cuda/*.cu"))
 
 
@@ -27,8 +28,10 @@ def test_every_kernel_compiles_without_spills(compiler):
         assert {file for file, _ in kernels} == {name for name in SOURCES if name != "library.cu"}
         assert len(kernels) > 50
     assert [r for r in reports if r.spilled] == []
-    # two blocks of 256 threads fit into the 65,536 registers of a multiprocessor
-    assert max(r.registers for r in reports) <= 128
+    # two blocks of 256 threads fit into the 65,536 registers of a multiprocessor; those of 128 threads that have more
+    # only check gradients
+    wide = {(r.file, r.kernel) for r in reports if r.registers > 128}
+    assert wide <= {("splats_project.cu", f"{k}<double{n}>") for k, n in WIDE_IN_FLOAT64}
 
 
 def test_table_gradients_use_vector_atomics_where_the_gpu_has_them(compiler, tmp_path):

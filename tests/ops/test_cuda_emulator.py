@@ -79,6 +79,14 @@ def test_shared_memory_barriers_and_atomics(call):
     assert out.tolist() == [values.sum().item(), 5 * 128]
 
 
+@pytest.mark.usefixtures("either_order")
+def test_votes_of_a_block(call):
+    values, out = -torch.ones(4, 64), torch.full((4, 64), math.nan)
+    values[1, 63], values[2, 5], values[3, 33] = 1.0, 6.0, 5.5
+    assert call("probe_any_of_block", 4, values, out) == ""
+    assert torch.equal(out, torch.tensor([0.0, 1.0, 3.0, 3.0])[:, None].expand(4, 64))
+
+
 def test_a_missing_barrier_shows_as_nan_in_one_of_the_orders(call, probe):
     found = []
     for backwards in (False, True):
@@ -102,6 +110,7 @@ def test_shared_memory_starts_as_nan(call):
     [
         ("probe_diverging_barrier", r"deadlock: thread \(\d+, 0\) of block \(0, 0\) waits at a barrier"),
         ("probe_diverging_warp", "deadlock"),
+        ("probe_barrier_and_vote", "threads of one block wait at a barrier and at a vote"),
         ("probe_foreign_mask", "is not in its own mask"),
         ("probe_too_much_shared_memory", "invalid launch configuration"),
     ],

@@ -397,18 +397,15 @@ def test_gsplat_missing_is_one_clear_error(monkeypatch):
 
 @KERNELS
 def test_every_back_end_of_a_scene_has_splats(monkeypatch):
-    """Those without any of their own take the kernels'; on a GPU, where the kernels have none, gsplat's or plain
-    torch."""
+    """Those without any of their own take the kernels'; gsplat's are taken where gsplat is asked for."""
     assert select_backend(BackendName.plain).splat is plain_splat
     assert select_backend(BackendName.native).splat is native_splat
     assert nerfacc_backend.splat is tinycudann_backend.splat is native_splat
 
     monkeypatch.setattr(native, "available", lambda device: True)
-    for installed, expected in ((True, gsplat_backend.splat), (False, plain_splat)):
-        monkeypatch.setattr(gsplat_backend, "is_installed", lambda installed=installed: installed)
-        for name in (BackendName.auto, BackendName.native):
-            chosen = select_backend(name, "cuda")
-            assert chosen.splat is expected and chosen.march_within is native.march_within
+    for name in (BackendName.auto, BackendName.native):
+        chosen = select_backend(name, "cuda")
+        assert chosen.splat is native_splat and chosen.march_within is native.march_within
 
     monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=rasterization))
     chosen = select_backend(BackendName.gsplat, "cuda")

@@ -5,10 +5,13 @@ import torch
 
 from threedgen.cameras import Cameras, orbit
 from threedgen.config.sampling import AwareConfig, AwareGuidance, GaussiansConfig
+from threedgen.config.scene import BackendName, SceneConfig
+from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.diffusion.networks.lgm_unet import PRESETS, LGMUNet
 from threedgen.diffusion.reconstructed import Reconstructed
 from threedgen.diffusion.sampling import ddim_timesteps
+from threedgen.ops import native
 from threedgen.scene.gaussians import gaussians_of_channels, lgm_inputs
 from threedgen.tasks.feed_forward import FeedForward, aware, aware_timesteps
 
@@ -54,6 +57,18 @@ def test_each_object_is_made_of_its_own_views_alone(forward):
         (expected,) = gaussians_of_channels(forward.network(lgm_inputs(own, seen_from)), seen_from)
         torch.testing.assert_close(found.positions, expected.positions, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found.colors, expected.colors, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_gaussians_are_drawn_with_what_the_config_says(forward, tmp_path):
+    forward.network.save_pretrained(tmp_path)
+    for name in (BackendName.plain, BackendName.native):
+        if name is BackendName.native and not native.available("cpu"):
+            continue
+        scene = SceneConfig(backend=name)
+        config = Config(gaussians=GaussiansConfig(weights=str(tmp_path)), scene=scene)
+        (gaussians,) = FeedForward.of(config, torch.device("cpu"))(torch.rand(4, 3, 16, 16), _cameras(4))
+        assert gaussians.ops is not None and gaussians.ops.name == name.value
 
 
 @torch.no_grad()

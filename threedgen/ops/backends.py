@@ -168,11 +168,5 @@ def select_backend(name: BackendName, device: torch.device | str = "cpu") -> Bac
 
 
 def _native(device: torch.device) -> _Chosen:
-    """Splats have no CUDA kernels of our own: there they are gsplat's, or in plain torch where it is missing."""
     chosen = _chosen("native", native)
-    if device.type != "cuda":
-        return chosen
-    from threedgen.ops import gsplat_backend
-
-    splat = gsplat_backend.splat if gsplat_backend.is_installed() else plain.splat
-    return replace(chosen, splat=splat, march_within=native.march_within)
+    return replace(chosen, march_within=native.march_within) if device.type == "cuda" else chosen

@@ -6,7 +6,6 @@ Written against gsplat 1.5.3. Its rules are those of `ops.splats` but for one: i
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -23,11 +22,6 @@ def require() -> ModuleType:
     except ImportError as error:
         raise ConfigError(f"gsplat cannot be imported ({error}): pip install gsplat, or use the native ops") from error
     return gsplat
-
-
-def is_installed() -> bool:
-    """Whether there is a package of that name, without the seconds that importing it takes."""
-    return find_spec("gsplat") is not None
 
 
 def splat(

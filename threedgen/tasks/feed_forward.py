@@ -18,15 +18,17 @@ from threedgen.diffusion.denoising import Denoiser
 from threedgen.diffusion.networks.lgm_unet import LGMUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.reconstructed import Reconstructed
+from threedgen.ops.backends import Backend, select_backend
 from threedgen.scene.gaussians import Gaussians, gaussians_of_channels, lgm_inputs
 
 
 class FeedForward:
     """LGM's network with what is around it: pictures and cameras in, Gaussians in our world out."""
 
-    def __init__(self, network: LGMUNet, input_views: int) -> None:
-        """input_views: how many of an object's views it is shown."""
-        self.network, self.input_views = network, input_views
+    def __init__(self, network: LGMUNet, input_views: int, ops: Backend | None = None) -> None:
+        """input_views: how many of an object's views it is shown; ops: what the Gaussians are drawn with, see
+        `Gaussians`."""
+        self.network, self.input_views, self.ops = network, input_views, ops
 
     @classmethod
     def of(cls, config: Config, device: torch.device) -> FeedForward:
@@ -39,7 +41,8 @@ class FeedForward:
                 f"no Gaussians at {folder}: give gaussians.weights=FOLDER, made by task train_gaussians or by "
                 "importing VideoMV's checkpoint"
             )
-        return cls(load_gaussians_network(folder, torch.float32, device), config.gaussians.input_views)
+        ops = select_backend(config.scene.backend, device)
+        return cls(load_gaussians_network(folder, torch.float32, device), config.gaussians.input_views, ops)
 
     def inputs_of(self, num_views: int, first: int = 0) -> Tensor:
         """Numbers of the evenly spaced views that it is shown, of `num_views`, from number `first` on.
@@ -61,7 +64,7 @@ class FeedForward:
         channels = self.network(inputs).float()
         with exactly:
             norm = QuaternionNorm(self.network.config.quaternion_norm)
-            return gaussians_of_channels(channels, cameras, norm=norm)
+            return gaussians_of_channels(channels, cameras, norm=norm, ops=self.ops)
 
     def of_views(self, images: Tensor, cameras: Cameras) -> list[Gaussians]:
         """The same from all views [N * V, 3, H, W] of the objects, of which some are chosen."""

@@ -13,6 +13,7 @@ constexpr double kFrustumMargin = 1.3;      // the projection is linearised no f
 constexpr double kMinAlpha = 1.0 / 255;     // below it a splat does not touch a pixel
 constexpr double kMaxAlpha = 0.99;
 constexpr double kMinTransmittance = 1e-4;  // the first splat that would leave less is left out, and all behind it
+constexpr int kMaxCoefficients = 16;        // of spherical harmonics
 
 // What a camera makes of a Gaussian. An offset (dx, dy) from its centre is sqrt((xx dx + xy dy)^2 + (yy dy)^2) standard
 // deviations away; beyond its reach its alpha is below kMinAlpha.
@@ -39,6 +40,14 @@ template <class V>
 TG_INLINE V dot3(const V* a, const V* b) {
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 }
+
+// All Gaussians, as arrays. num_coefficients: of the spherical harmonics; 0 if `colors` are colours.
+template <class T>
+struct GaussianArrays {
+    int64_t count;
+    const T *means, *quaternions, *scales, *opacities, *colors;
+    int64_t num_coefficients;
+};
 
 // ---- A Gaussian in the world --------------------------------------------------------------------------------------
 
@@ -208,11 +217,37 @@ private:
 };
 
 // The square of a splat's reach in standard deviations: where opacity * exp(-r / 2) falls to kMinAlpha. A thousandth
-// more, so that no rounding of alpha can bring a pixel outside of it to life.
+// more, so that no rounding of alpha can bring a pixel outside of it to life. An opacity below kMinAlpha reaches nothing;
+// what is returned for it has no meaning.
 template <class V>
 TG_INLINE V reach_squared(V opacity) {
     using S = typename Lane<V>::Scalar;
-    return log_of(opacity * S(1 / kMinAlpha)) * S(2.002) + S(0.001);
+    const V opaque = opacity >= broadcast<V>(S(kMinAlpha)) ? opacity : broadcast<V>(1);
+    return log_of(opaque * S(1 / kMinAlpha)) * S(2.002) + S(0.001);
+}
+
+// What a camera makes of a Gaussian with this mean, A, opacity and colour. reach: `reach_squared` of the opacity.
+template <class V>
+TG_INLINE void project_splat(const Pinhole<typename Lane<V>::Scalar>& camera, const V* mean, const V* axes, V opacity,
+                             V reach, const V* colour, V* out) {
+    using S = typename Lane<V>::Scalar;
+    const V zero = broadcast<V>(0);
+    const Projection<V> seen(camera, mean, axes);
+    out[kX] = seen.centre_x(camera);
+    out[kY] = seen.centre_y(camera);
+    out[kXX] = seen.xx();
+    out[kXY] = seen.xy();
+    out[kYY] = seen.yy();
+    out[kOpacity] = opacity;
+    for (int c = 0; c < 3; ++c) out[kRed + c] = colour[c];
+    out[kDepth] = seen.at[2];
+    const V reach_x = sqrt_of(reach * seen.var_x), reach_y = sqrt_of(reach * seen.var_y);
+    const auto visible = (opacity >= broadcast<V>(S(kMinAlpha))) & seen.in_front & (out[kX] + reach_x > zero) &
+                         (out[kY] + reach_y > zero) & (out[kX] - reach_x < broadcast<V>(camera.width)) &
+                         (out[kY] - reach_y < broadcast<V>(camera.height));
+    for (int i = 0; i < kReachX; ++i) out[i] = visible ? out[i] : zero;
+    out[kReachX] = visible ? reach_x : broadcast<V>(-1);
+    out[kReachY] = visible ? reach_y : broadcast<V>(-1);
 }
 
 // ---- Colour -------------------------------------------------------------------------------------------------------
@@ -235,22 +270,42 @@ struct ViewDirection {
     }
 };
 
-// ---- Blending, front to back --------------------------------------------------------------------------------------
-
-// square: of the distance from the splat's centre in standard deviations. 0 for a pixel that the splat does not touch.
+// max(0, 1/2 + sum of coefficients times basis)
 template <class V>
-TG_INLINE V splat_alpha(V opacity, V square) {
-    using S = typename Lane<V>::Scalar;
-    const V alpha = smaller(opacity * exp_of(square * S(-0.5)), broadcast<V>(S(kMaxAlpha)));
-    return alpha < broadcast<V>(S(kMinAlpha)) ? broadcast<V>(0) : alpha;
+TG_INLINE void evaluate_sh(const V (*coefficients)[3], const V* basis, int64_t num_coefficients, V* colour) {
+    for (int c = 0; c < 3; ++c) {
+        V total = broadcast<V>(typename Lane<V>::Scalar(0.5));
+        for (int64_t k = 0; k < num_coefficients; ++k) total = total + basis[k] * coefficients[k][c];
+        colour[c] = larger(total, broadcast<V>(0));
+    }
 }
 
-// The light that is left behind a splat, 0 where the pixel is finished: the splat then does not count any more.
+// The colour that spherical harmonics give a Gaussian as seen from `position`.
 template <class V>
-TG_INLINE V light_behind(V transmittance, V alpha) {
-    using S = typename Lane<V>::Scalar;
-    const V left = transmittance - alpha * transmittance;
-    return left > broadcast<V>(S(kMinTransmittance)) ? left : broadcast<V>(0);
+TG_INLINE void colour_seen_from(const typename Lane<V>::Scalar* position, const V* mean, const V (*coefficients)[3],
+                                int64_t num_coefficients, V* colour) {
+    V basis[kMaxCoefficients];
+    sh_basis(sh_degree(num_coefficients), ViewDirection<V>(position, mean).unit, basis);
+    evaluate_sh(coefficients, basis, num_coefficients, colour);
+}
+
+// From dL/dcolour: calls add(k, c, dL/dcoefficient) and adds to dL/dmean.
+template <class V, class Add>
+TG_INLINE void colour_backward(const typename Lane<V>::Scalar* position, const V* mean, const V (*coefficients)[3],
+                               int64_t num_coefficients, const V* grad_colour, V* grad_mean, Add&& add) {
+    const V zero = broadcast<V>(0);
+    const int degree = sh_degree(num_coefficients);
+    const ViewDirection<V> direction(position, mean);
+    V basis[kMaxCoefficients], colour[3], g_colour[3], g_basis[kMaxCoefficients], g_direction[3];
+    sh_basis(degree, direction.unit, basis);
+    evaluate_sh(coefficients, basis, num_coefficients, colour);
+    for (int c = 0; c < 3; ++c) g_colour[c] = colour[c] > zero ? grad_colour[c] : zero;
+    for (int64_t k = 0; k < num_coefficients; ++k) {
+        g_basis[k] = dot3(coefficients[k], g_colour);
+        for (int c = 0; c < 3; ++c) add(k, c, basis[k] * g_colour[c]);
+    }
+    sh_basis_backward(degree, direction.unit, g_basis, g_direction);
+    direction.backward(g_direction, grad_mean);
 }
 
 }  // namespace threedgen

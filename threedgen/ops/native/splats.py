@@ -1,15 +1,25 @@
-"""3D Gaussian splatting by the compiled kernels, in three ops: project, sort into tiles, blend."""
+"""3D Gaussian splatting by the compiled kernels, in three ops: project, sort into tiles, blend.
+
+On either device the same splats lie in the same tiles in the same order, and every gradient is summed in a fixed order:
+results are the same bits in every run. On a GPU one number is waited for, how many pairs of a splat and a tile there
+are, which is needed before the blending; a buffer of a fixed size instead would leave splats out where it is too small.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from threedgen.ops.native.library import call, define
+from threedgen.ops.native import cuda
+from threedgen.ops.native.library import TORCH_LIBRARY, call, define
 from threedgen.ops.splats import SplatImages, check_arguments, focal_length
 
 _TILE = 8  # pixels
-_NUMBERS = 12  # of a projected splat, see SplatNumber in cuda_ext/include/threedgen/splats.h
+_NUMBERS, _DEPTH = 12, 9  # of a projected splat, and the depth's place, see SplatNumber in threedgen/splats.h
+_MOMENTS = 10  # of the pixels that a splat touches, see Moment in threedgen/splat_blending.h
 
 
 def splat(
@@ -37,7 +47,11 @@ def _num_coefficients(colors: Tensor) -> int:
     return 0 if colors.ndim == 2 else colors.shape[1]
 
 
-def _project_cpu(means, quaternions, scales, opacities, colors, camera_to_world, focal, height, width):
+def _num_tiles(splats: Tensor, height: int, width: int) -> int:
+    return splats.shape[0] * -(-height // _TILE) * -(-width // _TILE)
+
+
+def _project_by(call: Callable, means, quaternions, scales, opacities, colors, camera_to_world, focal, height, width):
     gaussians = [x.contiguous() for x in (means, quaternions, scales, opacities, colors)]
     cameras = camera_to_world.contiguous(), focal.contiguous()
     splats = means.new_empty(len(focal), len(means), _NUMBERS)
@@ -50,7 +64,9 @@ def _project_fake(means, quaternions, scales, opacities, colors, camera_to_world
     return means.new_empty(focal.shape[0], means.shape[0], _NUMBERS)
 
 
-def _project_backward_cpu(means, quaternions, scales, colors, camera_to_world, focal, grad, height, width):
+def _project_backward_by(
+    call: Callable, means, quaternions, scales, colors, camera_to_world, focal, grad, height, width
+):
     gaussians = [x.contiguous() for x in (means, quaternions, scales, colors)]
     others = camera_to_world.contiguous(), focal.contiguous(), grad.contiguous()
     outputs = _project_backward_fake(*gaussians)
@@ -78,7 +94,7 @@ def _tiles_cpu(splats, height, width):
     splats = splats.contiguous()
     num_cameras, num_gaussians, _ = splats.shape
     sizes = num_gaussians, num_cameras, height, width
-    counts = torch.empty(num_cameras * -(-height // _TILE) * -(-width // _TILE), dtype=torch.int64)
+    counts = torch.empty(_num_tiles(splats, height, width), dtype=torch.int64)
     call("tg_splat_count_tiles", splats.dtype, *sizes, splats, counts)
     offsets = torch.zeros(len(counts) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=offsets[1:])
@@ -87,16 +103,42 @@ def _tiles_cpu(splats, height, width):
     return offsets, ids
 
 
+def _tiles_cuda(splats, height, width):
+    splats = splats.contiguous()
+    sizes = splats.shape[1], splats.shape[0], height, width
+    order = splats[..., _DEPTH].flatten().argsort(stable=True)  # of equally near ones the lower index first
+    first = _exclusive_sums(_count_cuda(splats, height, width)[order])
+    num_pairs = int(first[-1])
+    tiles, ids = (torch.empty(num_pairs, dtype=torch.int32, device=splats.device) for _ in range(2))
+    cuda.call("tg_splat_list", splats.dtype, *sizes, splats, order, first, num_pairs, tiles, ids)
+    tiles, pairs = tiles.sort(stable=True)
+    every_tile = torch.arange(_num_tiles(splats, height, width) + 1, dtype=torch.int32, device=splats.device)
+    return torch.searchsorted(tiles, every_tile), ids[pairs]
+
+
+def _count_cuda(splats: Tensor, height: int, width: int) -> Tensor:
+    """[B * N] int64: the tiles that each splat meets."""
+    num_cameras, num_gaussians, _ = splats.shape
+    counts = torch.empty(num_cameras * num_gaussians, dtype=torch.int64, device=splats.device)
+    cuda.call("tg_splat_count", splats.dtype, num_gaussians, num_cameras, height, width, splats, counts)
+    return counts
+
+
+def _exclusive_sums(counts: Tensor) -> Tensor:
+    """[n] -> [n + 1]; the last is the sum of all."""
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
 def _tiles_fake(splats, height, width):
-    num_tiles = splats.shape[0] * -(-height // _TILE) * -(-width // _TILE)
+    num_tiles = _num_tiles(splats, height, width)
     num_ids = torch.library.get_ctx().new_dynamic_size()
     return splats.new_empty(num_tiles + 1, dtype=torch.int64), splats.new_empty(num_ids, dtype=torch.int32)
 
 
-def _blend_cpu(splats, offsets, ids, height, width):
+def _blend_by(call: Callable, splats, offsets, ids, height, width):
     outputs = _blend_fake(splats, offsets, ids, height, width)
     sizes = splats.shape[1], splats.shape[0], height, width
-    call("tg_splat_blend", splats.dtype, *sizes, splats.contiguous(), offsets.contiguous(), ids.contiguous(), *outputs)
+    call("tg_splat_blend", splats.dtype, *sizes, cuda.aligned(splats), offsets.contiguous(), ids.contiguous(), *outputs)
     return outputs
 
 
@@ -110,6 +152,18 @@ def _blend_backward_cpu(splats, offsets, ids, rgb, opacity, depth, grad_rgb, gra
     grad = torch.empty_like(splats, memory_format=torch.contiguous_format)
     sizes = splats.shape[1], splats.shape[0], rgb.shape[1], rgb.shape[2]
     call("tg_splat_blend_backward", splats.dtype, *sizes, *[x.contiguous() for x in arguments], grad)
+    return grad
+
+
+def _blend_backward_cuda(splats, offsets, ids, rgb, opacity, depth, *grads):
+    """By way of a record of moments for each pair of a splat and a tile: a splat's are neighbours."""
+    splats, grad = cuda.aligned(splats), _blend_backward_fake(splats)
+    height, width = opacity.shape[1:]
+    first_record = _exclusive_sums(_count_cuda(splats, height, width))
+    records = splats.new_zeros(len(ids), _MOMENTS)
+    arguments = [x.contiguous() for x in (offsets, ids, rgb, opacity, depth, *grads)]
+    sizes = splats.shape[1], splats.shape[0], height, width
+    cuda.call("tg_splat_blend_backward", splats.dtype, *sizes, splats, *arguments, first_record, records, grad)
     return grad
 
 
@@ -128,13 +182,13 @@ def _blend_backward(ctx, *grads):
 define(
     "splat_project_backward(Tensor means, Tensor quaternions, Tensor scales, Tensor colors, Tensor camera_to_world,"
     " Tensor focal, Tensor grad, int height, int width) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _project_backward_cpu,
+    partial(_project_backward_by, call),
     _project_backward_fake,
 )
 define(
     "splat_project(Tensor means, Tensor quaternions, Tensor scales, Tensor opacities, Tensor colors,"
     " Tensor camera_to_world, Tensor focal, int height, int width) -> Tensor",
-    _project_cpu,
+    partial(_project_by, call),
     _project_fake,
     _project_backward,
     _project_setup,
@@ -148,8 +202,18 @@ define(
 )
 define(
     "splat_blend(Tensor splats, Tensor offsets, Tensor ids, int height, int width) -> (Tensor, Tensor, Tensor)",
-    _blend_cpu,
+    partial(_blend_by, call),
     _blend_fake,
     _blend_backward,
     _blend_setup,
 )
+
+CUDA_KERNELS = {
+    "splat_project": partial(_project_by, cuda.call),
+    "splat_project_backward": partial(_project_backward_by, cuda.call),
+    "splat_tiles": _tiles_cuda,
+    "splat_blend": partial(_blend_by, cuda.call),
+    "splat_blend_backward": _blend_backward_cuda,
+}
+for _name, _kernel in CUDA_KERNELS.items():
+    TORCH_LIBRARY.impl(_name, _kernel, "CUDA")

@@ -29,6 +29,7 @@ from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.networks.lgm_unet import PRESETS, LGMUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.imaging import contact_sheet, save_png
+from threedgen.ops.backends import select_backend
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene.gaussians import Gaussians
@@ -61,8 +62,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     else:
         with seeded(config.seed):
             network = LGMUNet(**PRESETS[gaussians.preset]).to(device)
-    average = MovingAverage(network, train.ema_decay)
-    objective = _Objective(prior, FeedForward(network, gaussians.input_views), config)
+    average, ops = MovingAverage(network, train.ema_decay), select_backend(config.scene.backend, device)
+    objective = _Objective(prior, FeedForward(network, gaussians.input_views, ops), config)
     objective.forward_pass.inputs_of(config.camera.num_views)  # refused before training, not in it
     job = Training(
         objective.losses,
@@ -83,7 +84,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         config.runtime.threads,
     )
     log = StepLog(run.events, "gaussians", train.steps, "gaussians_step", train.log_every)
-    shown = FeedForward(average.module, gaussians.input_views)
+    shown = FeedForward(average.module, gaussians.input_views, ops)
     folder, sheet = run.folder / "gaussians", run.path("samples/final.png")
 
     def show(done: int) -> None:
