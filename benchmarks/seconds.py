@@ -40,15 +40,17 @@ STARTS = {
     "imports of a generation": ("-c", OURS),
     "the same in a program that is not ours": ("-c", "import threedgen.tasks.generate"),
 }
-# the first line of each that a generation prints -> the part that ends with it
+# how a line that a generation prints begins -> the part that ends with it; of a round's lines this is the first
 ENDS = {
     "run ": "to the run's folder",
     "views ": "imports, weights, the prior's own four views",
-    "refine 1": "drawing what refinement fits to, ten steps of it",
-    "prior ": "the rest of refinement, the fit to the prior",
+    "optimise ": "steps of score distillation",
+    "refine ": "drawing what refinement fits to, ten steps of each round",
+    "prior ": "the fit to the prior",
     "mesh ": "mesh, texture, files, turntable, sheet, page",
     "end": "to the end of the process",
 }
+FITTING = "the rest of each round's steps"
 
 
 class Spent(NamedTuple):
@@ -94,20 +96,20 @@ def spent_by(*words: str, threads: int, times: int = 1) -> Spent:
 
 def asset_rows(settings: list[str], folder: Path, threads: int) -> dict[str, Spent]:
     words = ("launch.py", "--config", "mvdream-mini.yaml", PROMPT, f"output_root={folder}", *settings)
-    rows: dict[str, Spent] = {}
-    last, step, before = 0.0, 0.0, processor_seconds()
-    waiting = dict(ENDS)
+    rows: dict[str, float] = {}
+    last, before, begun = 0.0, processor_seconds(), set[str]()
     for moment, line in lines_of(*words, threads=threads):
-        if line.startswith("optimise"):
-            step = moment
-        found = next((start for start in waiting if line.startswith(start)), None)
-        if found is None:
+        part = next((part for start, part in ENDS.items() if line.startswith(start)), None)
+        if part is None:
             continue
-        if step:  # the steps end with the last line about them, before whatever comes next
-            rows["steps of score distillation"], last, step = Spent(step - last), step, 0.0
-        rows[waiting.pop(found)] = Spent(moment - last)
+        if line.startswith("refine "):
+            number = line.split()[1]
+            part = FITTING if number in begun else part
+            begun.add(number)
+        rows[part] = rows.get(part, 0.0) + moment - last
         last = moment
-    return rows | {"**all of it**": Spent(last, processor_seconds() - before)}
+    parts = {part: Spent(seconds) for part, seconds in rows.items()}
+    return parts | {"**all of it**": Spent(last, processor_seconds() - before)}
 
 
 def export_rows(folder: Path, threads: int) -> dict[str, Spent]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_TABLES
 from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
@@ -30,7 +30,7 @@ def config_of(*settings):
 
 
 def test_the_tables_are_those_of_the_settings_and_every_condition_is_a_valid_config():
-    assert tuple(ablation._MEASURES) == (*ABLATION_TABLES, *GUIDED_TABLES)
+    assert tuple(ablation._MEASURES) == (*ABLATION_TABLES, *GUIDED_TABLES, *RECIPE_TABLES)
     with pytest.raises(ConfigError, match=r"ablation.only.*'veiws'.*views, annealing"):
         config_of("ablation.only=[veiws]")
     config = config_of()
