@@ -183,7 +183,10 @@ class _Fitting:
         order = torch.randperm(len(self.targets), generator=generator(self.config.seed, turn, "refine order"))
         chosen = int(order[place])
         target = self.targets[chosen]
-        seen = self.scene.render(self.cameras[chosen], background=self.backgrounds[chosen])
+        color = self.backgrounds[chosen]
+        # samples at other places each time, against grain between them; with its own background a scene would draw one
+        shifts = None if color is None else generator(self.config.seed, step, "refine render")
+        seen = self.scene.render(self.cameras[chosen], generator=shifts, background=color)
         difference = mse_loss(seen.rgb, target)
         weights = self.config.refine
         loss = difference + weights.opaque_weight * regularizers.opaque(seen)

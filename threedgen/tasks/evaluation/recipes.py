@@ -40,7 +40,7 @@ _ONE_LONG_ROUND: dict[str, Any] = {
 TABLES = (
     Table(
         "recipe",
-        "A short distillation and two rounds",
+        "A short distillation and three rounds",
         "The recipe, and what it was before: 200 steps of distillation and one round of 30 DDIM steps.",
         (Condition("long", "200 steps, one round", _ONE_LONG_ROUND), _RECIPE),
         _COLUMNS,
@@ -53,8 +53,8 @@ TABLES = (
             _RECIPE,
             Condition("rounds-0", "distilled only", {"refine.rounds": 0}),
             Condition("rounds-1", "one round", {"refine.rounds": 1, "refine.coarse_rounds": 0}),
-            Condition("rounds-3", "three rounds", {"refine.rounds": 3}),
-            Condition("weak", "strength 0.6, 0.3", {"refine.strength": Schedule(0.6, 0.3)}),
+            Condition("rounds-2", "two rounds", {"refine.rounds": 2}),
+            Condition("weak", "strength 0.7, 0.3", {"refine.strength": Schedule(0.7, 0.3)}),
             Condition("strong", "strength 1, 0.7", {"refine.strength": Schedule(1.0, 0.7)}),
             Condition("sets-6", "6 sets a round", {"refine.sets": 6}),
             Condition("guidance-1", "guidance scale 1", {"refine.guidance_scale": 1.0}),
