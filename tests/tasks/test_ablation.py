@@ -273,13 +273,15 @@ def test_tables_of_the_recipe_tell_surfaces_and_what_optimising_took(tmp_path, s
     for table in recipes.TABLES:
         for condition in table.conditions:
             validate(with_settings(config, condition.settings))
+    recipe, quick = load_config("mvdream-mini.yaml"), load_config("mvdream-mini-quick.yaml")
+    assert replace(with_settings(recipe, recipes.QUICK), preview_every=10) == quick
     monkeypatch.setattr(recipes, "surface_figures", lambda scene, truth, config: {"chamfer": 0.125, "normals": 7.5})
     clock = iter(range(0, 1000, 3))  # each look at it is three seconds later
     monkeypatch.setattr(scenes.time, "process_time", lambda: next(clock))
     with open_run(tmp_path, config) as run:
         results = ablation.run(config, run)
     (table,) = json.loads(results["figures"].read_text())["tables"]
-    assert list(table["conditions"]) == ["long", "recipe"]
+    assert list(table["conditions"]) == ["recipe", "quick"]
     for condition in table["conditions"].values():
         (figures,) = condition["prompts"].values()
         assert (figures["chamfer"], figures["normals"], figures["optimize_seconds"]) == (0.125, 7.5, 3)
