@@ -2,7 +2,7 @@
 
     python benchmarks/seconds.py                        # two threads, the mini recipes
     python benchmarks/seconds.py --threads 1 --only starts views
-    python benchmarks/seconds.py runtime.precision=float32 steps=110      # settings of the asset's run
+    python benchmarks/seconds.py --config mvdream-mini-quick.yaml runtime.precision=float32   # of the asset's run
 
 Every row is a process of its own or a part of one. Where it is a process, its processor time is told too, which other
 work on the machine moves much less; the last column is it over that of `import torch`, measured in the same run, or for
@@ -40,15 +40,17 @@ STARTS = {
     "imports of a generation": ("-c", OURS),
     "the same in a program that is not ours": ("-c", "import threedgen.tasks.generate"),
 }
-# the first line of each that a generation prints -> the part that ends with it
+# how a line that a generation prints begins -> the part that ends with it; of a round's lines this is the first
 ENDS = {
     "run ": "to the run's folder",
     "views ": "imports, weights, the prior's own four views",
-    "refine 1": "drawing what refinement fits to, ten steps of it",
-    "prior ": "the rest of refinement, the fit to the prior",
+    "optimise ": "steps of score distillation",
+    "refine ": "drawing what refinement fits to, ten steps of each round",
+    "prior ": "the fit to the prior",
     "mesh ": "mesh, texture, files, turntable, sheet, page",
     "end": "to the end of the process",
 }
+FITTING = "the rest of each round's steps"
 
 
 class Spent(NamedTuple):
@@ -92,27 +94,27 @@ def spent_by(*words: str, threads: int, times: int = 1) -> Spent:
     return min(found, key=lambda spent: spent.processor or 0.0)
 
 
-def asset_rows(settings: list[str], folder: Path, threads: int) -> dict[str, Spent]:
-    words = ("launch.py", "--config", "mvdream-mini.yaml", PROMPT, f"output_root={folder}", *settings)
-    rows: dict[str, Spent] = {}
-    last, step, before = 0.0, 0.0, processor_seconds()
-    waiting = dict(ENDS)
+def asset_rows(recipe: str, settings: list[str], folder: Path, threads: int) -> dict[str, Spent]:
+    words = ("launch.py", "--config", recipe, PROMPT, f"output_root={folder}", *settings)
+    rows: dict[str, float] = {}
+    last, before, begun = 0.0, processor_seconds(), set[str]()
     for moment, line in lines_of(*words, threads=threads):
-        if line.startswith("optimise"):
-            step = moment
-        found = next((start for start in waiting if line.startswith(start)), None)
-        if found is None:
+        part = next((part for start, part in ENDS.items() if line.startswith(start)), None)
+        if part is None:
             continue
-        if step:  # the steps end with the last line about them, before whatever comes next
-            rows["steps of score distillation"], last, step = Spent(step - last), step, 0.0
-        rows[waiting.pop(found)] = Spent(moment - last)
+        if line.startswith("refine "):
+            number = line.split()[1]
+            part = FITTING if number in begun else part
+            begun.add(number)
+        rows[part] = rows.get(part, 0.0) + moment - last
         last = moment
-    return rows | {"**all of it**": Spent(last, processor_seconds() - before)}
+    parts = {part: Spent(seconds) for part, seconds in rows.items()}
+    return parts | {"**all of it**": Spent(last, processor_seconds() - before)}
 
 
-def export_rows(folder: Path, threads: int) -> dict[str, Spent]:
-    """The parts of an export of the run that is in `folder`, done once more by a process of its own."""
-    (run,) = folder.glob("mvdream-mini/*/")
+def export_rows(recipe: str, folder: Path, threads: int) -> dict[str, Spent]:
+    """The parts of an export of the recipe's run that is in `folder`, done once more by a process of its own."""
+    (run,) = folder.glob(f"{Path(recipe).stem}/*/")
     before = processor_seconds()
     *_, (_, told), _ = lines_of(str(Path(__file__)), "--export", str(run), threads=threads)
     used = processor_seconds() - before
@@ -153,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--config", default="mvdream-mini.yaml", help="the asset's recipe")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--export", help=argparse.SUPPRESS)
     parser.add_argument("settings", nargs="*")
@@ -183,9 +186,9 @@ def main() -> None:
             words = ("launch.py", "--config", "views-mini.yaml", PROMPT, f"output_root={folder}")
             tell("four views", {"`launch.py --config views-mini.yaml`": spent_by(*words, threads=given.threads)})
         if "asset" in given.only:
-            tell("an asset", asset_rows(given.settings, folder, given.threads))
+            tell("an asset", asset_rows(given.config, given.settings, folder, given.threads))
         if "export" in given.only:
-            tell("its export", export_rows(folder, given.threads))
+            tell("its export", export_rows(given.config, folder, given.threads))
     if given.json:
         given.json.write_text(json.dumps({"threads": given.threads, "tables": tables}, indent=1) + "\n")
 

@@ -369,3 +369,20 @@ def test_the_backend_in_plain_torch_has_a_name_of_before(tmp_path):
         assert "backend: plain" in to_yaml(config)
     with pytest.raises(ConfigError, match="one of auto, native, plain, nerfacc, tinycudann, gsplat, got 'refrence'"):
         load_config(None, ["scene.backend=refrence"])
+
+
+def test_one_number_for_a_schedule_is_both_of_its_ends(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("refine:\n  strength: 0.6\nguidance:\n  max_timestep: {start: 0.9, end: 0.4}\n")
+    config = load_config(recipe, ["guidance.min_timestep=0.1", "optimizer.lr_scale.end=0.5"])
+    assert config.refine.strength == Schedule(0.6, 0.6)
+    assert (config.guidance.min_timestep.start, config.guidance.min_timestep.end) == (0.1, 0.1)
+    assert (config.guidance.max_timestep.start, config.guidance.max_timestep.end) == (0.9, 0.4)
+    assert (config.optimizer.lr_scale.start, config.optimizer.lr_scale.end) == (1.0, 0.5)
+    with pytest.raises(
+        ConfigError, match=r"refine.strength.start \(on the command line\): expected a number, got 'much'"
+    ):
+        load_config(None, ["refine.strength=much"])
+    with pytest.raises(ConfigError, match=r"recipe.yaml:2"):
+        recipe.write_text("refine:\n  strength: 3\n")
+        load_config(recipe)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_TABLES
 from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
@@ -18,7 +18,7 @@ from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import open_run
-from threedgen.tasks.evaluation import ablation, jobs, priors, scenes
+from threedgen.tasks.evaluation import ablation, jobs, priors, recipes, scenes
 from threedgen.tasks.evaluation.jobs import Outcome, with_settings
 from threedgen.tasks.evaluation.scenes import jobs_of
 
@@ -30,7 +30,7 @@ def config_of(*settings):
 
 
 def test_the_tables_are_those_of_the_settings_and_every_condition_is_a_valid_config():
-    assert tuple(ablation._MEASURES) == (*ABLATION_TABLES, *GUIDED_TABLES)
+    assert tuple(ablation._MEASURES) == (*ABLATION_TABLES, *GUIDED_TABLES, *RECIPE_TABLES)
     with pytest.raises(ConfigError, match=r"ablation.only.*'veiws'.*views, annealing"):
         config_of("ablation.only=[veiws]")
     config = config_of()
@@ -266,3 +266,24 @@ def test_priors_of_all_tables_are_trained_together_once_and_judged(tmp_path, mon
     # one step with a learning rate that has hardly begun: the variants are still almost what they started from
     near = (unet.conv_in.weight - start.conv_in.weight).abs().max()
     assert 0 < near < 0.01 * start.conv_in.weight.abs().max()
+
+
+def test_tables_of_the_recipe_tell_surfaces_and_what_optimising_took(tmp_path, stubbed, monkeypatch):
+    config = load_config("eval-recipe-mini.yaml", [*TINY, "ablation.only=[recipe]", "ablation.prompts=1"])
+    for table in recipes.TABLES:
+        for condition in table.conditions:
+            validate(with_settings(config, condition.settings))
+    recipe, quick = load_config("mvdream-mini.yaml"), load_config("mvdream-mini-quick.yaml")
+    assert replace(with_settings(recipe, recipes.QUICK), preview_every=10) == quick
+    monkeypatch.setattr(recipes, "surface_figures", lambda scene, truth, config: {"chamfer": 0.125, "normals": 7.5})
+    clock = iter(range(0, 1000, 3))  # each look at it is three seconds later
+    monkeypatch.setattr(scenes.time, "process_time", lambda: next(clock))
+    with open_run(tmp_path, config) as run:
+        results = ablation.run(config, run)
+    (table,) = json.loads(results["figures"].read_text())["tables"]
+    assert list(table["conditions"]) == ["recipe", "quick"]
+    for condition in table["conditions"].values():
+        (figures,) = condition["prompts"].values()
+        assert (figures["chamfer"], figures["normals"], figures["optimize_seconds"]) == (0.125, 7.5, 3)
+        assert figures["psnr"] > 20
+    assert "Priors:" not in results["tables"].read_text()

@@ -13,6 +13,7 @@ import torch
 from threedgen import cli
 from threedgen.cameras import viewing_cameras
 from threedgen.config.load import load_config
+from threedgen.config.schedules import Schedule
 from threedgen.data.miniworld import build, parse, render
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
@@ -37,17 +38,23 @@ CONFIG = load_config(
         "refine.sets=3",
         "refine.steps=40",
         "refine.num_inference_steps=8",
+        "refine.coarse_rounds=0",
+        "refine.background_random_probability=0",
         "num_threads=1",
     ],
 )
 TEXT = torch.zeros(1, 1, 1)
 
 
+def refining(**settings):
+    return replace(CONFIG, refine=replace(CONFIG.refine, **settings))
+
+
 SEEN = {}  # by the cameras' matrices: a round asks for the same views in each of its denoising steps
 
 
 def truth(cameras):
-    key = cameras.camera_to_world.numpy().tobytes()
+    key = (cameras.height, cameras.camera_to_world.numpy().tobytes())
     if key not in SEEN:
         object_, size = build(parse("a red ball")), cameras.height
         SEEN[key] = render(object_, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), size).rgb
@@ -70,7 +77,8 @@ class Knowing:
 
     def denoise(self, noisy, timestep, told):
         self.asked.append((int(timestep[0]), len(noisy), told.num_views))
-        x0 = torch.from_numpy(truth(told.cameras)).movedim(-1, 1).float() * 2 - 1
+        size = noisy.shape[-1]  # whatever the scene's own pictures are
+        x0 = torch.from_numpy(truth(replace(told.cameras, height=size, width=size))).movedim(-1, 1).float() * 2 - 1
         x0 = x0.repeat(len(noisy) // len(x0), 1, 1, 1)
         alpha, sigma = self.schedule.level(timestep)
         return Denoised((noisy - alpha * x0) / sigma, x0)
@@ -89,12 +97,12 @@ def test_the_targets_are_what_the_prior_makes_of_the_scenes_own_views():
     for one, target in zip(cameras, targets, strict=True):
         assert np.abs(target.numpy() - truth(one)).mean() < 0.03  # the schedule's first level of noise is left
     timesteps = [t for t, _, _ in prior.asked]
-    assert timesteps == [376, 251, 126, 1]  # of eight, those of the first half
+    assert timesteps == [500, 375, 250, 125]  # of eight, those of the first half
     assert {(count, views) for _, count, views in prior.asked} == {(24, 4)}  # wanted and unwanted, four views together
 
 
 def test_with_little_noise_the_targets_are_the_scenes_own_views():
-    config = replace(CONFIG, refine=replace(CONFIG.refine, strength=0.001))
+    config = refining(strength=Schedule(0.001, 0.001))
     prior, scene = Knowing(), NeRF(CONFIG.scene, CONFIG.seed)
     prior.denoise = lambda noisy, timestep, told: Denoised(noisy * 0, noisy / prior.schedule.level(timestep)[0])
     cameras, targets = refine.draw_targets(scene, config, prior, TEXT, TEXT, step=4)
@@ -107,9 +115,57 @@ def test_a_set_that_comes_again_is_seen_by_other_samples():
     """The few rays of a round would otherwise be right only where their samples happened to lie."""
     scene = NeRF(replace(CONFIG.scene, samples_per_ray=8), CONFIG.seed)
     cameras, targets = refine.draw_targets(scene, CONFIG, Knowing(), TEXT, TEXT, step=4)
-    step = refine._Fitting(scene, CONFIG, cameras[:1], targets[:1])
+    step = refine._Fitting(scene, CONFIG, cameras[:1], targets[:1], [None])
     first, again, other = (step(k).loss.item() for k in (4, 4, 5))
     assert first == again != other
+
+
+def test_strength_and_size_follow_the_rounds():
+    config = refining(rounds=3, strength=Schedule(1.0, 0.5), sets=3, num_inference_steps=4, coarse_rounds=2)
+    config = replace(config, camera=replace(config.camera, coarse_resolution=12, coarse_fraction=1.0))
+    scene, first = NeRF(config.scene, config.seed), []
+    for number in range(3):
+        prior = Knowing()
+        # from a step on in whose midst the scene's own pictures, were it not finished, would grow
+        drawn = refine.draw_targets(scene, config, prior, TEXT, TEXT, step=2, number=number)
+        first.append([t for t, _, _ in prior.asked])
+        for cameras, target in zip(*drawn, strict=True):
+            assert target.shape == (4, *[24 if number == 2 else 12] * 2, 3) and cameras.height == target.shape[1]
+    assert first == [[999, 749, 500, 250], [750, 500, 250], [500, 250]]  # 1, 3/4 and 1/2 of the schedule
+
+
+def test_a_set_on_a_random_colour_is_drawn_on_it_and_fitted_on_its_own_pictures_edge(monkeypatch):
+    config = refining(background_random_probability=1.0, strength=Schedule(0.001, 0.001))
+    prior, scene = Knowing(), NeRF(config.scene, config.seed)
+    prior.denoise = lambda noisy, timestep, told: Denoised(noisy * 0, noisy / prior.schedule.level(timestep)[0])
+    cameras, targets = refine.draw_targets(scene, config, prior, TEXT, TEXT, step=4)
+    colors = refine._colors_behind(config, 4)
+    assert len({tuple(color.tolist()) for color in colors}) == 3
+    with torch.no_grad():  # the scene's blob reaches no corner
+        for target, color in zip(targets, colors, strict=True):
+            assert (target[:, 0, 0] - color).abs().mean() < 0.05
+    scene.occupancy.occupied[...] = False  # nothing is there: all that is seen is what stands behind
+    plain = [torch.zeros_like(target) + color * 0.5 + 0.2 for target, color in zip(targets, colors, strict=True)]
+    weightless = replace(config, refine=replace(config.refine, opaque_weight=0.0, smoothness_weight=0.0))
+    step = refine._Fitting(scene, weightless, cameras, plain, colors)(4)
+    assert step.loss.item() < 1e-12
+    own = refine._Fitting(scene, weightless, cameras, plain, [None] * 3)(4)  # the scene's own: another colour
+    assert own.loss.item() > 1e-3
+
+
+def test_sparsity_is_weighed():
+    scene = NeRF(CONFIG.scene, CONFIG.seed)
+    cameras = refine._round_cameras(CONFIG, 4, 0)
+    targets = [torch.zeros(4, 24, 24, 3)] * 3
+
+    def loss(weight):
+        return refine._Fitting(scene, refining(sparsity_weight=weight), cameras, targets, [None] * 3)(4).loss
+
+    with torch.no_grad():
+        seen = [scene.render(one).opacity for one in cameras]
+        wanted = [(one.square() + 0.01).sqrt().mean().item() for one in seen]
+        found = (loss(2.0) - loss(0.0)).item() / 2
+    assert min(abs(found - one) for one in wanted) < 1e-3 and found > 0.2  # samples are shifted
 
 
 def test_the_scene_comes_to_look_like_the_prior_s_views(tmp_path):

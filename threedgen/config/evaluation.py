@@ -19,15 +19,14 @@ ABLATION_TABLES = ("views", "annealing", "guidance", "rescale", "loss", "attenti
 
 
 GUIDED_TABLES = ("joint", "joint-assets")  # another paper's, made where they are asked for
+RECIPE_TABLES = ("recipe", "refinement")  # of the recipe itself, made where they are asked for
 
 
 @dataclass
 class AblationConfig:
     """The paper's ablations on held-out captions; cameras, picture size and processes are those of `eval`."""
 
-    only: tuple[
-        str, ...
-    ] = ()  # some of ABLATION_TABLES, such as [views, rescale], or of GUIDED_TABLES; empty: the former
+    only: tuple[str, ...] = ()  # some of ABLATION_TABLES, such as [views, rescale], or of the others; empty: the former
     prompts: int = setting(32, 1)
     pictured_prompts: int = setting(4, 1, 64)  # columns of a table's picture, two views each
     base_steps: int = setting(2000, 1)  # training on single pictures, from which every variant of the prior starts

@@ -54,12 +54,16 @@ class RefineConfig:
 
     rounds: int = setting(0, 0, 1000)
     sets: int = setting(8, 1, 1024)  # of camera.num_views views that a round draws
-    strength: float = setting(0.5, 0.001, 1)  # the timestep that they are noised to, as a fraction of the schedule
+    # the timestep that they are noised to, as a fraction of the schedule: from the first round to the last
+    strength: Schedule = setting(lambda: Schedule(0.5, 0.5), 0.001, 1)
     num_inference_steps: int = setting(40, 1, 1000)  # of the whole schedule
     guidance_scale: float = setting(7.5, 0)
     rescale: float = setting(0.0, 0, 1)
     steps: int = setting(120, 1)  # of fitting to a round's views
+    coarse_rounds: int = setting(0, 0, 1000)  # the first rounds, fitted at camera.coarse_resolution
+    background_random_probability: float = setting(0.0, 0, 1)  # chance that a set is drawn and fitted on any colour
+    sparsity_weight: float = setting(0.0, 0)  # of the mean of sqrt(opacity^2 + 0.01): less of everything
     opaque_weight: float = setting(0.005, 0)  # of the mean binary entropy of the opacity: surfaces, not fog
     smoothness_weight: float = setting(0.0, 0)  # of the field's change from sample to sample: clean surfaces, no grain
     eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal
-    lr_scale: Schedule = setting(lambda: Schedule(0.5, 0.05), 0)  # times the optimizer's rates, in each round
+    lr_scale: Schedule = setting(lambda: Schedule(0.5, 0.05), 0)  # times the optimizer's rates, over all rounds

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_TABLES
 from threedgen.config.export import EXPORT_FORMATS
 from threedgen.config.guidance import JointConfig, JointMode
 from threedgen.config.scene import Geometry
@@ -99,11 +99,8 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
     if not config.eval.views:
         fail("eval.views", "must name at least one number of views")
     for table in config.ablation.only:
-        if table not in (*ABLATION_TABLES, *GUIDED_TABLES):
-            fail(
-                "ablation.only",
-                f"there is no table {table!r}; there are {', '.join((*ABLATION_TABLES, *GUIDED_TABLES))}",
-            )
+        if table not in (tables := (*ABLATION_TABLES, *GUIDED_TABLES, *RECIPE_TABLES)):
+            fail("ablation.only", f"there is no table {table!r}; there are {', '.join(tables)}")
     for name in config.export.formats:
         if name not in EXPORT_FORMATS:
             fail("export.formats", f"there is no format {name!r}; there are {', '.join(EXPORT_FORMATS)}")

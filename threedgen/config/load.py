@@ -52,8 +52,8 @@ def load_config(
         ConfigError: no such recipe, unknown key, wrong type or impossible value; one line that says where.
     """
     assignments = [] if config is None else list(_read_recipe(find_config(config)))
-    assignments += [_read_override(word, "on the command line") for word in overrides]
-    assignments += [_read_override(word, "in this line") for word in line]
+    assignments += [each for word in overrides for each in _read_override(word, "on the command line")]
+    assignments += [each for word in line for each in _read_override(word, "in this line")]
 
     tree = OmegaConf.structured(Config)
     texts: dict[str, str] = {}
@@ -153,6 +153,17 @@ def _sections() -> dict[str, str]:
     return sections
 
 
+@cache
+def _schedules() -> set[str]:
+    """Dotted names of the sections that are schedules."""
+    return {section for key in _leaf_types() for section, _, name in [key.rpartition(".")] if name == "to_fraction"}
+
+
+def _constant(key: str, value: str, where: str) -> list[_Assignment]:
+    """One number for a schedule: both of its ends."""
+    return [_Assignment(f"{key}.{end}", value, where) for end in ("start", "end")]
+
+
 def _closest(key: str) -> list[str]:
     """Up to three known keys like `key`; the last part counts as much as the whole, so a lost section is found."""
 
@@ -179,21 +190,23 @@ def _check_key(key: str, where: str) -> None:
         raise ConfigError(unknown_key_message(key, where))
 
 
-def _read_override(word: str, where: str) -> _Assignment:
+def _read_override(word: str, where: str) -> list[_Assignment]:
     key, equals, text = word.partition("=")
     key = _RENAMED.get(key, key)
     if not equals:
         raise ConfigError(f'{word!r} ({where}) is not key=value; a prompt is written prompt="a red cat"')
+    if key in _schedules():
+        return _constant(key, text, where)
     _check_key(key, where)
     if typing.get_origin(_leaf_types()[key]) is not tuple:
-        return _Assignment(key, text, where)
+        return [_Assignment(key, text, where)]
     try:
         node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError:
         node = None
     if not isinstance(node, yaml.SequenceNode):
         raise _wrong_type(_Assignment(key, text, where))
-    return _Assignment(key, _elements(node, key, where), where)
+    return [_Assignment(key, _elements(node, key, where), where)]
 
 
 def _read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> Iterator[_Assignment]:
@@ -232,6 +245,9 @@ def _walk(node: yaml.Node, prefix: str, file: str) -> Iterator[_Assignment]:
             raise ConfigError(f"{where}: {prefix}{key_node.value} is already set in line {seen[key_node.value]}")
         seen[key_node.value] = _line(key_node)
         key = _RENAMED.get(prefix + key_node.value, prefix + key_node.value)
+        if key in _schedules() and isinstance(value, yaml.ScalarNode):
+            yield from _constant(key, value.value, where)
+            continue
         if key in _sections():
             yield from _walk(value, f"{key}.", file)
             continue

@@ -38,9 +38,9 @@ def note_prior_fit(
     """
     cameras, _ = sheet_cameras(config, prior)
     seen = scene.render(cameras).rgb.movedim(-1, 1)
-    settings = replace(config.refine, strength=_STRENGTH, num_inference_steps=_STEPS)
+    settings = replace(config.refine, num_inference_steps=_STEPS)
     told = Conditions(text, cameras, len(cameras))
-    drawn = redraw(seen, told, negative, prior, settings, generator(config.seed, step, "prior fit"))
+    drawn = redraw(seen, told, negative, prior, settings, _STRENGTH, generator(config.seed, step, "prior fit"))
     coded = prior.decode(prior.encode_images(seen))
     fit, codec = (round(psnr(seen.cpu(), other.float().cpu()), 2) for other in (drawn, coded))
     run.events.write(PRIOR_FIT, step=step, psnr=fit, codec_psnr=codec, strength=_STRENGTH, views=len(cameras))

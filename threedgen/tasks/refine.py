@@ -7,6 +7,7 @@ target, so what it makes is an average of them, blurred and grainy; a round's pi
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import interpolate, mse_loss
 
 from threedgen.cameras import Cameras, CameraSampler
 from threedgen.config.guidance import RefineConfig
+from threedgen.config.schedules import Schedule, value_at
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.randomness import generator
@@ -22,11 +24,12 @@ from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.diffusion.sampling import ddim, ddim_timesteps
+from threedgen.diffusion.sampling import ddim
 from threedgen.imaging import tile
 from threedgen.runs.checkpoint import load_latest_checkpoint, save_checkpoint
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene import regularizers
+from threedgen.scene.background import drawn_color
 from threedgen.scene.protocol import RayScene
 from threedgen.tasks.scene_optimizer import SceneStep, Span, fit
 
@@ -54,12 +57,14 @@ def refine(
     for number in range((done - begin) // settings.steps, settings.rounds):
         first = begin + number * settings.steps
         if done > first:
-            cameras, targets = _round_cameras(config, first), _kept_targets(pictures, first, scene)
+            cameras, targets = _round_cameras(config, first, number), _kept_targets(pictures, first, scene)
         else:
-            cameras, targets = draw_targets(scene, config, prior, text, negative, first, mix)
+            cameras, targets = draw_targets(scene, config, prior, text, negative, first, mix, number)
             save_checkpoint(pictures, first, {f"{i}": target for i, target in enumerate(targets)}, {})
-        span = Span(first, first + settings.steps, settings.lr_scale)
-        done = fit(scene, config, run, f"refine {number + 1}", _Fitting(scene, config, cameras, targets), span)
+        ends = (value_at(settings.lr_scale, (number + k) / settings.rounds) for k in (0, 1))
+        span = Span(first, first + settings.steps, Schedule(*ends))
+        take = _Fitting(scene, config, cameras, targets, _colors_behind(config, first))
+        done = fit(scene, config, run, f"refine {number + 1}", take, span)
     shutil.rmtree(pictures, ignore_errors=True)
     return done
 
@@ -72,10 +77,18 @@ def _kept_targets(pictures: Path, step: int, scene: RayScene) -> list[Tensor]:
     return [kept.tensors[f"{i}"].to(scene.device) for i in range(len(kept.tensors))]
 
 
-def _round_cameras(config: Config, step: int) -> list[Cameras]:
-    """Of each set of the round that begins at `step`."""
-    sampler = CameraSampler(config.camera, config.seed)
-    return [sampler.sample(step + k, config.steps)[: config.camera.num_views] for k in range(config.refine.sets)]
+def _round_cameras(config: Config, step: int, number: int) -> list[Cameras]:
+    """Of each set of round `number`, counted from 0, which begins at `step`."""
+    camera = config.camera
+    size = camera.coarse_resolution if number < config.refine.coarse_rounds else camera.resolution
+    sampler = CameraSampler(replace(camera, resolution=size, coarse_fraction=0.0), config.seed)
+    return [sampler.sample(step + k, config.steps)[: camera.num_views] for k in range(config.refine.sets)]
+
+
+def _colors_behind(config: Config, step: int) -> list[Tensor | None]:
+    """What each set of the round that begins at `step` is rendered on to be drawn anew; None: its own background."""
+    draw = generator(config.seed, step, "refine background")
+    return [drawn_color(draw, config.refine.background_random_probability) for _ in range(config.refine.sets)]
 
 
 @torch.no_grad()
@@ -87,20 +100,26 @@ def draw_targets(
     negative: Tensor,
     step: int,
     mix: Mix | None = None,
+    number: int = 0,
 ) -> tuple[list[Cameras], list[Tensor]]:
-    """The pictures of a round that begins at `step`: the cameras of each set and what it is to look like from there.
+    """The pictures of round `number`, counted from 0, which begins at `step`: the cameras of each set and what it is
+    to look like from there.
 
     Of each set [V, H, W, 3] in 0..1, V = `camera.num_views`, at the size of the config's pictures.
     """
     settings, num_views = config.refine, config.camera.num_views
-    cameras = _round_cameras(config, step)
+    strength = value_at(settings.strength, number / max(1, settings.rounds - 1))
+    cameras, behind = _round_cameras(config, step, number), _colors_behind(config, step)
     noise_of = generator(config.seed, step, "refine noise")
     targets: list[Tensor] = []
     for first in range(0, settings.sets, _SETS_AT_ONCE):
         some = cameras[first : first + _SETS_AT_ONCE]
-        seen = torch.cat([scene.render(one).rgb for one in some]).movedim(-1, 1)
+        shown = zip(some, behind[first:], strict=False)
+        seen = torch.cat([scene.render(one, background=color).rgb for one, color in shown]).movedim(-1, 1)
         told = Conditions(text, Cameras.joined(some) if num_views > 1 else None, num_views)
-        drawn = redraw(_resized(seen, config.guidance.image_size), told, negative, prior, settings, noise_of, mix)
+        drawn = redraw(
+            _resized(seen, config.guidance.image_size), told, negative, prior, settings, strength, noise_of, mix
+        )
         targets += _resized(drawn, seen.shape[-1]).movedim(1, -1).split(num_views)
     return cameras, targets
 
@@ -112,21 +131,27 @@ def redraw(
     negative: Tensor,
     prior: MultiViewPrior,
     settings: RefineConfig,
+    strength: float,
     noise_of: torch.Generator,
     mix: Mix | None = None,
 ) -> Tensor:
-    """Views [B, 3, S, S] in 0..1, noised to `settings.strength` of the schedule, as the prior then denoises them.
+    """Views [B, 3, S, S] in 0..1, noised to `strength` of the schedule, as the prior then denoises them.
 
     mix: what puts a 2D model beside it.
     """
-    timesteps = ddim_timesteps(settings.num_inference_steps, len(prior.schedule))
-    timesteps = [t for t in timesteps if t <= settings.strength * len(prior.schedule)] or timesteps[-1:]
+    timesteps = _timesteps(strength, settings.num_inference_steps, len(prior.schedule))
     latents = prior.encode_images(seen)
     noise = torch.randn(latents.shape, generator=noise_of).to(latents)
     alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0], device=latents.device))
     guided = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
     denoiser = guided if mix is None else mix(guided)
     return prior.decode(ddim(denoiser, alpha * latents + sigma * noise, timesteps))
+
+
+def _timesteps(strength: float, num_inference_steps: int, num_train_timesteps: int) -> list[int]:
+    """Descending, evenly from `strength` of the schedule to a step above its end: of few, none is spent there."""
+    highest, count = min(strength * num_train_timesteps, num_train_timesteps - 1), round(strength * num_inference_steps)
+    return [round(highest * (1 - k / count)) for k in range(count)] or [round(highest)]
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
@@ -139,20 +164,32 @@ def _resized(images: Tensor, size: int) -> Tensor:
 class _Fitting:
     """Step after step one of the sets, in an order that is drawn anew for each time through them."""
 
-    def __init__(self, scene: RayScene, config: Config, cameras: Sequence[Cameras], targets: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        scene: RayScene,
+        config: Config,
+        cameras: Sequence[Cameras],
+        targets: Sequence[Tensor],
+        behind: Sequence[Tensor | None],
+    ) -> None:
         self.scene, self.config, self.cameras, self.targets = scene, config, cameras, targets
+        # the prior keeps a plain background plain, but not its very colour
+        self.backgrounds = [
+            color if color is None else _edge_color(t) for color, t in zip(behind, targets, strict=True)
+        ]
 
     def __call__(self, step: int) -> SceneStep:
         turn, place = divmod(step, len(self.targets))
         order = torch.randperm(len(self.targets), generator=generator(self.config.seed, turn, "refine order"))
         chosen = int(order[place])
         target = self.targets[chosen]
-        # Samples are shifted: these few rays alone would only be right where theirs lie. The background is the targets'
+        # Samples are shifted: these few rays alone would only be right where theirs lie
         jitter = generator(self.config.seed, step, "refine render")
-        seen = self.scene.render(self.cameras[chosen], generator=jitter)
+        seen = self.scene.render(self.cameras[chosen], generator=jitter, background=self.backgrounds[chosen])
         difference = mse_loss(seen.rgb, target)
         weights = self.config.refine
         loss = difference + weights.opaque_weight * regularizers.opaque(seen)
+        loss = loss + weights.sparsity_weight * regularizers.sparsity(seen)
         if weights.smoothness_weight > 0:
             drawn = generator(self.config.seed, step, "refine smoothness")
             loss = loss + weights.smoothness_weight * regularizers.smoothness(self.scene, drawn)
@@ -164,3 +201,8 @@ class _Fitting:
             seen.opacity_range,
             self.cameras[chosen],
         )
+
+
+def _edge_color(views: Tensor) -> Tensor:
+    """[3]: the median of the outermost pixels of views [V, H, W, 3]."""
+    return torch.cat([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], 1).flatten(0, 1).median(0).values

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from threedgen.cameras import viewing_cameras
-from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES
+from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_TABLES
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
@@ -18,7 +18,7 @@ from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.imaging import Row, contact_sheet, read_strip, save_png
 from threedgen.runs.directory import RunDirectory
-from threedgen.tasks.evaluation import guided, guided_assets, priors, scenes
+from threedgen.tasks.evaluation import guided, guided_assets, priors, recipes, scenes
 from threedgen.tasks.evaluation.jobs import PICTURE_AZIMUTHS, PICTURE_ELEVATION
 from threedgen.tasks.evaluation.plots import plot
 from threedgen.tasks.evaluation.scenes import PICTURE_SIZE
@@ -29,6 +29,7 @@ _MEASURES = {
     **{table.name: (table, priors.measure) for table in priors.TABLES},
     guided.TABLE.name: (guided.TABLE, guided.measure),
     guided_assets.TABLE.name: (guided_assets.TABLE, guided_assets.measure),
+    **{table.name: (table, recipes.measure) for table in recipes.TABLES},
 }
 
 
@@ -86,9 +87,14 @@ def _baselines(config: Config) -> str:
     if set(config.ablation.only) <= set(GUIDED_TABLES) and config.ablation.only:
         views = config.views
         return f"Views: {views.num_inference_steps} steps, guidance scale {views.guidance_scale:g}{kinds}.\n"
-    return (
+    scene = (
         f"Baseline of scenes: {config.steps} steps, {camera.num_views} views at once, {camera.resolution} px, guidance "
-        f"scale {guidance.guidance_scale:g}, rescale {guidance.rescale:g}. Priors: {config.ablation.base_steps} steps "
+        f"scale {guidance.guidance_scale:g}, rescale {guidance.rescale:g}."
+    )
+    if set(config.ablation.only) <= set(RECIPE_TABLES) and config.ablation.only:
+        return f"{scene}\n"
+    return (
+        f"{scene} Priors: {config.ablation.base_steps} steps "
         f"on single pictures, then {config.ablation.prior_steps} steps of each variant{kinds}, pictures of "
         f"{train.image_size or IMAGE_SIZE} px.\n"
     )

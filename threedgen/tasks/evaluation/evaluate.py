@@ -11,30 +11,32 @@ import numpy as np
 
 from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.schema import Config
-from threedgen.core.errors import EmptyMeshError, ThreedgenError
+from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
-from threedgen.data.miniworld import MiniObject, build, held_out, render
+from threedgen.data.miniworld import build, held_out, render
 from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_strip
-from threedgen.mesh.isosurface import extract_isosurface
-from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface_with_normals
 from threedgen.runs.directory import RunDirectory, open_run
 from threedgen.scene.protocol import RayScene
 from threedgen.tasks.evaluation.jobs import SCORE, Job, folder_name, measured
 from threedgen.tasks.evaluation.scenes import optimized, scene_job
-from threedgen.tasks.evaluation.scoring import compare, truth_of
-from threedgen.tasks.evaluation.tables import IOU, PSNR, Column, Condition, Figures, Scores, Table, row
+from threedgen.tasks.evaluation.scoring import compare, surface_figures, truth_of
+from threedgen.tasks.evaluation.tables import (
+    CHAMFER,
+    IOU,
+    NORMALS,
+    PSNR,
+    Column,
+    Condition,
+    Figures,
+    Scores,
+    Table,
+    row,
+)
 from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
 from threedgen.tasks.prompting import load_prior, read_prompts
 
-_SURFACE_POINTS = 20_000
 _PICTURE = "scene.png"
-_LIKENESS = (
-    PSNR,
-    Column("ssim", "SSIM", 3),
-    IOU,
-    Column("chamfer", "Chamfer", 4),
-    Column("normals", "normals", 1, unit="°"),
-)
+_LIKENESS = (PSNR, Column("ssim", "SSIM", 3), IOU, CHAMFER, NORMALS)
 _COST = (Column("seconds", "s", 0), Column("peak_gib", "GiB", 1))
 
 
@@ -88,39 +90,23 @@ def score(job: Job) -> str:
 
 
 def figures_of(scene: RayScene, config: Config, seconds: float) -> Figures:
-    """Scene against the truth of `config.prompt`; see `scoring.compare`.
+    """Scene against the truth of `config.prompt`; see `scoring.compare` and `scoring.surface_figures`.
 
-    chamfer is in world units (objects are about 1.4 across), normals the mean angle between the surfaces' normals in
-    degrees, both None where no surface was found; face, a JanusScore, is None for objects without a feature on the
-    front.
+    Objects are about 1.4 world units across; face, a JanusScore, is None for objects without a feature on the front.
     """
     truth = truth_of(config.prompt, config)
     found = compare(scene, truth)
-    chamfer, normals = _surface(scene, truth.object, config)
     return {
         "prompt": config.prompt,
         "num_views": config.camera.num_views,
         "psnr": found.psnr,
         "ssim": found.ssim,
         "iou": found.iou,
-        "chamfer": chamfer,
         "face": found.face and asdict(found.face),
         "seconds": seconds,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "normals": normals,
+        **surface_figures(scene, truth, config),
     }
-
-
-def _surface(scene: RayScene, truth: MiniObject, config: Config) -> tuple[float, float] | tuple[None, None]:
-    """Chamfer distance and angle of the normals; None where there is no surface."""
-    try:
-        vertices, faces = extract_isosurface(scene, config.export.resolution, config.export.threshold)
-    except EmptyMeshError:
-        return None, None
-    made, true = (
-        sample_surface_with_normals(v, f, _SURFACE_POINTS, seed=0) for v, f in ((vertices, faces), truth.mesh())
-    )
-    return chamfer_distance(made[0], true[0]), normal_angle(*made, *true)
 
 
 def _sheet_cameras(config: Config) -> Cameras:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,8 +31,19 @@ from threedgen.tasks.evaluation.jobs import (
     sample_name,
     with_settings,
 )
-from threedgen.tasks.evaluation.scoring import compare, face_figures, truth_of, with_num_views
-from threedgen.tasks.evaluation.tables import FRONT, IOU, JANUS, PSNR, Claim, Column, Condition, Measured, Table
+from threedgen.tasks.evaluation.scoring import Truth, compare, face_figures, truth_of, with_num_views
+from threedgen.tasks.evaluation.tables import (
+    FRONT,
+    IOU,
+    JANUS,
+    PSNR,
+    Claim,
+    Column,
+    Condition,
+    Figures,
+    Measured,
+    Table,
+)
 from threedgen.tasks.export import render_scene
 from threedgen.tasks.generate import optimize
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
@@ -153,12 +164,12 @@ def jobs_of(conditions: Sequence[Condition], config: Config, folder: Path) -> li
     ]
 
 
-def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
-    """Optimise what is not there yet."""
+def measure(table: Table, config: Config, run: RunDirectory, work: Callable[[Job], str] | None = None) -> Measured:
+    """Optimise what is not there yet; work: None: `optimize_and_compare`."""
     jobs = jobs_of(table.conditions, config, run.folder / "scenes")
     # the conditions of a caption one after another in one process, which then draws the truth once
     chunk = len(table.conditions)
-    return measured(table.name, jobs, optimize_and_compare, config, "scenes to optimise", chunk=chunk)
+    return measured(table.name, jobs, work or optimize_and_compare, config, "scenes to optimise", chunk=chunk)
 
 
 def optimized(job: Job, run: RunDirectory) -> RayScene:
@@ -168,12 +179,18 @@ def optimized(job: Job, run: RunDirectory) -> RayScene:
     return optimize(config, run, prior, *encode_prompts(config, prior))[0]
 
 
-def optimize_and_compare(job: Job) -> str:
-    """Optimise, compare with the truth, and keep figures and two pictures; the scene itself is not kept."""
-    started = time.process_time()
+def optimize_and_compare(job: Job, more: Callable[[RayScene, Truth, Config], Figures] = lambda *_: {}) -> str:
+    """Optimise, compare with the truth, and keep figures and two pictures; the scene itself is not kept.
+
+    more: further figures of it. Kept besides: cpu_seconds, of optimising and comparing, and optimize_seconds, of the
+    former, both of all threads; loading the prior is not counted.
+    """
     config = job.config
+    _loaded_prior(config.weights, **asdict(config.runtime))
+    started = time.process_time()
     with open_run(job.folder, config) as run:
         scene = optimized(job, run)
+        optimize_seconds = time.process_time() - started
         truth = truth_of(config.prompt, config)
         found = compare(scene, truth)
         cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)
@@ -188,6 +205,8 @@ def optimize_and_compare(job: Job) -> str:
             "contrast": found.contrast,
             "true_contrast": truth.contrast,
             "cpu_seconds": seconds,
+            "optimize_seconds": optimize_seconds,
+            **more(scene, truth, config),
         }
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         write_json_atomically(run.path(SCORE), figures)

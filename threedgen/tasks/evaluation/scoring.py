@@ -10,14 +10,18 @@ import torch
 from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.scene import CameraConfig
 from threedgen.config.schema import Config
+from threedgen.core.errors import EmptyMeshError
 from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse, render
 from threedgen.data.miniworld.textures import MATERIALS
+from threedgen.mesh.isosurface import extract_isosurface
+from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface_with_normals
 from threedgen.metrics.image import GREY, Color, contrast, psnr, saturation, silhouette_iou, ssim
 from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
-from threedgen.scene.protocol import Shown
+from threedgen.scene.protocol import RayScene, Shown
 
 ELEVATIONS = (5.0, 15.0, 25.0)
 _FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
+_SURFACE_POINTS = 20_000
 LEAST_SHARE = 0.02  # of the foreground: a feature that shows less of its colour cannot be counted
 
 
@@ -85,6 +89,18 @@ def compare(scene: Shown, truth: Truth) -> Comparison:
         contrast=contrast(rgb, opacity),
         face=_face(scene, truth),
     )
+
+
+def surface_figures(scene: RayScene, truth: Truth, config: Config) -> dict[str, float | None]:
+    """chamfer, world units, and normals, the mean angle between those of the surfaces in degrees; None: no surface."""
+    try:
+        vertices, faces = extract_isosurface(scene, config.export.resolution, config.export.threshold)
+    except EmptyMeshError:
+        return {"chamfer": None, "normals": None}
+    made, true = (
+        sample_surface_with_normals(v, f, _SURFACE_POINTS, seed=0) for v, f in ((vertices, faces), truth.object.mesh())
+    )
+    return {"chamfer": chamfer_distance(made[0], true[0]), "normals": normal_angle(*made, *true)}
 
 
 def _seen(scene: Shown, cameras: Cameras) -> tuple[np.ndarray, np.ndarray]:

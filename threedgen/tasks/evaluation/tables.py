@@ -30,6 +30,7 @@ class Column:
 
 
 PSNR, IOU = Column("psnr", "PSNR dB"), Column("iou", "IoU", 3)
+CHAMFER, NORMALS = Column("chamfer", "Chamfer", 4), Column("normals", "normals", 1, unit="°")
 JANUS, FRONT = Column("janus", "Janus", percent=True), Column("front", "front right", percent=True)
 
 
