@@ -31,7 +31,8 @@
 namespace threedgen {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kSharedBytes = 48 << 10;  // what every GPU grants a block unasked
+constexpr int kSharedBytes = 48 << 10;      // what every GPU grants a block unasked
+constexpr int kMostSharedBytes = 99 << 10;  // what every one of compute capability 8.0 and up grants when asked
 
 inline int64_t blocks_for(int64_t items, int64_t per_block) { return (items + per_block - 1) / per_block; }
 
@@ -41,12 +42,29 @@ int64_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 block, int64_
                Arguments... arguments) {
     if (blocks == 0) return 0;
 #if defined(__CUDACC__)
+    if (shared_bytes > kSharedBytes) {
+        const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                       cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+        if (error != cudaSuccess) return int64_t(error);
+    }
     kernel<<<dim3(unsigned(blocks)), block, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(arguments...);
     return int64_t(cudaGetLastError());
 #else
     (void)stream;
     emulated::launch(dim3(unsigned(blocks)), block, size_t(shared_bytes), [&] { kernel(arguments...); });
     return emulated::machine.failure.empty() ? 0 : 1;
+#endif
+}
+
+// Of the current device.
+inline int64_t multiprocessors() {
+#if defined(__CUDACC__)
+    int device = 0, count = 0;
+    const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                       cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+    return known ? count : 1;
+#else
+    return 1;
 #endif
 }
 

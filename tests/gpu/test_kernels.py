@@ -9,14 +9,19 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA device", allow_module_level=True)
 
-_path = Path(__file__).parents[1] / "ops" / "test_cuda_emulation.py"
-_spec = importlib.util.spec_from_file_location("emulation_tests", _path)
-_emulation = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_emulation)
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_on_device", Path(__file__).parents[1] / "ops" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _takes_a_device(test):
     return "device" in test.__code__.co_varnames[: test.__code__.co_argcount]
 
 
-globals().update({k: v for k, v in vars(_emulation).items() if k.startswith("test_") and _takes_a_device(v)})
+for _name in ("test_cuda_emulation", "test_cuda_fused_field"):
+    _tests = {k: v for k, v in vars(_load(_name)).items() if k.startswith("test_") and _takes_a_device(v)}
+    assert not _tests.keys() & globals().keys()
+    globals().update(_tests)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from threedgen.ops import native, plain
-from threedgen.ops.native import build, cuda
+from threedgen.ops.native import build, cuda, cuda_field
 
 
 @pytest.fixture(params=["plain", "native"])
@@ -45,6 +45,14 @@ def device(emulated_library, monkeypatch, request):
     monkeypatch.setattr(cuda, "_load", lambda: (emulated_library, ""))
     monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
     with torch.library._scoped_library("threedgen", "IMPL") as library:
-        for name, kernel in cuda.KERNELS.items():
+        for name, kernel in {**cuda.KERNELS, **cuda_field.KERNELS}.items():
             library.impl(name, kernel, "CPU", allow_override=True)
         yield torch.device("cpu")
+
+
+@pytest.fixture(params=[False, True], ids=["one by one", "in pairs"])
+def adding(request, emulated_library):
+    """How the emulated GPU adds to memory: as an A100, or as an H100."""
+    emulated_library.tg_emulate_pairs(ctypes.c_int64(request.param))
+    yield
+    emulated_library.tg_emulate_pairs(ctypes.c_int64(False))

@@ -214,7 +214,7 @@ def hash_grid_slope_cuda(positions: Tensor, directions: Tensor | None, table: Te
     out = table.new_empty(len(positions), num_levels * num_features)
     directions = None if directions is None else directions.contiguous()
     call(
-        "tg_hash_grid_encode", table.dtype, len(positions), positions.contiguous(), directions, _aligned(table),
+        "tg_hash_grid_encode", table.dtype, len(positions), positions.contiguous(), directions, aligned(table),
         num_levels, num_features, levels, out,
     )  # fmt: skip
     return out
@@ -260,12 +260,12 @@ def hash_grid_grad_positions_cuda(grad: Tensor, positions: Tensor, table: Tensor
     out = torch.empty_like(positions, memory_format=torch.contiguous_format)
     call(
         "tg_hash_grid_grad_positions", table.dtype, len(positions), grad.contiguous(), positions.contiguous(),
-        _aligned(table), num_levels, num_features, levels, out,
+        aligned(table), num_levels, num_features, levels, out,
     )  # fmt: skip
     return out
 
 
-def _aligned(tensor: Tensor) -> Tensor:
+def aligned(tensor: Tensor) -> Tensor:
     """Contiguous, and at an address that is a multiple of 16 bytes, which a part of another tensor may not be."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
@@ -290,7 +290,7 @@ def _grad_positions_autograd(ctx, direction: Tensor):
 def activate_field_cuda(raw, positions, radius, blob_density, blob_radius, density_scale):
     density, rgb = _activate_fake(raw, positions, radius, blob_density, blob_radius, density_scale)
     numbers = [float(x) for x in (radius, blob_density, blob_radius, density_scale)]
-    call("tg_activate", raw.dtype, len(raw), _aligned(raw), positions.contiguous(), *numbers, density, rgb)
+    call("tg_activate", raw.dtype, len(raw), aligned(raw), positions.contiguous(), *numbers, density, rgb)
     return density, rgb
 
 
