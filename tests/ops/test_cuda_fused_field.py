@@ -1,5 +1,5 @@
-"""The field in one CUDA kernel each way: against automatic differentiation of the same field in float64 that rounds where
-the kernels do, and against the plain field within half precision. Here by emulation; tests/gpu takes the device."""
+"""The field in one CUDA kernel each way: against automatic differentiation of the same field in float64 that rounds
+where the kernels do, and against the plain field within half precision. By emulation; tests/gpu takes the device."""
 
 import ctypes
 from dataclasses import replace
@@ -15,6 +15,8 @@ from threedgen.ops.native.hash_grid import grid_arguments
 from threedgen.ops.plain import composed
 from threedgen.ops.plain.hash_grid import interpolate
 from threedgen.ops.types import FieldLayout
+
+pytestmark = pytest.mark.filterwarnings("ignore:Warning only once for all operators")
 
 # levels, features, rows, coarsest and finest resolution; the network's hidden width
 SHAPES = {
