@@ -8,8 +8,8 @@ Four views of 64 x 64 and of 256 x 256 pixels look at a ball; steps are so long 
 Every back end that is there takes the same step; `native, graph` is the native one as one CUDA graph. So do our kernels
 with the field not in one kernel (`unfused`) and with no level's gradients gathered in shared memory (`no gathering`),
 and nerfacc with tiny-cuda-nn's encoding and network where both are there (`gpu_peers.py`). gsplat, where it is
-installed, draws 20,000 splats beside it. Times are medians over CUDA events. `--device cpu --tiny` takes smaller steps on
-a CPU, to try the script. `--count` needs no GPU either: it counts what the fused kernels ask of an H100.
+installed, draws 20,000 splats beside it. Times are medians over CUDA events. `--device cpu --tiny` takes smaller steps
+on a CPU, to try the script. `--count` needs no GPU either: it counts what the fused kernels ask of an H100.
 
 The floor counts what no implementation can avoid, phase after phase: reads and atomic additions of the hash grid's rows
 in 32-byte sectors of the L2 cache, the products of the network, the optimiser's memory traffic. The rates of memory,

@@ -34,7 +34,8 @@ ROOT = HERE.parent
 LEFT_OUT = 77  # as in on_gpu.py
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 # one size of each kernel: the tools slow everything down a hundredfold
-SANITIZED = "(test_march or composite_with or test_hash_grid or slopes or activation or refresh or jitter or adamw)"
+SANITIZED = "(test_march or composite_with or test_hash_grid or slopes or activation or refresh or jitter or adamw"
+SANITIZED += " or test_forward or test_gradients)"
 METRICS = {
     "ms": "gpu__time_duration.sum",
     "dram %": "dram__throughput.avg.pct_of_peak_sustained_elapsed",

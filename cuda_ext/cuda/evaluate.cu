@@ -78,6 +78,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                     load_pack<HalfPair, 4>(tile + i / fours * kInputStride + i % fours * 4);
         }
         for (int half = 0; half < 2; ++half) {
+            __syncwarp();
             float raw[4] = {};
             network<H>(tile + half * 16 * kInputStride, first, second, lane, raw);
             // lanes 0 and 1 of a group have the four numbers of a sample, and of the one eight below it
@@ -116,7 +117,7 @@ TG_API int64_t tg_evaluate_field_f32(int64_t num_levels, int64_t num_features, c
     return with_sizes(num_features, hidden, [&](auto features, auto width) {
         constexpr int F = decltype(features)::value, H = decltype(width)::value;
         const int64_t pairs = H * kInputStride + 8 * kHiddenStride<H> + kThreads * kInputStride;
-        const int64_t blocks = smaller(blocks_for(num_samples, kThreads), kBlocks * multiprocessors());
+        const int64_t blocks = smaller(blocks_for(num_samples, kThreads), kBlocks * current_device().multiprocessors);
         return launch(evaluate<F, H>, blocks, kThreads, 4 * pairs, stream, num_samples, positions, table, grid, net,
                       field, density, rgb, saved);
     });

@@ -282,7 +282,8 @@ uint32_t rows_that_fit(const GridLayout& grid, int64_t bytes) {
 }  // namespace
 
 // The sizes and results of tg_evaluate_field_f32, and gradients of density [N] and rgb [N, 3] -> added to grad_table
-// and to grad_weights (as `weights`), which start as zeros. So many bytes of shared memory gather the first rows.
+// and to grad_weights (as `weights`), which start as zeros. At most so many bytes of a block's shared
+// memory gather the first rows.
 TG_API int64_t tg_evaluate_field_backward_f32(int64_t num_levels, int64_t num_features, const int64_t* levels,
                                               int64_t hidden, const float* weights, float radius, float density_scale,
                                               int64_t num_samples, const float* positions, const float* density,
@@ -293,12 +294,15 @@ TG_API int64_t tg_evaluate_field_backward_f32(int64_t num_levels, int64_t num_fe
     const Network net{weights, int(num_levels * num_features), int(hidden)};
     const FieldNumbers field{radius, 0.0f, 1.0f, density_scale};
     const Gradients gradients{density, rgb, grad_density, grad_rgb, density_scale};
-    const uint32_t rows = rows_that_fit(grid, gathered_bytes);
     return with_sizes(num_features, hidden, [&](auto features, auto width) {
         constexpr int F = decltype(features)::value, H = decltype(width)::value;
-        const int64_t floats = larger(kWarps * kTile * kTileStride, WeightSums<H>::kFloats) + int64_t(rows) * F;
-        const int64_t blocks = smaller(blocks_for(num_samples, kWarps * kTile), kBlocks<H> * multiprocessors());
-        return launch(evaluate_backward<F, H>, blocks, kThreads, 4 * (Weights<H>::kPairs + floats), stream, num_samples,
+        const Device device = current_device();
+        const int64_t blocks = smaller(blocks_for(num_samples, kWarps * kTile), kBlocks<H> * device.multiprocessors);
+        const int64_t bytes = 4 * (Weights<H>::kPairs + larger(kWarps * kTile * kTileStride, WeightSums<H>::kFloats));
+        // what is left when every block of a multiprocessor has its own and the kilobyte that CUDA keeps
+        const int64_t room = device.shared_bytes / kBlocks<H> - 1024 - bytes;
+        const uint32_t rows = rows_that_fit(grid, smaller(room, gathered_bytes));
+        return launch(evaluate_backward<F, H>, blocks, kThreads, bytes + 4 * int64_t(rows) * F, stream, num_samples,
                       positions, saved, gradients, grid, net, field, rows, grad_table, grad_weights);
     });
 }

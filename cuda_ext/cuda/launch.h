@@ -56,16 +56,23 @@ int64_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 block, int64_
 #endif
 }
 
-// Of the current device.
-inline int64_t multiprocessors() {
+// Of the current device: its multiprocessors, and the shared memory of each in bytes.
+struct Device {
+    int64_t multiprocessors = 1, shared_bytes = kMostSharedBytes;
+};
+
+inline Device current_device() {
+    Device found;
 #if defined(__CUDACC__)
-    int device = 0, count = 0;
-    const bool known = cudaGetDevice(&device) == cudaSuccess &&
-                       cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-    return known ? count : 1;
+    int device = 0, count = 0, bytes = 0;
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) == cudaSuccess)
+        found = {count, bytes};
 #else
-    return 1;
+    found.shared_bytes = 228 << 10;  // as an H100's
 #endif
+    return found;
 }
 
 __device__ inline int64_t thread_in_grid() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }

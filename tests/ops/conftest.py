@@ -38,10 +38,12 @@ def emulated_library():
 def device(emulated_library, monkeypatch, request):
     """The CPU, with the CUDA kernels as the kernels of every op that has one.
 
-    Tests in float32 run the threads of a block last to first: a missing barrier shows in one of the two orders.
+    Tests in float32 run the threads of a block last to first, or where they say `backwards`: a missing barrier shows in
+    one of the two orders.
     """
-    real = getattr(request.node, "callspec", None) and request.node.callspec.params.get("real")
-    emulated_library.tg_emulate_backwards(ctypes.c_int64(real == torch.float32))
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    backwards = params.get("backwards", params.get("real") == torch.float32)
+    emulated_library.tg_emulate_backwards(ctypes.c_int64(backwards))
     monkeypatch.setattr(cuda, "_load", lambda: (emulated_library, ""))
     monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
     with torch.library._scoped_library("threedgen", "IMPL") as library:
