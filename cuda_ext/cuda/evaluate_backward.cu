@@ -19,10 +19,11 @@ using namespace threedgen;
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
-template <int H>
-constexpr int kBlocks = H > 32 ? 3 : 4;  // that a multiprocessor holds: warps keep sums for all weights in registers
-constexpr int kTile = 16;                // samples
-constexpr int kTileStride = 40;          // of 32 gradients of features, and then the sample's position
+template <int K, int H>
+constexpr int kBlocks = K * H > 1024 ? 3 : 4;  // that a multiprocessor holds: registers keep sums for all weights
+constexpr int kTile = 16;                      // samples
+template <int K>
+constexpr int kTileStride = K + 8;  // of a sample's gradients of features, and then its position
 
 struct Gradients {
     const float *density, *rgb, *grad_density, *grad_rgb;
@@ -62,19 +63,20 @@ struct Sums {
 };
 
 // Saved features of 16 samples into shared memory, zeros where there are no more of either.
+template <int K>
 __device__ void load_rows(const HalfPair* __restrict__ saved, int64_t begin, int64_t num_samples, int pairs, int lane,
                           HalfPair* rows) {
     using Four = Pack<HalfPair, 4>;
-    for (int i = lane; i < kTile * (kInputPairs / 4); i += 32) {
-        const int row = i / (kInputPairs / 4), pair = i % (kInputPairs / 4) * 4;
+    for (int i = lane; i < kTile * (K / 2 / 4); i += 32) {
+        const int row = i / (K / 2 / 4), pair = i % (K / 2 / 4) * 4;
         const bool is_there = begin + row < num_samples && pair < pairs;
-        *reinterpret_cast<Four*>(rows + row * kInputStride + pair) =
+        *reinterpret_cast<Four*>(rows + row * kStride<K> + pair) =
             is_there ? load_pack<HalfPair, 4>(saved + (begin + row) * pairs + pair) : Four{};
     }
 }
 
-// The features' gradients of a tile [16][kTileStride], each sample's position behind them -> the table's.
-template <int F>
+// The features' gradients of a tile [16][kTileStride<K>], each sample's position behind them -> the table's.
+template <int F, int K>
 __device__ void scatter(const float* tile, unsigned known, const GridLayout& grid, int lane, const Sums& sums) {
     const int count = added_at_once(), columns = F / count, num_units = grid.num_levels * 2 * columns;
     for (int unit = lane; unit < num_units; unit += 32) {
@@ -92,8 +94,8 @@ __device__ void scatter(const float* tile, unsigned known, const GridLayout& gri
         TG_ROLLED
         for (int s = 0; s < kTile; ++s) {
             if (!(known >> s & 1)) continue;
-            const float* const mine = tile + s * kTileStride;
-            const Cell<float> cell = cell_at(mine[kInputs], mine[kInputs + 1], mine[kInputs + 2], level);
+            const float* const mine = tile + s * kTileStride<K>;
+            const Cell<float> cell = cell_at(mine[K], mine[K + 1], mine[K + 2], level);
             bool same = true;
             for (int k = 0; k < 4; ++k) same = same && rows[k] == cell.row[k];
             if (any && !same) leave();
@@ -109,21 +111,21 @@ __device__ void scatter(const float* tile, unsigned known, const GridLayout& gri
     }
 }
 
-template <int H>
+template <int K, int H>
 struct Weights {
     HalfPair *first, *first_transposed, *second_transposed;  // [H][inputs], [inputs][H], [H][4]
 
-    static constexpr int kPairs = H * kInputStride + kInputs * kHiddenStride<H> + H * 2;
+    static constexpr int kPairs = H * kStride<K> + K * kStride<H> + H * 2;
 };
 
 // A warp's sums of the gradients of both matrices, as products leave them: [H][inputs] and [H][outputs]. The outputs
 // stand twice in a product's eight columns; the left ones count for the even blocks of hidden numbers, the right ones
 // for the odd blocks, which halves the registers.
-template <int H>
+template <int K, int H>
 struct WeightSums {
-    float first[H / 16][kInputs / 8][4], second[H / 32][4];
+    float first[H / 16][K / 8][4], second[H / 32][4];
 
-    static constexpr int kFloats = H * (kInputs + kOutputs);
+    static constexpr int kFloats = H * (K + kOutputs);
 
     __device__ static bool counts(int block, int lane) { return lane / 2 % 2 == block % 2; }
 
@@ -133,8 +135,8 @@ struct WeightSums {
         for (int block = 0; block < H / 16; ++block)
             for (int i = 0; i < 4; ++i) {
                 const int row = block * 16 + i / 2 * 8 + lane / 4, column = lane % 4 * 2 + i % 2;
-                for (int j = 0; j < kInputs / 8; ++j) add(row * kInputs + j * 8 + column, first[block][j][i]);
-                if (counts(block, lane)) add(H * kInputs + row * kOutputs + column % kOutputs, second[block / 2][i]);
+                for (int j = 0; j < K / 8; ++j) add(row * K + j * 8 + column, first[block][j][i]);
+                if (counts(block, lane)) add(H * K + row * kOutputs + column % kOutputs, second[block / 2][i]);
             }
     }
 };
@@ -148,19 +150,19 @@ __device__ inline void turn(HalfPair (&a)[4]) {
 // The scaled gradients of 16 samples' outputs, `grad` [16, 16], of which the first four columns count and stand again
 // behind themselves -> those of their features (times the scale), and of the weights. Transposes have samples as the
 // index that is summed over.
-template <int H>
+template <int K, int H>
 __device__ void through_network(const HalfPair* rows, const HalfPair (&grad)[4], float inverse,
-                                const Weights<H>& weights, int lane, WeightSums<H>& sums,
-                                float (&of_features)[kInputs / 8][4]) {
-    HalfPair features[2][4], features_turned[kInputs / 8][2];
-    load_features(rows, lane, features);
-    for (int j = 0; j < kInputs / 8; ++j)
+                                const Weights<K, H>& weights, int lane, WeightSums<K, H>& sums,
+                                float (&of_features)[K / 8][4]) {
+    HalfPair features[K / 16][4], features_turned[K / 8][2];
+    load_features<K>(rows, lane, features);
+    for (int j = 0; j < K / 8; ++j)
         for (int half = 0; half < 2; ++half) features_turned[j][half] = transposed(features[j / 2][j % 2 * 2 + half]);
     const HalfPair grad_turned[2] = {transposed(grad[0]), transposed(grad[1])};
-#pragma unroll
+    TG_UNROLLED
     for (int block = 0; block < H / 16; ++block) {
         float hidden[2][4] = {}, of_hidden[2][4] = {};
-        hidden_sums(features, weights.first + block * 16 * kInputStride, lane, hidden);
+        hidden_sums<K>(features, weights.first + block * 16 * kStride<K>, lane, hidden);
         for (int half = 0; half < 2; ++half) {
             const int column = block * 16 + half * 8 + lane / 4;
             add_product(of_hidden[half], grad,
@@ -176,13 +178,13 @@ __device__ void through_network(const HalfPair* rows, const HalfPair (&grad)[4],
         float of_second[4] = {};
         add_product(of_second, rounded, grad_turned[0], grad_turned[1]);
         for (int i = 0; i < 4; ++i)
-            sums.second[block / 2][i] += WeightSums<H>::counts(block, lane) ? inverse * of_second[i] : 0.0f;
+            sums.second[block / 2][i] += WeightSums<K, H>::counts(block, lane) ? inverse * of_second[i] : 0.0f;
         round_sums(of_hidden[0], of_hidden[1], rounded);
-        for (int j = 0; j < kInputs / 8; ++j)
-            add_product(of_features[j], rounded, weights.first_transposed + j * 8 * kHiddenStride<H> + block * 8,
-                        kHiddenStride<H>, lane);
+        for (int j = 0; j < K / 8; ++j)
+            add_product(of_features[j], rounded, weights.first_transposed + j * 8 * kStride<H> + block * 8,
+                        kStride<H>, lane);
         turn(rounded);
-        for (int j = 0; j < kInputs / 8; ++j) {
+        for (int j = 0; j < K / 8; ++j) {
             float of_first[4] = {};
             add_product(of_first, rounded, features_turned[j][0], features_turned[j][1]);
             for (int i = 0; i < 4; ++i) sums.first[block][j][i] += inverse * of_first[i];
@@ -190,29 +192,29 @@ __device__ void through_network(const HalfPair* rows, const HalfPair (&grad)[4],
     }
 }
 
-template <int F, int H>
-__global__ void __launch_bounds__(kThreads, kBlocks<H>)
+template <int F, int K, int H>
+__global__ void __launch_bounds__(kThreads, kBlocks<K, H>)
     evaluate_backward(int64_t num_samples, const float* __restrict__ positions, const HalfPair* __restrict__ saved,
                       Gradients gradients, GridLayout grid, Network net, FieldNumbers field, uint32_t num_gathered,
                       float* __restrict__ grad_table, float* __restrict__ grad_weights) {
     TG_SHARED(HalfPair, shared);
-    const Weights<H> weights{shared, shared + H * kInputStride,
-                             shared + H * kInputStride + kInputs * kHiddenStride<H>};
-    float* const tiles = reinterpret_cast<float*>(shared + Weights<H>::kPairs);  // [warps], later the weights' sums
-    const int tile_floats = larger(kWarps * kTile * kTileStride, WeightSums<H>::kFloats);
+    const Weights<K, H> weights{shared, shared + H * kStride<K>,
+                             shared + H * kStride<K> + K * kStride<H>};
+    float* const tiles = reinterpret_cast<float*>(shared + Weights<K, H>::kPairs);  // [warps], later the weights' sums
+    const int tile_floats = larger(kWarps * kTile * kTileStride<K>, WeightSums<K, H>::kFloats);
     const Sums sums{grad_table, tiles + tile_floats, num_gathered};
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
-    float* const tile = tiles + warp * kTile * kTileStride;
+    float* const tile = tiles + warp * kTile * kTileStride<K>;
 
-    fill_matrix(weights.first, H, kInputPairs, kInputStride,
+    fill_matrix(weights.first, H, K / 2, kStride<K>,
                 [&](int row, int column) { return net.first(row, column); });
-    fill_matrix(weights.first_transposed, kInputs, H / 2, kHiddenStride<H>,
+    fill_matrix(weights.first_transposed, K, H / 2, kStride<H>,
                 [&](int row, int column) { return net.first(column, row); });
     fill_matrix(weights.second_transposed, H, 2, 2, [&](int row, int column) { return net.second(column, row); });
     for (int i = threadIdx.x; i < int(num_gathered) * F; i += kThreads) sums.gathered[i] = 0.0f;
     __syncthreads();
 
-    WeightSums<H> of_weights = {};
+    WeightSums<K, H> of_weights = {};
     for (int64_t begin = (int64_t(blockIdx.x) * kWarps + warp) * kTile; begin < num_samples;
          begin += int64_t(gridDim.x) * kWarps * kTile) {
         float2 of_outputs[2] = {{0.0f, 0.0f}, {0.0f, 0.0f}};
@@ -232,24 +234,24 @@ __global__ void __launch_bounds__(kThreads, kBlocks<H>)
         const float scale = scale_to_one(largest);
 
         HalfPair* const rows = reinterpret_cast<HalfPair*>(tile);
-        load_rows(saved, begin, num_samples, saved_pairs(grid), lane, rows);
+        load_rows<K>(saved, begin, num_samples, saved_pairs(grid), lane, rows);
         __syncwarp();
         const HalfPair grad[4] = {half_pair(scale * of_outputs[0].x, scale * of_outputs[0].y),
                                   half_pair(scale * of_outputs[1].x, scale * of_outputs[1].y), 0, 0};
-        float of_features[kInputs / 8][4] = {};
+        float of_features[K / 8][4] = {};
         const float inverse = 1.0f / scale;
-        through_network<H>(rows, grad, inverse, weights, lane, of_weights, of_features);
+        through_network<K, H>(rows, grad, inverse, weights, lane, of_weights, of_features);
         __syncwarp();
 
-        for (int j = 0; j < kInputs / 8; ++j)
+        for (int j = 0; j < K / 8; ++j)
             for (int i = 0; i < 4; ++i)
-                tile[(i / 2 * 8 + group) * kTileStride + j * 8 + t * 2 + i % 2] = inverse * of_features[j][i];
+                tile[(i / 2 * 8 + group) * kTileStride<K> + j * 8 + t * 2 + i % 2] = inverse * of_features[j][i];
         if (lane < kTile && begin + lane < num_samples)
             for (int axis = 0; axis < 3; ++axis)
-                tile[lane * kTileStride + kInputs + axis] =
+                tile[lane * kTileStride<K> + K + axis] =
                     field.in_unit_cube(positions[3 * (begin + lane) + axis]);
         __syncwarp();
-        scatter<F>(tile, known, grid, lane, sums);
+        scatter<F, K>(tile, known, grid, lane, sums);
         __syncwarp();
     }
 
@@ -262,10 +264,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<H>)
         __syncthreads();
     }
     for (int i = threadIdx.x; i < net.hidden * net.inputs; i += kThreads)
-        atomicAdd(grad_weights + i, tiles[i / net.inputs * kInputs + i % net.inputs]);
+        atomicAdd(grad_weights + i, tiles[i / net.inputs * K + i % net.inputs]);
     for (int i = threadIdx.x; i < net.hidden * kOutputs; i += kThreads)
         atomicAdd(grad_weights + net.hidden * net.inputs + i,
-                  tiles[H * kInputs + i % net.hidden * kOutputs + i / net.hidden]);
+                  tiles[H * K + i % net.hidden * kOutputs + i / net.hidden]);
 }
 
 // Rows of the first levels, as long as these are dense and fit into so many bytes.
@@ -294,15 +296,17 @@ TG_API int64_t tg_evaluate_field_backward_f32(int64_t num_levels, int64_t num_fe
     const Network net{weights, int(num_levels * num_features), int(hidden)};
     const FieldNumbers field{radius, 0.0f, 1.0f, density_scale};
     const Gradients gradients{density, rgb, grad_density, grad_rgb, density_scale};
-    return with_sizes(num_features, hidden, [&](auto features, auto width) {
-        constexpr int F = decltype(features)::value, H = decltype(width)::value;
+    return with_sizes(num_features, net, [&](auto features, auto inputs, auto width) {
+        constexpr int F = decltype(features)::value, K = decltype(inputs)::value, H = decltype(width)::value;
         const Device device = current_device();
-        const int64_t blocks = smaller(blocks_for(num_samples, kWarps * kTile), kBlocks<H> * device.multiprocessors);
-        const int64_t bytes = 4 * (Weights<H>::kPairs + larger(kWarps * kTile * kTileStride, WeightSums<H>::kFloats));
+        const int64_t resident = kBlocks<K, H> * device.multiprocessors;
+        const int64_t blocks = smaller(blocks_for(num_samples, kWarps * kTile), resident);
+        const int64_t tile_floats = larger(kWarps * kTile * kTileStride<K>, WeightSums<K, H>::kFloats);
+        const int64_t bytes = 4 * (Weights<K, H>::kPairs + tile_floats);
         // what is left when every block of a multiprocessor has its own and the kilobyte that CUDA keeps
-        const int64_t room = device.shared_bytes / kBlocks<H> - 1024 - bytes;
+        const int64_t room = device.shared_bytes / kBlocks<K, H> - 1024 - bytes;
         const uint32_t rows = rows_that_fit(grid, smaller(room, gathered_bytes));
-        return launch(evaluate_backward<F, H>, blocks, kThreads, bytes + 4 * int64_t(rows) * F, stream, num_samples,
+        return launch(evaluate_backward<F, K, H>, blocks, kThreads, bytes + 4 * int64_t(rows) * F, stream, num_samples,
                       positions, saved, gradients, grid, net, field, rows, grad_table, grad_weights);
     });
 }

@@ -1,6 +1,6 @@
 // A field in one kernel: the network, its weights in half precision in shared memory, and what its passes share. The
-// network has one hidden layer. Its sizes are padded with zeros, which change no result: features to kInputs, hidden
-// numbers to H, the four outputs to the eight columns of a product.
+// network has one hidden layer. Its sizes are padded with zeros, which change no result: features to K, hidden numbers
+// to H, the four outputs to the eight columns of a product.
 #pragma once
 
 #include "tensor_cores.h"
@@ -11,13 +11,10 @@
 namespace threedgen {
 
 constexpr int kOutputs = 4;
-constexpr int kInputs = 32, kInputPairs = kInputs / 2;
-constexpr int kMaxHidden = 64;
-// Rows in shared memory lie so many pairs apart that eight groups of four lanes read from different banks, and that a
-// row begins at a multiple of 16 bytes.
-constexpr int kInputStride = kInputPairs + 4;
-template <int H>
-constexpr int kHiddenStride = H / 2 + 4;
+// Rows of `Size` numbers in shared memory lie so many pairs apart that eight groups of four lanes read from different
+// banks, and that a row begins at a multiple of 16 bytes.
+template <int Size>
+constexpr int kStride = Size / 2 + 4;
 
 struct Network {
     const float* weights;  // [hidden, inputs], then [4, hidden]
@@ -65,30 +62,39 @@ __device__ inline void round_sums(const float (&left)[4], const float (&right)[4
     a[2] = half_pair(right[0], right[1]), a[3] = half_pair(right[2], right[3]);
 }
 
-// Features [16, 32], rows of a tile in shared memory, as the first factor of a product: sixteen columns each.
-__device__ inline void load_features(const HalfPair* rows, int lane, HalfPair (&features)[2][4]) {
-    const HalfPair* const mine = rows + lane / 4 * kInputStride + lane % 4;
-    for (int step = 0; step < 2; ++step)
-        for (int i = 0; i < 4; ++i) features[step][i] = mine[i % 2 * 8 * kInputStride + step * 8 + i / 2 * 4];
+// Features [16, K], rows of a tile in shared memory, as the first factor of a product: sixteen columns each.
+template <int K>
+__device__ void load_features(const HalfPair* rows, int lane, HalfPair (&features)[K / 16][4]) {
+    const HalfPair* const mine = rows + lane / 4 * kStride<K> + lane % 4;
+    for (int step = 0; step < K / 16; ++step)
+        for (int i = 0; i < 4; ++i) features[step][i] = mine[i % 2 * 8 * kStride<K> + step * 8 + i / 2 * 4];
 }
 
 // Sixteen hidden numbers of sixteen samples, before ReLU: `weights` begins with their rows of the first matrix.
-__device__ inline void hidden_sums(const HalfPair (&features)[2][4], const HalfPair* weights, int lane,
-                                   float (&sums)[2][4]) {
+template <int K>
+__device__ void hidden_sums(const HalfPair (&features)[K / 16][4], const HalfPair* weights, int lane,
+                            float (&sums)[2][4]) {
     for (int half = 0; half < 2; ++half)
-        for (int step = 0; step < 2; ++step)
-            add_product(sums[half], features[step], weights + half * 8 * kInputStride + step * 8, kInputStride, lane);
+        for (int step = 0; step < K / 16; ++step)
+            add_product(sums[half], features[step], weights + half * 8 * kStride<K> + step * 8, kStride<K>, lane);
 }
 
-// Calls `use` with the number of features of a level and the padded width of the hidden layer, as constants. Returns
-// CUDA's error for a value that is not supported where there are no kernels for these sizes.
+// Calls `use` with a level's number of features and with the padded sizes K and H, as constants. Returns CUDA's error
+// for an invalid value where there are no kernels for these sizes: the registers of the backward pass hold the sums of
+// 32 x 64 or 48 x 32 weights.
 template <class Use>
-int64_t with_sizes(int64_t num_features, int64_t hidden, Use&& use) {
-    const auto with_features = [&](auto features) {
-        return hidden <= 32 ? use(features, std::integral_constant<int, 32>())
-                            : use(features, std::integral_constant<int, kMaxHidden>());
+int64_t with_sizes(int64_t num_features, const Network& net, Use&& use) {
+    const auto with_features = [&](auto features) -> int64_t {
+        using std::integral_constant;
+        if (net.inputs <= 32 && net.hidden <= 32)
+            return use(features, integral_constant<int, 32>(), integral_constant<int, 32>());
+        if (net.inputs <= 32 && net.hidden <= 64)
+            return use(features, integral_constant<int, 32>(), integral_constant<int, 64>());
+        if (net.inputs <= 48 && net.hidden <= 32)
+            return use(features, integral_constant<int, 48>(), integral_constant<int, 32>());
+        return 1;
     };
-    switch (hidden <= kMaxHidden ? num_features : 0) {
+    switch (num_features) {
         case 2: return with_features(std::integral_constant<int, 2>());
         case 4: return with_features(std::integral_constant<int, 4>());
         case 8: return with_features(std::integral_constant<int, 8>());

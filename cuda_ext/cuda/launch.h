@@ -28,6 +28,13 @@
 #define TG_ROLLED
 #endif
 
+// before a loop whose counter says which of a thread's registers are meant
+#if defined(__CUDACC__)
+#define TG_UNROLLED _Pragma("unroll")
+#else
+#define TG_UNROLLED
+#endif
+
 namespace threedgen {
 
 constexpr unsigned kAllLanes = 0xffffffffu;

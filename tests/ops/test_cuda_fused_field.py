@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Warning only once for all operat
 SHAPES = {
     "the paper's 16 x 2": (GridConfig(16, 2, 9, 3, 60), 64),
     "4 x 8": (GridConfig(4, 8, 9, 4, 24), 32),
+    "5 x 8": (GridConfig(5, 8, 9, 4, 32), 32),
     "odd sizes, 3 x 4": (GridConfig(3, 4, 8, 4, 9), 20),
     "few, 3 x 2": (GridConfig(3, 2, 9, 4, 16), 40),
 }
@@ -191,7 +192,10 @@ def test_where_the_fused_kernels_are_taken():
     assert not cuda_field.is_fused(table.double(), double(weights), layout, points.double())
     assert not cuda_field.is_fused(table, [*weights[:1], torch.zeros(32, 32), *weights[1:]], layout, points)
     assert not cuda_field.is_fused(table, [torch.zeros(65, 32), torch.zeros(4, 65)], layout, points)
-    for config in (GridConfig(4, 1, 9, 4, 24), GridConfig(5, 8, 9, 4, 24), GridConfig(2, 16, 9, 4, 24)):
+    larger, rows, wide = field("5 x 8")
+    assert cuda_field.is_fused(rows, wide, larger, points)
+    assert not cuda_field.is_fused(rows, [torch.zeros(33, 40), torch.zeros(4, 33)], larger, points)
+    for config in (GridConfig(4, 1, 9, 4, 24), GridConfig(7, 8, 9, 4, 24), GridConfig(2, 16, 9, 4, 24)):
         assert not cuda_field.is_fused(table, weights, replace(layout, grid=HashGrid.from_config(config)), points)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

@@ -20,7 +20,7 @@ from threedgen.ops.plain.composed import mlp
 from threedgen.ops.types import Composite, FieldLayout, RaySamples
 
 _CELLS_AT_ONCE = 1 << 19  # of the occupancy grid; bounds the memory
-_MAX_INPUTS, _MAX_HIDDEN = 32, 64  # kInputs and kMaxHidden in cuda_ext/cuda/field_network.h
+_LARGEST = ((32, 64), (48, 32))  # features and hidden numbers, as `with_sizes` in cuda_ext/cuda/field_network.h
 # of a block's shared memory, for gradients of the coarsest levels: the first of the paper's grid fits exactly
 GATHERED_BYTES = 32 << 10
 
@@ -117,13 +117,14 @@ def ray_jitter(seed: int, num_rays: int, device: torch.device | str = "cuda") ->
 def is_fused(table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, *points: Tensor) -> bool:
     """Whether the fused kernels compute this.
 
-    They do on cards of compute capability 8.0 and up: everything in float32, one hidden layer of at most 64, at most 32
-    features in levels of 2, 4 or 8, no gradient asked for by where points are, and none that must have the same bits
-    every time.
+    They do on cards of compute capability 8.0 and up: everything in float32, features in levels of 2, 4 or 8, one
+    hidden layer, at most 32 features with 64 hidden numbers or 48 with 32, no gradient asked for by where points are,
+    and none that must have the same bits every time.
     """
     capable = table.device.type != "cuda" or torch.cuda.get_device_capability(table.device) >= (8, 0)
     grid, wanted = layout.grid, torch.is_grad_enabled() and any(x.requires_grad for x in points)
-    small = len(weights) == 2 and weights[0].shape[0] <= _MAX_HIDDEN and grid.num_outputs <= _MAX_INPUTS
+    sizes = grid.num_outputs, weights[0].shape[0]
+    small = len(weights) == 2 and any(sizes[0] <= inputs and sizes[1] <= hidden for inputs, hidden in _LARGEST)
     exact = learns(table, weights) and torch.are_deterministic_algorithms_enabled()
     real = all(x.dtype == torch.float32 for x in (table, *weights, *points))
     return capable and small and grid.num_features in (2, 4, 8) and real and not wanted and not exact
