@@ -3,12 +3,15 @@
     python benchmarks/gpu.py --out DIR      # a table; numbers go to DIR/<device>.json
     python benchmarks/gpu.py --kernels      # a table of the kernels that a step of each grid spends its time in
     python benchmarks/gpu.py --splats       # only Gaussian splats
+    python benchmarks/gpu.py --count        # an estimate, without a GPU
 
 Four views of 64 x 64 and of 256 x 256 pixels look at a ball; steps are so long that a ray has 32 samples on average.
-Every back end that is there takes the same step; `native, graph` is the native one as one CUDA graph. Beside it 20,000
+Every back end that is there takes the same step; `native, graph` is the native one as one CUDA graph. So do our kernels
+with the field not in one kernel (`unfused`) and with no level's gradients gathered in shared memory (`no gathering`),
+and nerfacc with tiny-cuda-nn's encoding and network where both are there (`gpu_peers.py`). Beside it 20,000
 splats are drawn by our kernels and by gsplat, where it is installed; how far their images and gradients are from those
 of the CPU's kernels is said with the time. Times are medians over CUDA events. `--device cpu --tiny` takes smaller
-steps on a CPU, to try the script.
+steps on a CPU, to try the script. `--count` needs no GPU either: it counts what the fused kernels ask of an H100.
 
 The floor counts what no implementation can avoid, phase after phase: reads and atomic additions of the hash grid's rows
 in 32-byte sectors of the L2 cache, the products of the network, the optimiser's memory traffic. The rates of memory,
@@ -32,6 +35,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -44,7 +48,7 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_text_atomically
 from threedgen.ops.backends import Backend, select_backend
 from threedgen.ops.grid import HashGrid
-from threedgen.ops.native import build, cuda
+from threedgen.ops.native import build, cuda, cuda_field
 from threedgen.ops.splats import SplatImages
 from threedgen.ops.types import FieldLayout, RaySamples
 
@@ -54,6 +58,11 @@ TINY_SIZES = (8,)
 GRIDS = {  # and the hidden width of the network
     "paper, 16 x 2, 2^19": (GridConfig(), 64),
     "small, 4 x 8, 2^15": (GridConfig(4, 8, 15, 16, 128), 32),
+}
+VARIANTS = {  # of our kernels: what is set in `cuda_field`
+    "": {},
+    ", no gathering": {"GATHERED_BYTES": 0},
+    ", unfused": {"is_fused": lambda *_: False},
 }
 SPLATS = 20_000
 LOG2_SECTORS = 19  # of the table that the L2 cache's rates are measured on: 16 MiB
@@ -68,6 +77,9 @@ class Rates:
     matrix_flops: float  # in half precision
     l2_bytes: float
     l2_atomics: float  # sectors of 32 bytes that numbers are added to
+
+
+H100 = Rates(2.95e12, 734e12, 4.35e12, 90e9)  # measured by this script, see docs/performance.md
 
 
 def floor_ms(rates: Rates, grid: HashGrid, widths: Sequence[int], num_samples: int) -> dict[str, float]:
@@ -87,11 +99,11 @@ def floor_ms(rates: Rates, grid: HashGrid, widths: Sequence[int], num_samples: i
 
 def table(rows: list[dict]) -> str:
     """The rows of the results as text."""
-    lines = [f"{'grid':20} {'pixels':>7} {'ops':14} {'ms':>9} {'M samples/s':>12} {'floor ms':>9} {'ratio':>6}"]
+    lines = [f"{'grid':20} {'pixels':>7} {'ops':30} {'ms':>9} {'M samples/s':>12} {'floor ms':>9} {'ratio':>6}"]
     for row in rows:
         ms, floor, rate = row["ms"], row["floor_ms"], row["samples"] / row["ms"] / 1e3
         case = f"{row['grid']:20} {VIEWS}x{row['pixels']}^2".ljust(28)
-        lines.append(f"{case} {row['ops']:14} {ms:9.3f} {rate:12.0f} {floor:9.3f} {ms / floor:6.1f}")
+        lines.append(f"{case} {row['ops']:30} {ms:9.3f} {rate:12.0f} {floor:9.3f} {ms / floor:6.1f}")
     return "\n".join(lines)
 
 
@@ -177,6 +189,12 @@ class Step:
         loss = (seen.rgb - self.target).square().mean() + 1e-2 * seen.opacity.mean()
         for param, grad, state in zip(self.params, torch.autograd.grad(loss, self.params), self.state, strict=True):
             ops.adamw_step(param, grad, *state, *ADAMW)
+
+    def positions(self) -> torch.Tensor:
+        """[N, 3] of the samples, in the unit cube."""
+        samples = self.ops.march(*self.marching)
+        origins, directions = (x[samples.ray_indices] for x in (self.rays.origins, self.rays.directions))
+        return (origins + samples.t_mids[:, None] * directions + 1.0) / 2.0
 
     def as_graph(self, ops: Backend) -> Callable[[], None]:
         """The native step, with room for just its samples; the optimiser's step number stays what it was."""
@@ -275,10 +293,30 @@ def step_rows(rates: Rates, given: argparse.Namespace, notes: dict[str, None]) -
                 notes[str(error)] = None
                 continue
             take = partial(lambda step, ops: step.learn(ops.march(*step.marching), ops), step, ops)
-            rows.append({**case, "ops": name.value, "ms": median_ms(take, given.device, repeats)})
-            if name is BackendName.native and given.device == "cuda":
-                rows.append({**case, "ops": "native, graph", "ms": median_ms(step.as_graph(ops))})
+            if name is not BackendName.native or given.device != "cuda":
+                rows.append({**case, "ops": name.value, "ms": median_ms(take, given.device, repeats)})
+                continue
+            for variant, settings in VARIANTS.items():
+                with mock.patch.multiple(cuda_field, **settings):
+                    rows.append({**case, "ops": f"native{variant}", "ms": median_ms(take)})
+                    rows.append({**case, "ops": f"native{variant}, graph", "ms": median_ms(step.as_graph(ops))})
+        rows += [{**case, **row} for row in peer_rows(step, given, notes)]
     return rows
+
+
+def peer_rows(step: Step, given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
+    """nerfacc with tiny-cuda-nn, if both are there."""
+    from gpu_peers import Peer
+
+    if {"nerfacc", "tinycudann"} & set(given.without):
+        notes["nerfacc + tinycudann, as --without says"] = None
+        return []
+    try:
+        peer = Peer(step.layout, step.widths[1], step.marching, step.target)
+    except ConfigError as error:
+        notes[str(error)] = None
+        return []
+    return [{"ops": "nerfacc + tinycudann", "ms": median_ms(peer.learn, given.device)}]
 
 
 def longest_kernels(given: argparse.Namespace) -> list[dict]:
@@ -322,7 +360,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kernels", action="store_true", help="only the table of kernels")
     parser.add_argument("--splats", action="store_true", help="only splats")
     parser.add_argument("--once", action="store_true", help="only a step, for `ncu --profile-from-start off`")
+    parser.add_argument("--count", action="store_true", help="only what the fused kernels ask of an H100, counted")
     given = parser.parse_args(arguments)
+    if given.count:
+        from gpu_peers import counted
+
+        for (grid, (config, hidden)), size in cases(given.tiny):
+            step = Step(config, hidden, size, select_backend(BackendName.auto), "cpu")
+            phases = counted(step.layout.grid, step.positions(), H100)
+            print(f"{grid:20} {VIEWS}x{size}^2 {step.num_samples / 1e6:.2f} M samples:", end=" ")
+            print(", ".join(f"{name} {ms:.2f}" for name, ms in phases.items()), "ms")
+        return 0
     if given.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a GPU: torch sees no CUDA device", file=sys.stderr)
         return 3

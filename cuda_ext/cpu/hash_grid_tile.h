@@ -335,14 +335,4 @@ void with_grid_tile(const GridLayout& layout, double, Work&& work) {
     work(GridTile<PairOfAny<double>>(layout));
 }
 
-// From the library's face: levels [num_levels, 3] = resolution, first row, slot mask.
-inline GridLayout grid_layout(int64_t num_levels, int64_t num_features, const int64_t* levels) {
-    GridLayout layout;
-    layout.num_levels = int32_t(num_levels);
-    layout.num_features = int32_t(num_features);
-    for (int64_t i = 0; i < num_levels; ++i, levels += 3)
-        layout.levels[i] = {int32_t(levels[0]), uint32_t(levels[1]), uint32_t(levels[2])};
-    return layout;
-}
-
 }  // namespace threedgen

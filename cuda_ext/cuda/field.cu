@@ -23,12 +23,10 @@ __global__ void activate(int64_t count, const T* __restrict__ raw, const T* __re
         const T world = (T(2) * positions[3 * i + axis] - T(1)) * radius;
         square += world * world;
     }
-    const T blob = blob_density * (T(1) - sqrt_of(square) / blob_radius);
-    density[i] = density_scale * softplus(mine.of[0] + blob);
+    density[i] = density_scale * softplus(mine.of[0] + blob_at(sqrt_of(square), blob_density, blob_radius));
     for (int c = 0; c < 3; ++c) rgb[3 * i + c] = sigmoid(mine.of[1 + c]);
 }
 
-// The derivative of softplus(x) is sigmoid(x) = 1 - exp(-softplus(x)): the outputs say all that is needed.
 template <class T>
 __global__ void activate_backward(int64_t count, const T* __restrict__ density, const T* __restrict__ rgb,
                                   const T* __restrict__ grad_density, const T* __restrict__ grad_rgb, T density_scale,
@@ -36,20 +34,21 @@ __global__ void activate_backward(int64_t count, const T* __restrict__ density, 
     const int64_t i = thread_in_grid();
     if (i >= count) return;
     Pack<T, 4> out;
-    out.of[0] = grad_density[i] * density_scale * opacity_of(density[i] / density_scale);
-    for (int c = 0; c < 3; ++c) out.of[1 + c] = grad_rgb[3 * i + c] * rgb[3 * i + c] * (T(1) - rgb[3 * i + c]);
+    out.of[0] = grad_of_logit(density[i], grad_density[i], density_scale);
+    for (int c = 0; c < 3; ++c) out.of[1 + c] = grad_of_channel(rgb[3 * i + c], grad_rgb[3 * i + c]);
     reinterpret_cast<Pack<T, 4>*>(grad_raw)[i] = out;
 }
 
-// A random point in each of the cells first, first + 1, ... of G^3, in the unit cube.
+// A random point in each of the cells first, first + 1, ... of G^3, which are the cube [-radius, radius]^3.
 template <class T>
-__global__ void cell_points(int64_t count, int64_t first, int64_t resolution, uint32_t seed,
+__global__ void cell_points(int64_t count, int64_t first, int64_t resolution, T radius, uint32_t seed,
                             T* __restrict__ positions) {
     const int64_t i = thread_in_grid(), cell = first + i;
     if (i >= count) return;
     const int64_t corner[3] = {cell / (resolution * resolution), cell / resolution % resolution, cell % resolution};
     for (int axis = 0; axis < 3; ++axis)
-        positions[3 * i + axis] = (T(corner[axis]) + T(uniform(seed, uint32_t(4 * cell + axis)))) / T(resolution);
+        positions[3 * i + axis] =
+            (T(corner[axis]) + T(uniform(seed, uint32_t(4 * cell + axis)))) * (T(2) * radius / T(resolution)) - radius;
 }
 
 template <class T>
@@ -80,10 +79,10 @@ __global__ void jitter(int64_t num_rays, uint32_t seed, float* __restrict__ out)
         return launch(activate_backward<T>, blocks_for(count, kThreads), kThreads, 0, stream, count, density, rgb,     \
                       grad_density, grad_rgb, density_scale, grad_raw);                                                \
     }                                                                                                                  \
-    TG_API int64_t tg_cell_points_##suffix(int64_t count, int64_t first, int64_t resolution, int64_t seed,             \
+    TG_API int64_t tg_cell_points_##suffix(int64_t count, int64_t first, int64_t resolution, T radius, int64_t seed,   \
                                            T* positions, void* stream) {                                               \
         return launch(cell_points<T>, blocks_for(count, kThreads), kThreads, 0, stream, count, first, resolution,      \
-                      uint32_t(seed), positions);                                                                      \
+                      radius, uint32_t(seed), positions);                                                              \
     }                                                                                                                  \
     TG_API int64_t tg_update_cells_##suffix(int64_t count, int64_t first, int64_t seed, T decay, int64_t all_cells,    \
                                             T cell_width, const uint8_t* occupied, const T* density, const T* before,  \

@@ -3,7 +3,7 @@
 // A block looks after 32 neighbouring samples, which mostly lie in neighbouring cells. Each of its warps takes one
 // level, lane after lane one sample, so that a warp reads from one level's rows. Features cross shared memory on their
 // way to or from [N, levels * features], which is thus read and written in whole lines.
-#include "launch.h"
+#include "atomics.h"
 
 #include "threedgen/hash_grid.h"
 
@@ -127,40 +127,6 @@ __device__ void load_tile(int64_t num_samples, const T* __restrict__ from, const
         for (int c = threadIdx.x; c < width; c += kSamples)
             tile[s * stride + c] = from[(first + s) * num_outputs + int64_t(base) * grid.num_features + c];
 }
-
-// Compute capability 9.0 and up add 2 or 4 neighbours at once.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr bool kVectorAtomics = true;
-__device__ inline void add_pack(float* to, float a, float b) {
-    asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "f"(a), "f"(b)
-                 : "memory");
-}
-__device__ inline void add_pack(float* to, float a, float b, float c, float d) {
-    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
-                 "f"(a), "f"(b), "f"(c), "f"(d)
-                 : "memory");
-}
-#else
-constexpr bool kVectorAtomics = false;
-template <class... Values>
-__device__ void add_pack(Values...);
-#endif
-
-// Sums of real numbers, in the order in which threads come by.
-template <class T, int W>
-struct RealSum {
-    T* table;
-
-    __device__ void add(int64_t index, const T (&values)[W]) const {
-        T* const to = table + index;
-        if constexpr (kVectorAtomics && sizeof(T) == 4 && W == 2)
-            add_pack(to, values[0], values[1]);
-        else if constexpr (kVectorAtomics && sizeof(T) == 4 && W == 4)
-            add_pack(to, values[0], values[1], values[2], values[3]);
-        else
-            for (int w = 0; w < W; ++w) atomicAdd(to + w, values[w]);
-    }
-};
 
 // 2^k such that num_samples numbers of at most `bound` add up to less than 2^62 when each is multiplied by it.
 template <class T>
@@ -295,15 +261,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 }
 
-GridLayout layout_of(int64_t num_levels, int64_t num_features, const int64_t* levels) {
-    GridLayout grid;
-    grid.num_levels = int32_t(num_levels);
-    grid.num_features = int32_t(num_features);
-    for (int64_t i = 0; i < num_levels; ++i)
-        grid.levels[i] = {int32_t(levels[3 * i]), uint32_t(levels[3 * i + 1]), uint32_t(levels[3 * i + 2])};
-    return grid;
-}
-
 // Calls `use` with the number of features that can be read at once, as a constant.
 template <class Use>
 int64_t with_pack_of(int num_features, Use&& use) {
@@ -366,7 +323,7 @@ int64_t run_gradient_of_positions(int64_t num_samples, const T* grad, const T* p
     TG_API int64_t tg_hash_grid_encode_##suffix(int64_t num_samples, const T* positions, const T* directions,          \
                                                 const T* table, int64_t num_levels, int64_t num_features,              \
                                                 const int64_t* levels, T* out, void* stream) {                         \
-        const GridLayout grid = layout_of(num_levels, num_features, levels);                                           \
+        const GridLayout grid = grid_layout(num_levels, num_features, levels);                                         \
         return directions ? run_encode<T, true>(num_samples, positions, directions, table, grid, out, stream)          \
                           : run_encode<T, false>(num_samples, positions, directions, table, grid, out, stream);        \
     }                                                                                                                  \
@@ -374,7 +331,7 @@ int64_t run_gradient_of_positions(int64_t num_samples, const T* grad, const T* p
                                                     const T* directions, int64_t num_levels, int64_t num_features,     \
                                                     const int64_t* levels, int64_t num_rows, const T* bound,           \
                                                     int64_t* sums, T* grad_table, void* stream) {                      \
-        const GridLayout grid = layout_of(num_levels, num_features, levels);                                           \
+        const GridLayout grid = grid_layout(num_levels, num_features, levels);                                         \
         return directions ? run_scatter<T, true>(num_samples, grad, positions, directions, grid, num_rows, bound,      \
                                                  sums, grad_table, stream)                                             \
                           : run_scatter<T, false>(num_samples, grad, positions, directions, grid, num_rows, bound,     \
@@ -383,7 +340,7 @@ int64_t run_gradient_of_positions(int64_t num_samples, const T* grad, const T* p
     TG_API int64_t tg_hash_grid_grad_positions_##suffix(int64_t num_samples, const T* grad, const T* positions,        \
                                                         const T* table, int64_t num_levels, int64_t num_features,      \
                                                         const int64_t* levels, T* out, void* stream) {                 \
-        const GridLayout grid = layout_of(num_levels, num_features, levels);                                           \
+        const GridLayout grid = grid_layout(num_levels, num_features, levels);                                         \
         return run_gradient_of_positions<T>(num_samples, grad, positions, table, grid, out, stream);                   \
     }
 TG_HASH_GRID(f32, float)

@@ -28,10 +28,18 @@
 #define TG_ROLLED
 #endif
 
+// before a loop whose counter says which of a thread's registers are meant
+#if defined(__CUDACC__)
+#define TG_UNROLLED _Pragma("unroll")
+#else
+#define TG_UNROLLED
+#endif
+
 namespace threedgen {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kSharedBytes = 48 << 10;  // what every GPU grants a block unasked
+constexpr int kSharedBytes = 48 << 10;      // what every GPU grants a block unasked
+constexpr int kMostSharedBytes = 99 << 10;  // what every one of compute capability 8.0 and up grants when asked
 
 inline int64_t blocks_for(int64_t items, int64_t per_block) { return (items + per_block - 1) / per_block; }
 
@@ -41,6 +49,11 @@ int64_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 block, int64_
                Arguments... arguments) {
     if (blocks == 0) return 0;
 #if defined(__CUDACC__)
+    if (shared_bytes > kSharedBytes) {
+        const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                       cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+        if (error != cudaSuccess) return int64_t(error);
+    }
     kernel<<<dim3(unsigned(blocks)), block, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(arguments...);
     return int64_t(cudaGetLastError());
 #else
@@ -48,6 +61,25 @@ int64_t launch(void (*kernel)(Parameters...), int64_t blocks, dim3 block, int64_
     emulated::launch(dim3(unsigned(blocks)), block, size_t(shared_bytes), [&] { kernel(arguments...); });
     return emulated::machine.failure.empty() ? 0 : 1;
 #endif
+}
+
+// Of the current device: its multiprocessors, and the shared memory of each in bytes.
+struct Device {
+    int64_t multiprocessors = 1, shared_bytes = kMostSharedBytes;
+};
+
+inline Device current_device() {
+    Device found;
+#if defined(__CUDACC__)
+    int device = 0, count = 0, bytes = 0;
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) == cudaSuccess)
+        found = {count, bytes};
+#else
+    found.shared_bytes = 228 << 10;  // as an H100's
+#endif
+    return found;
 }
 
 __device__ inline int64_t thread_in_grid() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }

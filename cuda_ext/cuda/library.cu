@@ -15,4 +15,5 @@ TG_API const char* tg_error_text(int64_t) {
 }
 
 TG_API void tg_emulate_backwards(int64_t yes) { emulated::machine.backwards = yes != 0; }
+TG_API void tg_emulate_pairs(int64_t yes) { emulated::machine.adds_pairs = yes != 0; }
 #endif

@@ -87,17 +87,17 @@ __global__ void write_samples(int64_t num_rays, const T* __restrict__ jitter, T 
     }
 }
 
-// Positions of samples in the unit cube, which is the scene's cube [-radius, radius]^3.
+// Where samples are in the world.
 template <class T>
 __global__ void place_samples(int64_t num_samples, const T* __restrict__ origins, const T* __restrict__ directions,
                               const int64_t* __restrict__ ray_indices, const T* __restrict__ t_starts,
-                              const T* __restrict__ t_ends, T radius, T* __restrict__ positions) {
+                              const T* __restrict__ t_ends, T* __restrict__ positions) {
     const int64_t i = thread_in_grid();
     if (i >= num_samples) return;
     const Ray<T> ray = load_ray(origins, directions, ray_indices[i]);
     const T t = T(0.5) * (t_starts[i] + t_ends[i]);
     for (int axis = 0; axis < 3; ++axis)
-        positions[3 * i + axis] = (ray.origin[axis] + t * ray.direction[axis] + radius) / (T(2) * radius);
+        positions[3 * i + axis] = ray.origin[axis] + t * ray.direction[axis];
 }
 
 template <class T>
@@ -136,10 +136,10 @@ int64_t find(int64_t num_rays, const T* origins, const T* directions, const T* j
                       step_size, words_per_ray, steps, t_near, offsets, capacity, t_starts, t_ends, ray_indices);      \
     }                                                                                                                  \
     TG_API int64_t tg_place_samples_##suffix(int64_t num_samples, const T* origins, const T* directions,               \
-                                             const int64_t* ray_indices, const T* t_starts, const T* t_ends, T radius, \
+                                             const int64_t* ray_indices, const T* t_starts, const T* t_ends,           \
                                              T* positions, void* stream) {                                             \
         return launch(place_samples<T>, blocks_for(num_samples, kThreads), kThreads, 0, stream, num_samples, origins,  \
-                      directions, ray_indices, t_starts, t_ends, radius, positions);                                   \
+                      directions, ray_indices, t_starts, t_ends, positions);                                           \
     }
 TG_MARCH(f32, float)
 TG_MARCH(f64, double)

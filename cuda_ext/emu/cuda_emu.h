@@ -35,7 +35,7 @@ constexpr size_t kStackBytes = 64 << 10;
 constexpr uint64_t kNoVote = 2;  // given at a barrier of a block
 
 // What a thread waits at. Lanes of a warp must meet in the same kind of operation.
-enum class Wait { nothing, block, warp, shuffle, vote };
+enum class Wait { nothing, block, warp, shuffle, vote, product, transpose };
 
 struct Thread {
     ucontext_t context;
@@ -43,9 +43,11 @@ struct Thread {
     dim3 index;
     bool done;
     Wait wait;
-    unsigned mask;         // lanes that the warp operation names
-    uint64_t given;        // to the other lanes
-    uint64_t seen[kWarp];  // what each lane gave; all bits set for one that does not take part
+    unsigned mask;            // lanes that the warp operation names
+    uint64_t given;           // to the other lanes
+    uint64_t seen[kWarp];     // what each lane gave; all bits set for one that does not take part
+    uint32_t operands[2][6];  // of a product of matrices: of the last one and of the one before, by turns
+    int turn;
 };
 
 struct Machine {
@@ -57,6 +59,7 @@ struct Machine {
     dim3 block_index, block_size, grid_size;
     const std::function<void()>* kernel = nullptr;
     bool backwards = false;
+    bool adds_pairs = false;  // to memory at once, as GPUs of compute capability 9.0 and up do
     std::string failure;  // of launches since it was last asked for
 };
 inline Machine machine;
@@ -125,6 +128,7 @@ inline bool run_block(int num_threads) {
         thread.index = dim3(i % size.x, i / size.x % size.y, i / (size.x * size.y));
         thread.done = false;
         thread.wait = Wait::nothing;
+        thread.turn = 0;
         getcontext(&thread.context);
         thread.context.uc_stack.ss_sp = thread.stack.data();
         thread.context.uc_stack.ss_size = thread.stack.size();
@@ -174,7 +178,7 @@ inline bool run_block(int num_threads) {
 inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
     Machine& m = machine;
     const int num_threads = int(block.x * block.y * block.z);
-    if (num_threads == 0 || num_threads > 1024 || grid.x * grid.y * grid.z == 0 || shared_bytes > 48 << 10) {
+    if (num_threads == 0 || num_threads > 1024 || grid.x * grid.y * grid.z == 0 || shared_bytes > 99 << 10) {
         m.failure = "invalid launch configuration";
         return;
     }

@@ -10,3 +10,8 @@ from threedgen.ops.native import cuda
 def device():
     assert cuda.why_not() == ""  # a GPU without kernels is a failure, not a reason to skip
     return torch.device("cuda")
+
+
+@pytest.fixture
+def adding():
+    """How the emulation adds to memory; a device does as it does."""

@@ -148,7 +148,9 @@ def test_deterministic_steps_are_the_same_bits(device, step):
         torch.use_deterministic_algorithms(False)
     for loss, gradient in runs[1:]:
         assert torch.equal(loss, runs[0][0]) and torch.equal(gradient, runs[0][1])
-    assert_same_step(plain, runs[0])
+    # such a step takes the kernels in float32, the other one those in half precision
+    torch.testing.assert_close(plain[0], runs[0][0], rtol=2e-3, atol=0)
+    assert (plain[1] - runs[0][1]).norm() <= 2e-2 * runs[0][1].norm()
 
 
 def test_many_samples_in_one_row(device):

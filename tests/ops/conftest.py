@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from threedgen.ops import native, plain
-from threedgen.ops.native import build, cuda, splats
+from threedgen.ops.native import build, cuda, cuda_field, splats
 
 
 @pytest.fixture(params=["plain", "native"])
@@ -38,13 +38,23 @@ def emulated_library():
 def device(emulated_library, monkeypatch, request):
     """The CPU, with the CUDA kernels as the kernels of every op that has one.
 
-    Tests in float32 run the threads of a block last to first: a missing barrier shows in one of the two orders.
+    Tests in float32 run the threads of a block last to first, or where they say `backwards`: a missing barrier shows in
+    one of the two orders.
     """
-    real = getattr(request.node, "callspec", None) and request.node.callspec.params.get("real")
-    emulated_library.tg_emulate_backwards(ctypes.c_int64(real == torch.float32))
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    backwards = params.get("backwards", params.get("real") == torch.float32)
+    emulated_library.tg_emulate_backwards(ctypes.c_int64(backwards))
     monkeypatch.setattr(cuda, "_load", lambda: (emulated_library, ""))
     monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
     with torch.library._scoped_library("threedgen", "IMPL") as library:
-        for name, kernel in {**cuda.KERNELS, **splats.CUDA_KERNELS}.items():
+        for name, kernel in {**cuda.KERNELS, **cuda_field.KERNELS, **splats.CUDA_KERNELS}.items():
             library.impl(name, kernel, "CPU", allow_override=True)
         yield torch.device("cpu")
+
+
+@pytest.fixture(params=[False, True], ids=["one by one", "in pairs"])
+def adding(request, emulated_library):
+    """How the emulated GPU adds to memory: as an A100, or as an H100."""
+    emulated_library.tg_emulate_pairs(ctypes.c_int64(request.param))
+    yield
+    emulated_library.tg_emulate_pairs(ctypes.c_int64(False))

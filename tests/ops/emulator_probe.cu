@@ -1,5 +1,5 @@
 // Small kernels that say what barriers, shuffles, votes, atomics and shared memory do; right ones and wrong ones.
-#include "launch.h"
+#include "tensor_cores.h"
 
 using namespace threedgen;
 
@@ -88,6 +88,29 @@ __global__ void leave_early(float* out) {
     out[threadIdx.x] = __shfl_sync(kAllLanes, 2.0f, threadIdx.x < 16 ? 6 : 7);
 }
 
+// a [16, 16] b [16, 8] + c [16, 8], and the transpose of a's upper left [8, 8]; numbers of half precision, as floats.
+__global__ void matrices(const float* a, const float* b, const float* c, float* product, float* turned) {
+    const int group = threadIdx.x / 4, t = threadIdx.x % 4;
+    const auto pair_of_a = [&](int row, int column) { return half_pair(a[row * 16 + column], a[row * 16 + column + 1]); };
+    const auto pair_of_b = [&](int row) { return half_pair(b[row * 8 + group], b[(row + 1) * 8 + group]); };
+    const HalfPair mine[4] = {pair_of_a(group, 2 * t), pair_of_a(group + 8, 2 * t), pair_of_a(group, 2 * t + 8),
+                              pair_of_a(group + 8, 2 * t + 8)};
+    float sum[4];
+    const auto place = [&](int i) { return (group + i / 2 * 8) * 8 + 2 * t + i % 2; };
+    for (int i = 0; i < 4; ++i) sum[i] = c[place(i)];
+    add_product(sum, mine, pair_of_b(2 * t), pair_of_b(2 * t + 8));
+    for (int i = 0; i < 4; ++i) product[place(i)] = sum[i];
+    const float2 row = floats_of(transposed(mine[0]));
+    turned[group * 8 + 2 * t] = row.x, turned[group * 8 + 2 * t + 1] = row.y;
+}
+
+__global__ void half_of_a_warp(float* out) { out[threadIdx.x] = floats_of(transposed(half_pair(1.0f, 2.0f))).x; }
+
+// Numbers to half precision and back.
+__global__ void round_trip(int count, const float* values, float* out) {
+    for (int i = threadIdx.x; i < count; i += blockDim.x) out[i] = floats_of(half_pair(0.0f, values[i])).y;
+}
+
 }  // namespace
 
 TG_API int64_t probe_exchange(int64_t threads, const float* values, float* out) {
@@ -112,5 +135,12 @@ TG_API int64_t probe_diverging_warp(float* out) { return launch(diverging_warp, 
 TG_API int64_t probe_foreign_mask(float* out) { return launch(foreign_mask, 1, 32, 0, nullptr, out); }
 TG_API int64_t probe_leave_early(float* out) { return launch(leave_early, 1, 32, 0, nullptr, out); }
 TG_API int64_t probe_too_much_shared_memory(float* out) {
-    return launch(read_before_writing, 1, 32, kSharedBytes + 1, nullptr, out);
+    return launch(read_before_writing, 1, 32, kMostSharedBytes + 1, nullptr, out);
+}
+TG_API int64_t probe_matrices(const float* a, const float* b, const float* c, float* product, float* turned) {
+    return launch(matrices, 1, 32, 0, nullptr, a, b, c, product, turned);
+}
+TG_API int64_t probe_half_of_a_warp(float* out) { return launch(half_of_a_warp, 1, 16, 0, nullptr, out); }
+TG_API int64_t probe_round_trip(int64_t count, const float* values, float* out) {
+    return launch(round_trip, 1, 64, 0, nullptr, int(count), values, out);
 }

@@ -81,6 +81,44 @@ def test_wrong_splats_are_told(benchmark):
     assert differences["gradients"] == pytest.approx(0.21, rel=1e-3)  # those to colours
 
 
+def test_what_the_fused_kernels_ask_for_counted_by_hand(load_benchmark, benchmark):
+    """One level of two features; 20 samples, of which 12 follow each other in one cell, as far as a tile goes."""
+    peers, grid = load_benchmark("gpu_peers"), HashGrid.from_config(GridConfig(1, 2, 9, 5, 5))
+    positions = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)) * 0.2
+    positions[:8] = torch.arange(8)[:, None] % 2 * 0.5 + 0.1  # another cell each time
+    rates = benchmark.Rates(memory_bytes=1e9, matrix_flops=1e9, l2_bytes=1e9, l2_atomics=1e9)
+    found = peers.counted(grid, positions, rates)
+    left = 8 + 1 + 1  # the ninth sample's cell is not that of the eighth; a new tile begins with the seventeenth
+    expected = {"read": 20 * 4 * 1.125 * 32e-6, "add": left * 4 * 1.25e-6, "pass through memory": 20 * 108e-6}
+    expected["table and AdamW"] = 38 * 125 * 2 * 1e-6
+    assert found == pytest.approx({**expected, "together": sum(expected.values())})
+
+
+def test_the_peer_takes_the_step(load_benchmark, benchmark, monkeypatch):
+    """With stand-ins for both libraries on a CPU: its configurations fit together, and its parameters learn."""
+    peers, told = load_benchmark("gpu_peers"), []
+
+    class Library:
+        @staticmethod
+        def NetworkWithInputEncoding(inputs, outputs, encoding, network):
+            told.append((inputs, outputs, encoding, network))
+            return torch.nn.Linear(inputs, outputs, dtype=torch.half).float()
+
+    native = select_backend(BackendName.plain)
+    monkeypatch.setattr(peers.nerfacc_backend, "require", lambda: None)
+    monkeypatch.setattr(peers.nerfacc_backend, "march", native.march)
+    monkeypatch.setattr(peers.nerfacc_backend, "composite", native.composite)
+    monkeypatch.setattr(peers.tinycudann_backend, "require", lambda: Library)
+    step = benchmark.Step(GridConfig(4, 8, 10, 4, 32), 16, 4, native, "cpu")
+    peer = peers.Peer(step.layout, 16, step.marching, step.target)
+    ((inputs, outputs, encoding, network),) = told
+    assert (inputs, outputs, network["n_neurons"], encoding["n_levels"]) == (3, 4, 16, 4)
+    assert encoding["base_resolution"] * encoding["per_level_scale"] ** 3 == pytest.approx(32)
+    before = peer.field.weight.detach().clone()
+    peer.learn()
+    assert not torch.equal(before, peer.field.weight)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the script would run")
 def test_without_a_gpu_it_says_so_in_one_line():
     run = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True)

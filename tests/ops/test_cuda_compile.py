@@ -28,18 +28,32 @@ def test_every_kernel_compiles_without_spills(compiler):
         assert {file for file, _ in kernels} == {name for name in SOURCES if name != "library.cu"}
         assert len(kernels) > 50
     assert [r for r in reports if r.spilled] == []
-    # two blocks of 256 threads fit into the 65,536 registers of a multiprocessor; those of 128 threads that have more
-    # only check gradients
-    wide = {(r.file, r.kernel) for r in reports if r.registers > 128}
+    # two blocks of 256 threads fit into the 65,536 registers of a multiprocessor; of 128 threads that keep the sums of
+    # all weights three do; those of 128 threads that have still more only check gradients
+    fused = [r for r in reports if r.file == "evaluate_backward.cu"]
+    assert max(r.registers for r in fused) <= 168
+    wide = {(r.file, r.kernel) for r in reports if r.registers > 128 and r not in fused}
     assert wide <= {("splats_project.cu", f"{k}<double{n}>") for k, n in WIDE_IN_FLOAT64}
 
 
-def test_table_gradients_use_vector_atomics_where_the_gpu_has_them(compiler, tmp_path):
-    source, include = build.source_folder() / "cuda" / "hash_grid.cu", build.source_folder() / "include"
-    target = tmp_path / "hash_grid.ptx"
-    command = [compiler, "-std=c++17", f"-I{include}", "-ptx", "-arch=sm_90", "-o", str(target), str(source)]
+def ptx_of(compiler, name, architecture, folder):
+    source, include = build.source_folder() / "cuda" / f"{name}.cu", build.source_folder() / "include"
+    target = folder / f"{name}.ptx"
+    command = [compiler, "-std=c++17", f"-I{include}", "-ptx", f"-arch={architecture}", "-o", str(target), str(source)]
     subprocess.run(command, check=True)
-    assert set(re.findall(r"red\.relaxed\.gpu\.global\.add\.(v\d)\.f32", target.read_text())) == {"v2", "v4"}
+    return target.read_text()
+
+
+def test_table_gradients_use_vector_atomics_where_the_gpu_has_them(compiler, tmp_path):
+    text = ptx_of(compiler, "hash_grid", "sm_90", tmp_path)
+    assert set(re.findall(r"red\.relaxed\.gpu\.global\.add\.(v\d)\.f32", text)) == {"v2", "v4"}
+
+
+def test_the_fused_field_multiplies_on_tensor_cores(compiler, tmp_path):
+    for name, architecture, adds in (("evaluate", "sm_80", set()), ("evaluate_backward", "sm_90", {"v2"})):
+        text = ptx_of(compiler, name, architecture, tmp_path)
+        assert "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" in text
+        assert set(re.findall(r"red\.relaxed\.gpu\.global\.add\.(v\d)\.f32", text)) == adds
 
 
 SPILLING = """

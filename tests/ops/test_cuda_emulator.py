@@ -112,6 +112,7 @@ def test_shared_memory_starts_as_nan(call):
         ("probe_diverging_warp", "deadlock"),
         ("probe_barrier_and_vote", "threads of one block wait at a barrier and at a vote"),
         ("probe_foreign_mask", "is not in its own mask"),
+        ("probe_half_of_a_warp", "works with matrices alone"),
         ("probe_too_much_shared_memory", "invalid launch configuration"),
     ],
 )
@@ -126,3 +127,26 @@ def test_a_lane_that_left_gives_nan_and_holds_nobody_up(call):
     out = torch.zeros(32)
     assert call("probe_leave_early", out) == ""
     assert out[:7].tolist() == [2.0] * 7 and out[7] == 0 and out[16:].isnan().all()
+
+
+@pytest.mark.usefixtures("either_order")
+def test_products_of_matrices(call):
+    """In the fragments of the PTX ISA, which the probe fills by their definition: against torch's product."""
+    rng = torch.Generator().manual_seed(0)
+    a, b, c = (torch.randn(shape, generator=rng) for shape in ((16, 16), (16, 8), (16, 8)))
+    product, turned = torch.full((16, 8), math.nan), torch.full((8, 8), math.nan)
+    assert call("probe_matrices", a, b, c, product, turned) == ""
+    expected = a.half().double() @ b.half().double() + c
+    torch.testing.assert_close(product.double(), expected, atol=1e-6, rtol=1e-6)
+    assert torch.equal(turned, a[:8, :8].half().float().T)
+
+
+def test_half_precision_is_torchs(call):
+    """Every number of half precision, and numbers between them, below and above all of them."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.half).float()
+    between = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-9, 6, 20_000)
+    ties = every[every.isfinite()] * (1 + 2.0**-11)
+    values = torch.cat([every, between, ties, torch.tensor([65519.9, 65520.0, -1e-8, 2.0**-25])]).contiguous()
+    out = torch.empty_like(values)
+    assert call("probe_round_trip", len(values), values, out) == ""
+    torch.testing.assert_close(out, values.half().float(), atol=0, rtol=0, equal_nan=True)

@@ -53,3 +53,8 @@ class FieldLayout:
     blob_density: float
     blob_radius: float
     density_scale: float
+
+    @property
+    def numbers(self) -> list[float]:
+        """As the kernels take them."""
+        return [self.radius, self.blob_density, self.blob_radius, self.density_scale]

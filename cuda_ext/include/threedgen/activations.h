@@ -51,4 +51,21 @@ TG_INLINE V opacity_of(V x) {
 }
 TG_INLINE double opacity_of(double x) { return -expm1(-x); }
 
+// What stands beside the logit of a density at `distance` from the origin (Magic3D, supplement).
+template <class V>
+TG_INLINE V blob_at(V distance, V blob_density, V blob_radius) {
+    return blob_density * (broadcast<V>(1) - distance / blob_radius);
+}
+
+// Gradients of the network's numbers from those of a density and of a channel. The derivative of softplus(x) is
+// sigmoid(x) = 1 - exp(-softplus(x)): the outputs say all that is needed.
+template <class V>
+TG_INLINE V grad_of_logit(V density, V grad, V density_scale) {
+    return grad * density_scale * opacity_of(density / density_scale);
+}
+template <class V>
+TG_INLINE V grad_of_channel(V channel, V grad) {
+    return grad * channel * (broadcast<V>(1) - channel);
+}
+
 }  // namespace threedgen

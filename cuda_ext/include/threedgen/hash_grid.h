@@ -20,6 +20,16 @@ struct GridLayout {
     GridLevel levels[kMaxLevels];
 };
 
+// From the library's face: levels [num_levels, 3] = resolution, first row, slot mask.
+inline GridLayout grid_layout(int64_t num_levels, int64_t num_features, const int64_t* levels) {
+    GridLayout layout;
+    layout.num_levels = int32_t(num_levels);
+    layout.num_features = int32_t(num_features);
+    for (int64_t i = 0; i < num_levels; ++i, levels += 3)
+        layout.levels[i] = {int32_t(levels[0]), uint32_t(levels[1]), uint32_t(levels[2])};
+    return layout;
+}
+
 // Where a point lies in its cell, along one axis.
 template <class V>
 struct Axis {

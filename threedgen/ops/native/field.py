@@ -17,7 +17,7 @@ from torch import Tensor
 from threedgen.ops.native.compositing import composite
 from threedgen.ops.native.hash_grid import check_grid, grid_arguments, hash_grid_encode
 from threedgen.ops.native.library import call, define
-from threedgen.ops.native.memory import recycled
+from threedgen.ops.native.memory import features_row, learns, new_gradients, recycled
 from threedgen.ops.plain import composed
 from threedgen.ops.types import Composite, FieldLayout, RaySamples
 
@@ -35,8 +35,8 @@ def evaluate_field(
         return cuda_field.evaluate_field(table, weights, layout, positions)
     if not _is_fused(table, weights, positions):
         return composed.evaluate_field(PRIMITIVES, table, weights, layout, positions)
-    field = table, list(weights), layout.grid.layout, _numbers(layout)
-    density, rgb, _ = torch.ops.threedgen.evaluate_field(*field, positions, _learns(table, weights))
+    field = table, list(weights), layout.grid.layout, layout.numbers
+    density, rgb, _ = torch.ops.threedgen.evaluate_field(*field, positions, learns(table, weights))
     return density, rgb
 
 
@@ -65,10 +65,10 @@ def render_field(
             f"{num_rays} origins need as many directions (not {len(directions)}) and one more offset"
             f" (not {len(samples.offsets)}), and samples as many t_starts as t_ends"
         )
-    field = table, list(weights), layout.grid.layout, _numbers(layout)
+    field = table, list(weights), layout.grid.layout, layout.numbers
     packed = samples.t_starts, samples.t_ends, samples.offsets
     seen = torch.ops.threedgen.render_field(
-        *field, origins, directions, *packed, min_transmittance, _learns(table, weights)
+        *field, origins, directions, *packed, min_transmittance, learns(table, weights)
     )
     return Composite(*seen[:4])
 
@@ -84,8 +84,8 @@ def field_with_normals(
         return cuda_field.field_with_normals(table, weights, layout, positions)
     if not _is_fused(table, weights, positions):
         return composed.field_with_normals(table, weights, layout, positions)
-    field = table, list(weights), layout.grid.layout, _numbers(layout)
-    seen = torch.ops.threedgen.field_with_normals(*field, positions, _learns(table, weights))
+    field = table, list(weights), layout.grid.layout, layout.numbers
+    seen = torch.ops.threedgen.field_with_normals(*field, positions, learns(table, weights))
     return seen[0], seen[1], seen[2]
 
 
@@ -110,7 +110,7 @@ def refresh_occupancy(
         return cuda_field.refresh_occupancy(table, weights, layout, opacity, occupied, seed, decay, all_cells)
     if not _is_fused(table, weights, opacity):
         return composed.refresh_occupancy(PRIMITIVES, table, weights, layout, opacity, occupied, seed, decay, all_cells)
-    field = table, list(weights), layout.grid.layout, _numbers(layout)
+    field = table, list(weights), layout.grid.layout, layout.numbers
     return torch.ops.threedgen.refresh_occupancy(*field, opacity, occupied, seed & 0xFFFFFFFF, decay, all_cells)
 
 
@@ -132,14 +132,6 @@ def _check(table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, points
         raise ValueError(f"a field's network has 4 outputs, not {inputs if weights else 'none'}")
 
 
-def _learns(table: Tensor, weights: Sequence[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in (table, *weights))
-
-
-def _numbers(layout: FieldLayout) -> list[float]:
-    return [layout.radius, layout.blob_density, layout.blob_radius, layout.density_scale]
-
-
 @functools.lru_cache(maxsize=64)
 def _sizes(shapes: tuple[torch.Size, ...]) -> ctypes.Array:
     """Inputs and outputs of the layers, one after the other."""
@@ -154,19 +146,8 @@ def _field_arguments(table, weights, layout, numbers):
     return *grid_arguments(tuple(layout)), table.contiguous(), len(weights), sizes, flat, *map(float, numbers)
 
 
-def _new_gradients(table, weights):
-    """Zeros to add to: of the table, and of all weights one after the other."""
-    grad_table = torch.zeros_like(table, memory_format=torch.contiguous_format)
-    return grad_table, table.new_zeros(sum(weight.numel() for weight in weights))
-
-
 def _gradients_fake(table, weights, *_):
     return torch.empty_like(table), table.new_empty(sum(weight.numel() for weight in weights))
-
-
-def _row(layout):
-    """Numbers in a row of saved features, padded to whole vectors."""
-    return (layout[0] * layout[1] + 7) // 8 * 8
 
 
 def _contiguous(*tensors):
@@ -185,7 +166,7 @@ def _of_each(weights, flat):
 def _evaluate_cpu(table, weights, layout, numbers, positions, learn):
     n = positions.shape[0]
     density, rgb = table.new_empty(n), table.new_empty(n, 3)
-    features = recycled((n if learn else 0, _row(layout)), torch.float16)
+    features = recycled((n if learn else 0, features_row(layout)), torch.float16)
     field = _field_arguments(table, weights, layout, numbers)
     positions = positions.contiguous()
     call("tg_evaluate_field", table.dtype, *field, n, positions, density, rgb, features if learn else None)
@@ -194,12 +175,12 @@ def _evaluate_cpu(table, weights, layout, numbers, positions, learn):
 
 def _evaluate_fake(table, weights, layout, numbers, positions, learn):
     n = positions.shape[0]
-    features = table.new_empty(n if learn else 0, _row(layout), dtype=torch.float16)
+    features = table.new_empty(n if learn else 0, features_row(layout), dtype=torch.float16)
     return table.new_empty(n), table.new_empty(n, 3), features
 
 
 def _evaluate_backward_cpu(table, weights, layout, numbers, *saved_and_grads):
-    grads = _new_gradients(table, weights)
+    grads = new_gradients(table, weights)
     field = _field_arguments(table, weights, layout, numbers)
     num_samples = len(saved_and_grads[0])
     call("tg_evaluate_field_backward", table.dtype, *field, num_samples, *_contiguous(*saved_and_grads), *grads)
@@ -228,7 +209,7 @@ def _evaluate_autograd(ctx, grad_density, grad_rgb, *_):
 def _normals_cpu(table, weights, layout, numbers, positions, learn):
     n = positions.shape[0]
     density, rgb, normals = table.new_empty(n), table.new_empty(n, 3), table.new_empty(n, 3)
-    features = recycled((n if learn else 0, _row(layout)), torch.float16)
+    features = recycled((n if learn else 0, features_row(layout)), torch.float16)
     gradients = table.new_empty(n if learn else 0, 3)
     field = _field_arguments(table, weights, layout, numbers)
     kept = (features, gradients) if learn else (None, None)
@@ -239,11 +220,11 @@ def _normals_cpu(table, weights, layout, numbers, positions, learn):
 def _normals_fake(table, weights, layout, numbers, positions, learn):
     n, new = positions.shape[0], table.new_empty
     kept = n if learn else 0
-    return new(n), new(n, 3), new(n, 3), new(kept, _row(layout), dtype=torch.float16), new(kept, 3)
+    return new(n), new(n, 3), new(n, 3), new(kept, features_row(layout), dtype=torch.float16), new(kept, 3)
 
 
 def _normals_backward_cpu(table, weights, layout, numbers, *saved_and_grads):
-    grads = _new_gradients(table, weights)
+    grads = new_gradients(table, weights)
     field = _field_arguments(table, weights, layout, numbers)
     num_samples = len(saved_and_grads[0])
     call("tg_field_with_normals_backward", table.dtype, *field, num_samples, *_contiguous(*saved_and_grads), *grads)
@@ -270,7 +251,7 @@ def _render_cpu(
     num_rays, num_samples, new = len(origins), len(t_starts), table.new_empty
     seen = new(num_rays, 3), new(num_rays), new(num_rays), new(num_samples)
     values = recycled((4, num_samples if learn else 0), torch.float32)
-    features = recycled((num_samples if learn else 0, _row(layout)), torch.float16)
+    features = recycled((num_samples if learn else 0, features_row(layout)), torch.float16)
     counts = offsets.new_empty(num_rays if learn else 0)
     field = _field_arguments(table, weights, layout, numbers)
     rays = _contiguous(origins, directions, offsets, t_starts, t_ends)
@@ -284,12 +265,12 @@ def _render_fake(
 ):
     num_rays, num_samples, new = origins.shape[0], t_starts.shape[0], table.new_empty
     seen = new(num_rays, 3), new(num_rays), new(num_rays), new(num_samples)
-    features = new(num_samples if learn else 0, _row(layout), dtype=torch.float16)
+    features = new(num_samples if learn else 0, features_row(layout), dtype=torch.float16)
     return *seen, new(4, num_samples if learn else 0), features, offsets.new_empty(num_rays if learn else 0)
 
 
 def _render_backward_cpu(table, weights, layout, numbers, origins, directions, t_starts, t_ends, offsets, *others):
-    grads = _new_gradients(table, weights)
+    grads = new_gradients(table, weights)
     field = _field_arguments(table, weights, layout, numbers)
     rays = _contiguous(origins, directions, offsets, t_starts, t_ends)
     call("tg_render_field_backward", table.dtype, *field, len(origins), *rays, *_contiguous(*others), *grads)

@@ -1,12 +1,14 @@
-"""Large buffers that a step leaves for its backward pass, used again by the next step.
+"""What a step leaves for its backward pass, and what that fills.
 
-The system hands out large memory page by page and clears each page first, which for the features of a training step
-takes as long as computing them. So a buffer that nothing refers to any more is kept for the next one.
+Large buffers are used again by the next step: the system hands out large memory page by page and clears each page
+first, which for the features of a training step takes as long as computing them. So a buffer that nothing refers to any
+more is kept for the next one.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -48,3 +50,19 @@ def _give_back(buffer: np.ndarray) -> None:
     _kept.append(buffer)
     if len(_kept) > MAX_KEPT:
         del _kept[0]
+
+
+def learns(table: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether a field's backward pass may come."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in (table, *weights))
+
+
+def features_row(layout: Sequence[int]) -> int:
+    """Numbers in a row of a grid's saved features: padded to whole vectors of eight."""
+    return (layout[0] * layout[1] + 7) // 8 * 8
+
+
+def new_gradients(table: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Zeros to add to: of the table, and of all weights one after the other."""
+    grad_table = torch.zeros_like(table, memory_format=torch.contiguous_format)
+    return grad_table, table.new_zeros(sum(weight.numel() for weight in weights))
