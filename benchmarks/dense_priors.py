@@ -1,7 +1,7 @@
 """Which prior draws 24 views that are one object, and how is it best sampled? On miniworld's held-out captions.
 
     .venv/bin/python benchmarks/dense_priors.py                      VideoMV's table 1, 12 captions
-    .venv/bin/python benchmarks/dense_priors.py aware --captions 64 --out dense-priors.json
+    .venv/bin/python benchmarks/dense_priors.py priors aware --captions 64 --out dense-priors.json
     .venv/bin/python benchmarks/dense_priors.py aware --captions 64 --out dense-priors.json --kept
     .venv/bin/python benchmarks/dense_priors.py --rows video "3D-aware" --row "aware.every=4 aware.blend=0.7"
 
@@ -9,7 +9,7 @@ Tables, whose rows are configs/videomv-mini.yaml with some settings (below in th
 
 priors    truth (miniworld's own pictures: what is to be had), the mini prior, which was trained on sets of four, asked
           for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising as in the recipe
-aware     3D-aware denoising: at which steps, how far, and where guidance stands
+aware     3D-aware denoising: at which steps (the recipe's: 10, 15, 20 of 25), how far, and where guidance stands
 guidance  the scale of classifier-free guidance, without and with 3D-aware denoising
 solvers   DDIM against solvers that look back, without 3D-aware denoising
 
@@ -98,6 +98,15 @@ class Table:
     def against(cls, baseline: str, rows: Mapping[str, Settings]) -> Table:
         return cls(rows, tuple((name, baseline) for name in rows if name != baseline))
 
+    @classmethod
+    def joined(cls, names: list[str]) -> Table:
+        """The tables of these names as one. Raises ConfigError for one that is not there."""
+        if unknown := [name for name in names if name not in TABLES]:
+            raise ConfigError(f"there is no table {unknown[0]!r} among {', '.join(TABLES)}")
+        tables = [TABLES[name] for name in names]
+        rows = {name: settings for table in tables for name, settings in table.rows.items()}
+        return cls(rows, tuple(dict.fromkeys(pair for table in tables for pair in table.compared)))
+
     def only(self, names: list[str]) -> Table:
         """Raises ConfigError for a row that is not there."""
         if unknown := [name for name in names if name not in self.rows]:
@@ -120,14 +129,13 @@ TABLES = {
         VIDEO,
         {
             VIDEO: (PLAIN,),
-            "10, 15, 20": (),
-            "10": ("aware.steps=[10]",),
-            "20": ("aware.steps=[20]",),
-            "every 10th (10, 20)": (PLAIN, "aware.every=10"),
-            "every 3rd (9 ... 24)": (PLAIN, "aware.every=3"),
-            "all from 7 on": (PLAIN, "aware.every=1"),
-            "10, 15, 20, blend 0.5": ("aware.blend=0.5",),
-            "10, 15, 20, guidance on the latents": ("aware.guidance=latents",),
+            AWARE: (),
+            "at 10": ("aware.steps=[10]",),
+            "at 20": ("aware.steps=[20]",),
+            "at 10, 20": (PLAIN, "aware.every=10"),
+            "at 7 ... 24": (PLAIN, "aware.every=1"),
+            "blend 0.5": ("aware.blend=0.5",),
+            "guidance on the latents": ("aware.guidance=latents",),
         },
     ),
     "guidance": Table.against(
@@ -148,13 +156,13 @@ TABLES = {
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("table", nargs="?", choices=TABLES, default="priors")
+    parser.add_argument("tables", nargs="*", default=["priors"], metavar="TABLE", help=f"of {', '.join(TABLES)}")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the table")
     parser.add_argument("--row", action="append", default=[], metavar="SETTINGS", help="one more row, of `key=value`s")
     given = parser.parse_args()
     try:
-        table = TABLES[given.table] if given.rows is None else TABLES[given.table].only(given.rows)
-        table = table.beside(given.row)
+        table = Table.joined(given.tables)
+        table = (table if given.rows is None else table.only(given.rows)).beside(given.row)
         configs = {name: load_config(RECIPE, settings) for name, settings in table.rows.items()}
     except ConfigError as error:
         parser.error(str(error))

@@ -69,7 +69,8 @@ class Kept:
         return self._entries[-1]["figures"]
 
     def add(self, condition: Condition, caption: str, figures: Figures) -> None:
-        self.of(condition)[caption] = figures
+        short = {name: value if value is None else float(f"{value:.6g}") for name, value in figures.items()}
+        self.of(condition)[caption] = short
         if self._path is not None:
             write_text_atomically(self._path, json.dumps([e for e in self._entries if e["figures"]], indent=1) + "\n")
 

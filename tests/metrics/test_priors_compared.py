@@ -121,7 +121,7 @@ def test_a_row_is_found_by_all_that_changes_its_views(dense):
 
 
 def test_tables_hold_what_their_rows_are_compared_by(dense):
-    for table in dense.TABLES.values():
+    for table in (*dense.TABLES.values(), dense.Table.joined(["priors", "aware"])):
         assert {name for pair in table.compared for name in pair} == set(table.rows)
         for settings in table.rows.values():
             load_config(dense.RECIPE, settings)
@@ -130,3 +130,5 @@ def test_tables_hold_what_their_rows_are_compared_by(dense):
     assert table.rows["aware.blend=0.5 views.guidance_scale=2"] == ("aware.blend=0.5", "views.guidance_scale=2")
     with pytest.raises(ConfigError, match="there is no 'vidoe' among four views, video, 3D-aware"):
         dense.TABLES["priors"].only(["vidoe"])
+    with pytest.raises(ConfigError, match="there is no table 'prior' among priors, "):
+        dense.Table.joined(["prior"])
