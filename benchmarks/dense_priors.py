@@ -5,13 +5,13 @@
     .venv/bin/python benchmarks/dense_priors.py aware --captions 64 --out dense-priors.json --kept
     .venv/bin/python benchmarks/dense_priors.py --rows video "3D-aware" --row "aware.every=4 aware.blend=0.7"
 
-Tables, whose rows are configs/videomv-mini.yaml with some settings (below in this file):
+Tables, whose rows are configs/videomv-mini.yaml at 25 steps with some settings (below in this file):
 
 priors    truth (miniworld's own pictures: what is to be had), the mini prior, which was trained on sets of four, asked
-          for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising as in the recipe
-aware     3D-aware denoising: at which steps (the recipe's: 10, 15, 20 of 25), how far, and where guidance stands
+          for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising at steps 10, 15 and 20
+aware     3D-aware denoising: at which steps, how far, and where guidance stands
 guidance  the scale of classifier-free guidance, without and with 3D-aware denoising
-solvers   DDIM against solvers that look back, without 3D-aware denoising
+steps     fewer of them: of DDIM, of solvers that look back (without 3D-aware denoising), and with 3D-aware denoising
 
 All from the same noise for a caption. Views: PSNR inside the silhouettes against the caption's object. The other
 figures are those of benchmarks/dense_views.py. Below: differences of the mean with 95 % intervals over captions.
@@ -83,13 +83,14 @@ COLUMNS = {
     "azimuth_deg": ("azimuth error", 1),
 }
 Settings = tuple[str, ...]
+SAMPLING = "views.num_inference_steps=25", "views.guidance_scale=2", "aware.steps=[10,15,20]"
 PLAIN = "aware.steps=[]"
-SCALES = 3, 2, 1.5, 1
+SCALES = 2, 3, 1.5, 1
 
 
 @dataclass(frozen=True)
 class Table:
-    """rows: name -> changes of the recipe. compared: pairs; the first should have the better figures."""
+    """rows: name -> changes of the recipe with SAMPLING. compared: pairs; the first should have the better figures."""
 
     rows: Mapping[str, Settings]
     compared: tuple[tuple[str, str], ...]
@@ -122,34 +123,39 @@ class Table:
 
 TABLES = {
     "priors": Table(
-        {FOUR: ("weights=mini", PLAIN, "views.guidance_scale=2"), VIDEO: (PLAIN,), AWARE: ()},
+        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: ()},
         ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR)),
     ),
     "aware": Table.against(
-        VIDEO,
+        AWARE,
         {
             VIDEO: (PLAIN,),
             AWARE: (),
             "at 10": ("aware.steps=[10]",),
             "at 20": ("aware.steps=[20]",),
-            "at 10, 20": (PLAIN, "aware.every=10"),
+            "at 10, 20": ("aware.steps=[10,20]",),
             "at 7 ... 24": (PLAIN, "aware.every=1"),
             "blend 0.5": ("aware.blend=0.5",),
             "guidance on the latents": ("aware.guidance=latents",),
         },
     ),
-    "guidance": Table.against(
-        f"{VIDEO}, 3",
+    "guidance": Table(
         {f"{VIDEO}, {scale:g}": (PLAIN, f"views.guidance_scale={scale}") for scale in SCALES}
         | {f"{AWARE}, {scale:g}": (f"views.guidance_scale={scale}",) for scale in SCALES},
+        tuple((f"{name}, {scale:g}", f"{name}, 2") for name in (VIDEO, AWARE) for scale in SCALES if scale != 2),
     ),
-    "solvers": Table.against(
-        "ddim, 25",
-        {
+    "steps": Table(
+        {VIDEO: (PLAIN,)}
+        | {
             f"{sampler}, {steps}": (PLAIN, f"views.sampler={sampler}", f"views.num_inference_steps={steps}")
-            for sampler, many in {"ddim": (25, 15, 10), "dpm": (15, 10, 6), "unipc": (15, 10, 6)}.items()
+            for sampler, many in {"ddim": (15, 10, 6), "dpm": (15, 10, 6), "unipc": (15, 10, 6)}.items()
             for steps in many
-        },
+        }
+        | {AWARE: (), "3D-aware, 10": ("views.num_inference_steps=10", "aware.steps=[4,6,8]")},
+        (
+            *((f"{sampler}, {steps}", VIDEO) for sampler in ("ddim", "dpm", "unipc") for steps in (15, 10, 6)),
+            ("3D-aware, 10", AWARE),
+        ),
     ),
 }
 
@@ -163,7 +169,7 @@ def main() -> int:
     try:
         table = Table.joined(given.tables)
         table = (table if given.rows is None else table.only(given.rows)).beside(given.row)
-        configs = {name: load_config(RECIPE, settings) for name, settings in table.rows.items()}
+        configs = {name: load_config(RECIPE, [*SAMPLING, *settings]) for name, settings in table.rows.items()}
     except ConfigError as error:
         parser.error(str(error))
     return carry_out(given, lambda given, kept: compare(given, kept, configs), COLUMNS, table.compared)

@@ -109,9 +109,9 @@ def test_rows_begin_alike_and_their_views_are_those_that_the_command_draws(dense
 
 def test_a_row_is_found_by_all_that_changes_its_views(dense):
     def of(*settings):
-        return dense.sampled(load_config(dense.RECIPE, settings)).of
+        return dense.sampled(load_config(dense.RECIPE, [*dense.SAMPLING, *settings])).of
 
-    assert of() == of("aware.steps=[]", "aware.every=5") != of("aware.steps=[10, 15]")
+    assert of() == of(dense.PLAIN, "aware.every=5") != of("aware.steps=[10, 15]")
     changes = ("aware.blend=0.5", "aware.guidance=latents", "views.guidance_scale=2.5", "views.num_inference_steps=24",
                "aware.steps=[]", "views.rescale=0.5")  # fmt: skip
     assert len({str(of(change)) for change in changes} | {str(of())}) == len(changes) + 1
@@ -124,7 +124,7 @@ def test_tables_hold_what_their_rows_are_compared_by(dense):
     for table in (*dense.TABLES.values(), dense.Table.joined(["priors", "aware"])):
         assert {name for pair in table.compared for name in pair} == set(table.rows)
         for settings in table.rows.values():
-            load_config(dense.RECIPE, settings)
+            load_config(dense.RECIPE, [*dense.SAMPLING, *settings])
     table = dense.TABLES["priors"].only(["video", "3D-aware"]).beside(["aware.blend=0.5 views.guidance_scale=2"])
     assert table.compared == (("3D-aware", "video"), ("aware.blend=0.5 views.guidance_scale=2", "video"))
     assert table.rows["aware.blend=0.5 views.guidance_scale=2"] == ("aware.blend=0.5", "views.guidance_scale=2")
