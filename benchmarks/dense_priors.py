@@ -1,43 +1,77 @@
-"""Which prior draws 24 views that are one object? The orderings of VideoMV's table 1, on miniworld's held-out captions.
+"""Which prior draws 24 views that are one object, and how is it best sampled? On miniworld's held-out captions.
 
-    .venv/bin/python benchmarks/dense_priors.py                      12 captions
-    .venv/bin/python benchmarks/dense_priors.py --captions 64 --out dense-priors.json
+    .venv/bin/python benchmarks/dense_priors.py                      VideoMV's table 1, 12 captions
+    .venv/bin/python benchmarks/dense_priors.py priors aware --captions 64 --out dense-priors.json
+    .venv/bin/python benchmarks/dense_priors.py aware --captions 64 --out dense-priors.json --kept
+    .venv/bin/python benchmarks/dense_priors.py --rows video "3D-aware" --row "aware.every=4 aware.blend=0.7"
 
-truth           miniworld's own pictures: what is to be had
-four views      the mini prior, which was trained on sets of four, asked for all 24 cameras at once
-video           mini-video
-3D-aware        mini-video, x0 replaced at steps 10, 15 and 20 of 25 (configs/videomv-mini.yaml)
+Tables, whose rows are configs/videomv-mini.yaml at 25 steps with some settings (below in this file):
+
+priors    truth (miniworld's own pictures: what is to be had), the mini prior, which was trained on sets of four, asked
+          for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising at steps 10, 15 and 20
+aware     3D-aware denoising: at which steps, how far, and where guidance stands
+guidance  the scale of classifier-free guidance, without and with 3D-aware denoising
+steps     fewer of them: of DDIM, of solvers that look back (without 3D-aware denoising), and with 3D-aware denoising
 
 All from the same noise for a caption. Views: PSNR inside the silhouettes against the caption's object. The other
 figures are those of benchmarks/dense_views.py. Below: differences of the mean with 95 % intervals over captions.
+
+Figures in --out are found again by the settings and the weights that they are of, whatever table asks: an
+interrupted command goes on, and --kept shows what is there meanwhile.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from priors_compared import Found, carry_out, parser_of  # noqa: E402  # beside this file
+from priors_compared import (  # noqa: E402  # beside this file
+    Condition,
+    Figures,
+    Found,
+    Kept,
+    carry_out,
+    chosen,
+    fingerprint,
+    measured,
+    parser_of,
+    ring,
+)
 
 from threedgen.config.load import load_config  # noqa: E402
-from threedgen.config.sampling import AwareConfig  # noqa: E402
 from threedgen.config.schema import Config  # noqa: E402
-from threedgen.data.miniworld import build, held_out  # noqa: E402
-from threedgen.diffusion.pipeline import MultiViewPipeline, Views  # noqa: E402
+from threedgen.core.errors import ConfigError  # noqa: E402
+from threedgen.data.miniworld import Rendering, build, parse  # noqa: E402
+from threedgen.diffusion.conditions import Conditions  # noqa: E402
+from threedgen.diffusion.denoising import Denoised  # noqa: E402
+from threedgen.diffusion.pipeline import MultiViewPipeline  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
+from threedgen.diffusion.sampling import ddim_timesteps  # noqa: E402
 from threedgen.imaging import Row  # noqa: E402
-from threedgen.metrics import tells_azimuth  # noqa: E402
+from threedgen.metrics.novel_view import NovelViews  # noqa: E402
 from threedgen.tasks.dense_views import dense_pipeline  # noqa: E402
-from threedgen.tasks.evaluation.dense_views import calibrated, measure_views, true_views  # noqa: E402
-from threedgen.tasks.feed_forward import FeedForward  # noqa: E402
+from threedgen.tasks.evaluation.dense_views import (  # noqa: E402
+    calibrated,
+    figures_beside,
+    novel_figures,
+    true_views,
+)
+from threedgen.tasks.feed_forward import FeedForward, aware_timesteps  # noqa: E402
 from threedgen.tasks.training.samples import psnr_inside  # noqa: E402
 
+RECIPE = "videomv-mini.yaml"
 TRUTH, FOUR, VIDEO, AWARE = "truth", "four views", "video", "3D-aware"
 COLUMNS = {
     "views_psnr": ("views: PSNR dB", 2),
@@ -48,51 +82,171 @@ COLUMNS = {
     "flow_6": ("6", 3),
     "azimuth_deg": ("azimuth error", 1),
 }
-COMPARED = [(VIDEO, FOUR), (AWARE, VIDEO)]
+Settings = tuple[str, ...]
+SAMPLING = "views.num_inference_steps=25", "views.guidance_scale=2", "aware.steps=[10,15,20]"
+PLAIN = "aware.steps=[]"
+SCALES = 2, 3, 1.5, 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: name -> changes of the recipe with SAMPLING. compared: pairs; the first should have the better figures."""
+
+    rows: Mapping[str, Settings]
+    compared: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def against(cls, baseline: str, rows: Mapping[str, Settings]) -> Table:
+        return cls(rows, tuple((name, baseline) for name in rows if name != baseline))
+
+    @classmethod
+    def joined(cls, names: list[str]) -> Table:
+        """The tables of these names as one. Raises ConfigError for one that is not there."""
+        if unknown := [name for name in names if name not in TABLES]:
+            raise ConfigError(f"there is no table {unknown[0]!r} among {', '.join(TABLES)}")
+        tables = [TABLES[name] for name in names]
+        rows = {name: settings for table in tables for name, settings in table.rows.items()}
+        return cls(rows, tuple(dict.fromkeys(pair for table in tables for pair in table.compared)))
+
+    def only(self, names: list[str]) -> Table:
+        """Raises ConfigError for a row that is not there."""
+        if unknown := [name for name in names if name not in self.rows]:
+            raise ConfigError(f"--rows: there is no {unknown[0]!r} among {', '.join(self.rows)}")
+        return Table({name: self.rows[name] for name in names}, tuple(p for p in self.compared if {*p} <= {*names}))
+
+    def beside(self, words: list[str]) -> Table:
+        """With further rows, named as they are set, compared with the first of this table."""
+        rows = {word: tuple(word.split()) for word in words}
+        first = next(iter(self.rows))
+        return Table({**self.rows, **rows}, (*self.compared, *((name, first) for name in rows)))
+
+
+TABLES = {
+    "priors": Table(
+        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: ()},
+        ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR)),
+    ),
+    "aware": Table.against(
+        AWARE,
+        {
+            VIDEO: (PLAIN,),
+            AWARE: (),
+            "at 10": ("aware.steps=[10]",),
+            "at 20": ("aware.steps=[20]",),
+            "at 10, 20": ("aware.steps=[10,20]",),
+            "at 7 ... 24": (PLAIN, "aware.every=1"),
+            "blend 0.5": ("aware.blend=0.5",),
+            "guidance on the latents": ("aware.guidance=latents",),
+        },
+    ),
+    "guidance": Table(
+        {f"{VIDEO}, {scale:g}": (PLAIN, f"views.guidance_scale={scale}") for scale in SCALES}
+        | {f"{AWARE}, {scale:g}": (f"views.guidance_scale={scale}",) for scale in SCALES},
+        tuple((f"{name}, {scale:g}", f"{name}, 2") for name in (VIDEO, AWARE) for scale in SCALES if scale != 2),
+    ),
+    "steps": Table(
+        {VIDEO: (PLAIN,)}
+        | {
+            f"{sampler}, {steps}": (PLAIN, f"views.sampler={sampler}", f"views.num_inference_steps={steps}")
+            for sampler, many in {"ddim": (15, 10, 6), "dpm": (15, 10, 6), "unipc": (15, 10, 6)}.items()
+            for steps in many
+        }
+        | {AWARE: (), "3D-aware, 10": ("views.num_inference_steps=10", "aware.steps=[4,6,8]")},
+        (
+            *((f"{sampler}, {steps}", VIDEO) for sampler in ("ddim", "dpm", "unipc") for steps in (15, 10, 6)),
+            ("3D-aware, 10", AWARE),
+        ),
+    ),
+}
 
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("--weights", default="mini-video")
-    return carry_out(parser.parse_args(), lambda given: compare(given.captions, given.weights), COLUMNS, COMPARED)
+    parser.add_argument("tables", nargs="*", default=["priors"], metavar="TABLE", help=f"of {', '.join(TABLES)}")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the table")
+    parser.add_argument("--row", action="append", default=[], metavar="SETTINGS", help="one more row, of `key=value`s")
+    given = parser.parse_args()
+    try:
+        table = Table.joined(given.tables)
+        table = (table if given.rows is None else table.only(given.rows)).beside(given.row)
+        configs = {name: load_config(RECIPE, [*SAMPLING, *settings]) for name, settings in table.rows.items()}
+    except ConfigError as error:
+        parser.error(str(error))
+    return carry_out(given, lambda given, kept: compare(given, kept, configs), COLUMNS, table.compared)
 
 
-def compare(count: int, weights: str) -> tuple[Found, list[Row]]:
-    config = load_config("videomv-mini.yaml", [f"weights={weights}"])
-    draw = pipelines(config)
-    specs = list(islice((spec for spec in held_out() if tells_azimuth(spec.caption)), count))
-    found: Found = {name: [] for name in (TRUTH, *draw)}
-    rows: list[Row] = []
-    novel = None
-    for number, spec in enumerate(specs):
-        obj, views = build(spec), {name: made(spec.caption, number) for name, made in draw.items()}
-        cameras = views[VIDEO].drawn_cameras
-        truth = true_views(obj, cameras)
-        if novel is None:
-            novel = calibrated([build(each) for each in specs[:4]], cameras)
-        shown = {TRUTH: truth.rgb} | {name: each.drawn.movedim(1, -1).numpy() for name, each in views.items()}
-        for name, images in shown.items():
-            inside = None if name == TRUTH else psnr_inside(images, truth)
-            found[name].append({"views_psnr": inside, **measure_views(images, cameras, novel, obj)})
-            rows.append((f"{spec.caption}: {name}", images[::3]))
-        print(f"{number + 1} of {len(specs)}: {spec.caption}", file=sys.stderr, flush=True)
-    return found, rows
+def compare(given: argparse.Namespace, kept: Kept, configs: Mapping[str, Config]) -> tuple[Found, list[Row]]:
+    specs, cameras = chosen(given.captions), ring(load_config(RECIPE))
+
+    @cache
+    def truth(caption: str) -> Rendering:
+        return true_views(build(parse(caption)), cameras)
+
+    @cache
+    def novel() -> NovelViews:
+        return calibrated([build(spec) for spec in specs[:4]], cameras)
+
+    def figures(name: str, number: int, views: np.ndarray) -> Figures:
+        caption = specs[number].caption
+        inside = None if name == TRUTH else psnr_inside(views, truth(caption))
+        beside = figures_beside(truth(caption), caption, views, cameras)
+        return {"views_psnr": inside, **novel_figures(views, cameras, novel()), **beside}
+
+    rows = {TRUTH: Condition({"truth": RECIPE}, lambda number, caption: truth(caption).rgb)}
+    rows |= {name: sampled(config) for name, config in configs.items()}
+    return measured(rows, specs, figures, kept, given.kept)
 
 
-def pipelines(config: Config) -> dict[str, Callable[[str, int], Views]]:
-    """Name -> (caption, seed) -> views."""
-    video = MultiViewPrior.from_pretrained(config.weights)
-    forward = FeedForward.of(config, video.device)
-    made = {
-        FOUR: MultiViewPipeline(MultiViewPrior.from_pretrained("mini"), config.camera),
-        VIDEO: dense_pipeline(video, forward, replace(config, aware=AwareConfig())),
-        AWARE: dense_pipeline(video, forward, config),
-    }
+class Recalling(MultiViewPrior):
+    """Answers from memory what it was asked before: rows sample a caption from one noise, and many begin alike."""
 
-    def drawn_by(pipeline: MultiViewPipeline) -> Callable[[str, int], Views]:
-        return lambda caption, seed: pipeline(caption, **config.views.inputs(), seed=seed)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._answers: dict[int, list[tuple[Tensor, Denoised]]] = {}
+        self._caption = ""
 
-    return {name: drawn_by(pipeline) for name, pipeline in made.items()}
+    def turn_to(self, caption: str) -> None:
+        if caption != self._caption:
+            self._answers, self._caption = {}, caption
+
+    def denoise(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Denoised:
+        answers = self._answers.setdefault(int(timestep[0]), [])
+        for asked, answer in answers:
+            if torch.equal(asked, noisy):
+                return answer
+        answers.append((noisy, super().denoise(noisy, timestep, told)))
+        return answers[-1][1]
+
+
+@cache
+def prior_of(weights: str) -> Recalling:
+    return Recalling.from_pretrained(weights)
+
+
+@cache
+def forward_of(weights: str) -> FeedForward:
+    return FeedForward.of(load_config(RECIPE, [f"weights={weights}"]), prior_of(weights).device)
+
+
+def sampled(config: Config) -> Condition:
+    """Views as the recipe's command draws them; the caption's number is the seed."""
+    timesteps = aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps))
+    inputs = config.views.inputs()
+    of = {"unet": fingerprint(config.weights), "views": inputs | {"sampler": config.views.sampler.name}}
+    if timesteps:
+        aware = {"blend": config.aware.blend, "guidance": config.aware.guidance.name}
+        of["aware"] = {"timesteps": sorted(timesteps), "gaussians": fingerprint(config.weights, "gaussians"), **aware}
+
+    def draw(number: int, caption: str) -> np.ndarray:
+        prior = prior_of(config.weights)
+        prior.turn_to(caption)
+        if timesteps:
+            pipeline = dense_pipeline(prior, forward_of(config.weights), config)
+        else:
+            pipeline = MultiViewPipeline(prior, config.camera)
+        return pipeline(caption, **inputs, seed=number).drawn.movedim(1, -1).numpy()
+
+    return Condition(of, draw)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from itertools import islice
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -32,30 +32,45 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from priors_compared import Found, carry_out, parser_of  # noqa: E402  # beside this file
+from priors_compared import (  # noqa: E402  # beside this file
+    ELEVATION,
+    NUM_VIEWS,
+    SIZE,
+    Condition,
+    Figures,
+    Found,
+    Kept,
+    carry_out,
+    chosen,
+    fingerprint,
+    measured,
+    parser_of,
+    ring,
+)
 
-from threedgen.cameras import Cameras, viewing_cameras  # noqa: E402
+from threedgen.cameras import viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
-from threedgen.config.schema import Config  # noqa: E402
 from threedgen.data.miniworld import Rendering, build, held_out, training_specs  # noqa: E402
 from threedgen.data.miniworld.grammar import Spec  # noqa: E402
+from threedgen.diffusion.checkpoints.locate import IMAGE_ENCODER  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.imaging import Row  # noqa: E402
-from threedgen.metrics import psnr, tells_azimuth  # noqa: E402
+from threedgen.metrics import psnr  # noqa: E402
 from threedgen.tasks.evaluation.dense_views import true_views  # noqa: E402
 from threedgen.tasks.training.samples import sampled_sets  # noqa: E402
 
-CAPTION, PICTURE, BOTH, OTHER, STANDARD = (
+CAPTION, PICTURE, BOTH, OTHER, STANDARD, TRUTH = (
     "caption",
     "picture",
     "picture and caption",
     "another's picture",
     "standard object",
+    "truth, the first is the picture",
 )
 COMPARED = [(PICTURE, CAPTION), (BOTH, CAPTION), (PICTURE, OTHER), (BOTH, PICTURE)]
-NUM_VIEWS, SIZE, ELEVATION, NEAR_DEG = 24, 64, 15.0, 60
+NEAR_DEG = 60
 
 COLUMNS = {name: (f"{name}, dB", 2) for name in ("all", "near", "far")}
 
@@ -67,12 +82,11 @@ def main() -> int:
     parser.add_argument("weights", help="of the prior that is shown pictures")
     parser.add_argument("--guidance", type=float, help="its guidance scale (that of videomv-i2v-mini.yaml)")
 
-    def compared(given: argparse.Namespace) -> tuple[Found, list[Row]]:
-        print(reading(given.weights))
-        if not given.captions:
-            return {}, []
+    def compared(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
+        if not given.kept:
+            print(reading(given.weights))
         with torch.autocast("cpu", torch.bfloat16, enabled=given.bfloat16):
-            return compare(given.captions, given.weights, given.guidance, given.steps)
+            return compare(given, kept)
 
     return carry_out(parser.parse_args(), compared, COLUMNS, COMPARED)
 
@@ -111,38 +125,47 @@ def chunks(specs: list[Spec], size: int) -> list[list[Spec]]:
     return [specs[i : i + size] for i in range(0, len(specs), size)]
 
 
-def compare(count: int, weights: str, guidance: float | None, steps: int) -> tuple[Found, list[Row]]:
-    sampling = [f"views.num_inference_steps={steps}"]
-    settings = [f"weights={weights}", *sampling, *([] if guidance is None else [f"views.guidance_scale={guidance}"])]
-    config, of_text = load_config("videomv-i2v-mini.yaml", settings), load_config("videomv-mini.yaml", sampling)
-    shown, told = (MultiViewPrior.from_pretrained(each.weights) for each in (config, of_text))
-    cameras = ring(config)
-    specs = list(islice((spec for spec in held_out() if tells_azimuth(spec.caption)), count))
-    truths = [true_views(build(spec, Random(number)), cameras) for number, spec in enumerate(specs)]
-    fronts = torch.from_numpy(np.stack([truth.rgb[0] for truth in truths])).movedim(-1, 1)
-    found: Found = {name: [] for name in (CAPTION, PICTURE, BOTH, OTHER, STANDARD)}
-    rows: list[Row] = []
-    for number, (spec, truth) in enumerate(zip(specs, truths, strict=True)):
-        own, other = fronts[[number]], fronts[[(number + 1) % len(specs)]]
-        drawn = {
-            CAPTION: sampled_sets(told, of_text, [spec.caption], cameras, step=number)[0],
-            PICTURE: sampled_sets(shown, config, [""], cameras, step=number, pictures=own)[0],
-            BOTH: sampled_sets(shown, config, [spec.caption], cameras, step=number, pictures=own)[0],
-            OTHER: sampled_sets(shown, config, [""], cameras, step=number, pictures=other)[0],
-            STANDARD: true_views(build(spec), cameras).rgb,
-        }
-        for name, views in drawn.items():
-            found[name].append(figures(views, truth))
-            rows.append((f"{spec.caption}: {name}", views[::3]))
-        rows.append((f"{spec.caption}: truth, the first is the picture", truth.rgb[::3]))
-        print(f"{number + 1} of {len(specs)}: {spec.caption}", file=sys.stderr, flush=True)
-    return found, rows
+def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
+    sampling = [f"views.num_inference_steps={given.steps}"]
+    guidance = [] if given.guidance is None else [f"views.guidance_scale={given.guidance}"]
+    config = load_config("videomv-i2v-mini.yaml", [f"weights={given.weights}", *sampling, *guidance])
+    of_text = load_config("videomv-mini.yaml", sampling)
+    cameras, specs = ring(config), chosen(given.captions + 1)  # the last one is another's only
 
+    @cache
+    def prior(weights: str) -> MultiViewPrior:
+        return MultiViewPrior.from_pretrained(weights)
 
-def ring(config: Config) -> Cameras:
-    """24 cameras, the first at the front."""
-    azimuths = [360 / NUM_VIEWS * k for k in range(NUM_VIEWS)]
-    return viewing_cameras(config.camera, azimuths, ELEVATION, SIZE)
+    @cache
+    def truth(number: int) -> Rendering:
+        return true_views(build(specs[number], Random(number)), cameras)
+
+    def drawn(has_caption: bool, shown: int | None = None) -> Condition:
+        """shown: whose picture, counted from the caption's own; None: a prior that is shown none."""
+        its = of_text if shown is None else config
+
+        def draw(number: int, caption: str) -> np.ndarray:
+            picture = None
+            if shown is not None:
+                picture = torch.from_numpy(truth(number + shown).rgb[:1]).movedim(-1, 1)
+            text = caption if has_caption else ""
+            return sampled_sets(prior(its.weights), its, [text], cameras, step=number, pictures=picture)[0]
+
+        of = {"unet": fingerprint(its.weights), "caption": has_caption, "picture": shown, "bfloat16": given.bfloat16}
+        if shown is not None:
+            of["image_encoder"] = fingerprint(its.weights, IMAGE_ENCODER)
+        return Condition(of | {"steps": given.steps, "guidance": its.views.guidance_scale}, draw)
+
+    rows = {CAPTION: drawn(True), PICTURE: drawn(False, 0), BOTH: drawn(True, 0), OTHER: drawn(False, 1)}
+    rows[STANDARD] = Condition(
+        {"truth": STANDARD}, lambda number, caption: true_views(build(specs[number]), cameras).rgb
+    )
+    rows[TRUTH] = Condition({"truth": TRUTH}, lambda number, caption: truth(number).rgb)
+
+    def scored(name: str, number: int, views: np.ndarray) -> Figures:
+        return dict.fromkeys(COLUMNS) if name == TRUTH else figures(views, truth(number))
+
+    return measured(rows, specs[: given.captions], scored, kept, given.kept)
 
 
 def figures(views: np.ndarray, truth: Rendering) -> dict[str, float | None]:

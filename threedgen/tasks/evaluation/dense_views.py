@@ -115,12 +115,10 @@ def _mini_encoder() -> Any:
 def measure_views(images: Any, cameras: Cameras, novel: NovelViews, truth: MiniObject | None = None) -> Figures:
     """All figures of a closed ring of views; None: there is no such figure.
 
-    novel_psnr (dB), novel_ssim, novel_vae_distance: half of the views fitted, the others measured (`NovelViews`).
+    Those of `novel_figures` and
     unexplained: mean absolute difference to a scene that is fitted to all views.
     fitted_flow_D, fitted_flow_D_coverage: `warped_error` at distance D, by that scene's depth.
-    With truth also
-    flow_D, flow_D_coverage: the same by the truth's depth.
-    azimuth_deg: median of the absolute `azimuth_errors`; None where the object looks alike from several sides.
+    With truth also those of `figures_beside`.
 
     Args:
         images: [N, H, W, 3] in 0..1.
@@ -128,23 +126,34 @@ def measure_views(images: Any, cameras: Cameras, novel: NovelViews, truth: MiniO
         novel: calibrated for N views of this size.
         truth: the object of the caption that the views were made for, in standard sizes.
     """
-    score = novel(images, cameras)
+    figures = novel_figures(images, cameras, novel)
     fitted = novel.fit(images, cameras)
     with torch.no_grad():
         seen = fitted.render(cameras)
     depth = seen.depth / seen.opacity.clamp(min=_MIN_OPACITY)
-    figures: dict[str, float | None] = {
-        "novel_psnr": score.psnr,
-        "novel_ssim": score.ssim,
-        "novel_vae_distance": score.distance,
+    figures |= {
         "unexplained": unexplained(images, seen.rgb),
         **_flow_figures("fitted_flow", images, cameras, depth, seen.opacity),
     }
     if truth is not None:
-        true, captions = true_views(truth, cameras), [truth.spec.caption] * len(cameras)
-        figures |= _flow_figures("flow", images, cameras, true.depth, true.opacity)
-        figures["azimuth_deg"] = _finite(azimuth_errors(images, captions, cameras).median_deg)
+        figures |= figures_beside(true_views(truth, cameras), truth.spec.caption, images, cameras)
     return figures
+
+
+def novel_figures(images: Any, cameras: Cameras, novel: NovelViews) -> dict[str, float | None]:
+    """novel_psnr (dB), novel_ssim, novel_vae_distance: half of the views fitted, the others measured (`NovelViews`)."""
+    score = novel(images, cameras)
+    return {"novel_psnr": score.psnr, "novel_ssim": score.ssim, "novel_vae_distance": score.distance}
+
+
+def figures_beside(true: Rendering, caption: str, images: Any, cameras: Cameras) -> dict[str, float | None]:
+    """Of a closed ring of views [N, H, W, 3] that were made for a caption, beside its `true_views`:
+
+    flow_D, flow_D_coverage: `warped_error` at distance D by the truth's depth.
+    azimuth_deg: median of the absolute `azimuth_errors`; None where the object looks alike from several sides.
+    """
+    figures = _flow_figures("flow", images, cameras, true.depth, true.opacity)
+    return figures | {"azimuth_deg": _finite(azimuth_errors(images, [caption] * len(cameras), cameras).median_deg)}
 
 
 def _flow_figures(name: str, images: Any, cameras: Cameras, depth: Any, opacity: Any) -> dict[str, float | None]:
