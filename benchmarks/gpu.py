@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise, product
@@ -59,6 +59,8 @@ GRIDS = {  # and the hidden width of the network
     "paper, 16 x 2, 2^19": (GridConfig(), 64),
     "small, 4 x 8, 2^15": (GridConfig(4, 8, 15, 16, 128), 32),
 }
+# that take a step; the last one needs tens of gigabytes for the larger pictures
+FIELDS = (BackendName.native, BackendName.nerfacc, BackendName.tinycudann, BackendName.plain)
 VARIANTS = {  # of our kernels: what is set in `cuda_field`
     "": {},
     ", no gathering": {"GATHERED_BYTES": 0},
@@ -213,6 +215,22 @@ class Step:
         return graph.replay
 
 
+def there(
+    names: Sequence[BackendName], given: argparse.Namespace, notes: dict[str, None]
+) -> Iterator[tuple[BackendName, Backend]]:
+    """Those back ends that are wanted and can be used; a note says of each other one why not."""
+    for name in names:
+        if name.value in given.without:
+            notes[f"{name.value}, as --without says"] = None
+            continue
+        try:
+            ops = select_backend(name, given.device)
+        except ConfigError as error:
+            notes[str(error)] = None
+            continue
+        yield name, ops
+
+
 def splat_rows(given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
     """Milliseconds forward, and forward and backward; largest differences from the CPU's kernels (`compare_splats`)."""
     from splats import surface  # benchmarks/splats.py
@@ -224,15 +242,7 @@ def splat_rows(given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
         gaussians = surface(num_splats, num_coefficients)
         expected = draw_splats(select_backend(BackendName.native, "cpu"), gaussians, cameras)
         case = {"pixels": size, "splats": num_splats, "sh": num_coefficients}
-        for name in (BackendName.native, BackendName.gsplat):
-            if name.value in given.without:
-                notes[f"{name.value}, as --without says"] = None
-                continue
-            try:
-                ops = select_backend(name, given.device)
-            except ConfigError as error:
-                notes[str(error)] = None
-                continue
+        for name, ops in there((BackendName.native, BackendName.gsplat), given, notes):
             inputs = [x.detach().to(given.device).requires_grad_() for x in gaussians], cameras.to(given.device)
             differences = compare_splats(draw_splats(ops, *inputs), expected)
             draw = partial(draw_splats, ops, *inputs)
@@ -281,17 +291,7 @@ def step_rows(rates: Rates, given: argparse.Namespace, notes: dict[str, None]) -
         step = Step(config, hidden, size, native, given.device)
         floor = floor_ms(rates, step.layout.grid, step.widths, step.num_samples)
         case = {"grid": grid, "pixels": size, "samples": step.num_samples, "floor": floor, "floor_ms": floor["total"]}
-        for name in (BackendName.native, BackendName.nerfacc, BackendName.tinycudann, BackendName.plain):
-            if name is BackendName.plain and size > 64:
-                continue  # tens of gigabytes
-            if name.value in given.without:
-                notes[f"{name.value}, as --without says"] = None
-                continue
-            try:
-                ops = select_backend(name, given.device)
-            except ConfigError as error:
-                notes[str(error)] = None
-                continue
+        for name, ops in there(FIELDS if size <= 64 else FIELDS[:-1], given, notes):
             take = partial(lambda step, ops: step.learn(ops.march(*step.marching), ops), step, ops)
             if name is not BackendName.native or given.device != "cuda":
                 rows.append({**case, "ops": name.value, "ms": median_ms(take, given.device, repeats)})

@@ -30,7 +30,6 @@ class LearnedGaussians(nn.Module):
     def __init__(self, start: Gaussians, config: SceneConfig) -> None:
         """start: what they are before the first step, on the device where they are to be optimised."""
         super().__init__()
-        self.config = config
         self.ops = select_backend(config.backend, start.device)
         self.has_harmonics = start.colors.ndim == 3
         self.positions = nn.Parameter(start.positions.detach().clone())
