@@ -7,12 +7,12 @@
 PSNR            inside the silhouettes, of the model card's six held-out captions: the figure that a training prints
 Janus           of `--sets` sets (held-out captions whose front shows a colour that the back does not) those with that
                 colour behind
-named pattern   views that show the stripes, dots or checks of their caption; a third as many sets, of random captions
+named pattern   views that show the stripes, dots or checks of their caption; a third as many sets, of held-out captions
 azimuth         from where a view looks to be seen against what was asked, at 24 azimuths of a twentieth as many
                 held-out captions (at least one): median of the absolute errors, and the share below 15 degrees
 
 It also prints what the VAE gives back of true views, four of each caption, inside the silhouettes: of the first 12
-held-out captions, and of a third as many random patterned captions as `--sets`.
+held-out captions, and of a third as many held-out captions with patterns as `--sets`.
 
 Sampling is the training recipe's (`train-mini.yaml`): its guidance and steps, elevation 15, four views of a set.
 """
@@ -41,7 +41,7 @@ from threedgen.config.schema import Config  # noqa: E402
 from threedgen.core.errors import ThreedgenError  # noqa: E402
 from threedgen.core.files import write_text_atomically  # noqa: E402
 from threedgen.core.randomness import stable_seed  # noqa: E402
-from threedgen.data.miniworld import Rendering, Spec, build, held_out, patterned_specs, render  # noqa: E402
+from threedgen.data.miniworld import Rendering, Spec, build, held_out, held_out_patterned, render  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.metrics import (  # noqa: E402
     AzimuthErrors,
@@ -152,7 +152,7 @@ def round_trip_psnr(prior: MultiViewPrior, config: Config, specs: Sequence[Spec]
 
 
 def patterned(config: Config, count: int) -> list[Spec]:
-    return Random(stable_seed(config.seed, 0, "patterns")).sample(patterned_specs(), count)
+    return Random(stable_seed(config.seed, 0, "patterns")).sample(held_out_patterned(), count)
 
 
 def rings(config: Config, starts: Sequence[float], size: int) -> Cameras:

@@ -6,7 +6,7 @@ import torch
 from threedgen.cameras import mvdream_camera_vectors, orbit
 from threedgen.config.scene import CameraConfig
 from threedgen.data.captioned_views import composite_on, front_probabilities, multiview_captures, patterned_captures
-from threedgen.data.miniworld import held_out
+from threedgen.data.miniworld import COLORS, held_out, held_out_patterned, parse
 
 CAMERA = CameraConfig(fov_y_deg_range=(40.0, 40.0), distance_range=(0.9, 0.9), elevation_deg_range=(10.0, 10.0))
 
@@ -28,6 +28,23 @@ def test_captures_are_cached_and_their_cameras_are_those_of_the_pictures(tmp_pat
     torch.testing.assert_close(position.reshape(-1, 3), expected, atol=1e-5, rtol=0)
     other = multiview_captures(tmp_path, 6, CAMERA, 24, seed=2, workers=1, num_random=CAMERA.num_views)
     assert other.captions != first.captions
+
+
+def test_a_share_of_the_objects_has_patterns_from_every_side(tmp_path):
+    plain, mixed = (
+        multiview_captures(tmp_path, 40, CAMERA, 24, 1, 1, (), share, 1.5, num_random=0) for share in (0, 0.3)
+    )
+    patterned = [i for i, caption in enumerate(mixed.captions) if caption.endswith(("stripes", "dots", "checks"))]
+    assert patterned == list(range(28, 40)) and mixed.captions[:28] == plain.captions[:28]
+    assert not {spec.caption for spec in held_out_patterned()} & set(mixed.captions)
+    shown = []  # is the pattern's colour on an object's view?
+    for number in patterned:
+        color = np.array(COLORS[parse(mixed.captions[number]).feature_color])
+        for view in mixed.images[number].reshape(4, -1, 4):
+            pixels = view[view[:, 3] > 250, :3] / 255
+            tints = pixels / pixels.max(-1, keepdims=True).clip(0.05)
+            shown.append((np.abs(tints - color / color.max()).max(-1) < 0.12).mean() > 0.02)
+    assert np.mean(shown) > 0.8
 
 
 def test_single_images_show_patterns_mostly_from_the_front(tmp_path):

@@ -55,13 +55,14 @@ def test_views_and_photographs_share_them_and_other_sources_stay():
     encoder, objects, patterned = Encoder(), captured("cat", 3, 8), captured("dotted cat", 2, 1)
     other = TrainingSources(object(), None)  # such as pictures in a folder
     assert encoded(other, encoder, TrainBackground.random_grey, 0) == other
-    sources = TrainingSources(MiniworldViews(objects), MiniworldPhotographs(objects, patterned))
+    sources = TrainingSources(MiniworldViews(objects), MiniworldPhotographs(objects, patterned, 0.25))
     latent = encoded(sources, encoder, TrainBackground.random_grey, 0)
     rng = np.random.default_rng
     for seed in range(6):
         same = sources.views.draw(1, rng(seed)), latent.views.draw(1, rng(seed))
         np.testing.assert_allclose(same[1].images[:, :3, 0, 0], same[0].images[:, 0, 0, :3] / 255, atol=1e-3)
         assert same[0].caption == same[1].caption
+        assert len(latent.images) == len(sources.images)
         for index in range(len(sources.images)):
             same = sources.images.draw(index, rng(seed)), latent.images.draw(index, rng(seed))
             np.testing.assert_allclose(same[1].image[:3, 0, 0], same[0].image[0, 0, :3] / 255, atol=1e-3)

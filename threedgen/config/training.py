@@ -101,6 +101,7 @@ class TrainConfig:
     num_objects: int = setting(12000, 1)
     num_patterned_images: int = setting(12000, 1)
     pattern_scale: float = setting(1.0, 0.1, 10)  # of miniworld's patterns: 2: twice as coarse
+    patterned_object_share: float = setting(0.0, 0, 1)  # of miniworld's objects with views those that have a pattern
     patterned_share: float = setting(0.5, 0, 1)  # of miniworld's single pictures that show a pattern
     checkpoint_every: int = setting(500, 1, incidental=True)
     log_every: int = setting(50, 1, incidental=True)

@@ -21,7 +21,7 @@ from threedgen.core.files import atomic_folder
 from threedgen.core.processes import mapping
 from threedgen.core.randomness import stable_seed
 from threedgen.data.clips import clip_cameras
-from threedgen.data.miniworld import build, draw_training_specs, of_kinds, parse, patterned_specs, render
+from threedgen.data.miniworld import Spec, build, draw_training_specs, of_kinds, parse, render, training_patterned_specs
 
 _FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
 _FRONT_PROBABILITY = 0.8
@@ -90,29 +90,49 @@ def multiview_captures(
     seed: int,
     workers: int,
     kinds: Sequence[str] = (),
+    patterned_share: float = 0.0,
+    pattern_scale: float = 1.0,
     *,
     num_random: int,
 ) -> CapturedViews:
     """`num_objects` jittered objects of the training captions, each seen by `camera.num_views` evenly spaced cameras
     and by `num_random` others.
 
-    kinds: of these only; none: of all. Raises ConfigError for an unknown one.
+    kinds: of these only; none: of all. patterned_share: of the objects those with patterns, which are `pattern_scale`
+    times as coarse. Raises ConfigError for an unknown kind.
     """
-    captions = _training_captions(num_objects, seed, kinds)
-    return _cached(cache, _Recipe("multiview", captions, camera.num_views, num_random, camera, size, seed), workers)
+    captions = _training_captions(num_objects, seed, kinds, patterned_share)
+    recipe = _Recipe("multiview", captions, camera.num_views, num_random, camera, size, seed, pattern_scale)
+    return _cached(cache, recipe, workers)
 
 
 def clip_captures(
-    cache: Path, num_objects: int, camera: CameraConfig, size: int, seed: int, workers: int, kinds: Sequence[str] = ()
+    cache: Path,
+    num_objects: int,
+    camera: CameraConfig,
+    size: int,
+    seed: int,
+    workers: int,
+    kinds: Sequence[str] = (),
+    patterned_share: float = 0.0,
+    pattern_scale: float = 1.0,
 ) -> CapturedViews:
-    """The same objects, each in a video of `camera.num_views` frames (`clips.clip_cameras`); kinds as above."""
-    captions = _training_captions(num_objects, seed, kinds)
-    return _cached(cache, _Recipe(CLIPS, captions, camera.num_views, 0, camera, size, seed), workers)
+    """The same objects, each in a video of `camera.num_views` frames (`clips.clip_cameras`)."""
+    captions = _training_captions(num_objects, seed, kinds, patterned_share)
+    return _cached(cache, _Recipe(CLIPS, captions, camera.num_views, 0, camera, size, seed, pattern_scale), workers)
 
 
-def _training_captions(num_objects: int, seed: int, kinds: Sequence[str]) -> tuple[str, ...]:
-    specs = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects, kinds)
+def _training_captions(
+    num_objects: int, seed: int, kinds: Sequence[str], patterned_share: float = 0.0
+) -> tuple[str, ...]:
+    patterned = round(patterned_share * num_objects)
+    specs = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects - patterned, kinds)
+    specs += _patterned_specs(patterned, stable_seed(seed, 0, "patterned objects"), kinds)
     return tuple(spec.caption for spec in specs)
+
+
+def _patterned_specs(count: int, seed: int, kinds: Sequence[str]) -> list[Spec]:
+    return Random(seed).choices(of_kinds(training_patterned_specs(), kinds), k=count)
 
 
 def patterned_captures(
@@ -125,9 +145,8 @@ def patterned_captures(
     kinds: Sequence[str] = (),
     pattern_scale: float = 1.0,
 ) -> CapturedViews:
-    """Single images of objects with patterns, which multi-view training never shows; kinds as above, the patterns
-    `pattern_scale` times as coarse."""
-    chosen = Random(stable_seed(seed, 0, "patterned")).choices(of_kinds(patterned_specs(), kinds), k=num_images)
+    """Single images of objects with patterns; kinds as above, the patterns `pattern_scale` times as coarse."""
+    chosen = _patterned_specs(num_images, stable_seed(seed, 0, "patterned"), kinds)
     captions = tuple(spec.caption for spec in chosen)
     return _cached(cache, _Recipe("patterned", captions, 1, 0, camera, size, seed, pattern_scale), workers)
 

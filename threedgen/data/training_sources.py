@@ -91,7 +91,16 @@ def open_image_source(where: str, config: Config, image_size: int) -> ImageSourc
 def _miniworld_objects(config: Config, image_size: int) -> CapturedViews:
     """Those of the sets of views, of which single pictures are taken too."""
     train = config.train
-    sizes = (train.num_objects, config.camera, image_size, config.seed, train.render_workers, train.kinds)
+    sizes = (
+        train.num_objects,
+        config.camera,
+        image_size,
+        config.seed,
+        train.render_workers,
+        train.kinds,
+        train.patterned_object_share,
+        train.pattern_scale,
+    )
     if train.multiview_data == CLIPS:
         return clip_captures(_cache(config), *sizes)
     num_random = 0 if _is_video(config) else config.camera.num_views

@@ -5,7 +5,7 @@ a wooden chair                           or of one material
 a red cat with a green face              a part of it in another colour (see kinds.py for the parts)
 a red cone on a blue cylinder            a small thing on a cube, a cylinder or a table
 a red cat wearing a blue hat             animals and figures, with a hat or a scarf
-a red cat with white stripes             patterns (stripes, dots, checks): seen in the 2D images only
+a red cat with white stripes             patterns (stripes, dots, checks): in the 2D images, in views if asked for
 """
 
 import re
@@ -42,6 +42,7 @@ SMALL = tuple(name for name, kind in KINDS.items() if kind.small)
 # How often training shows a family against the others, and a way of saying something about a kind against the others.
 # Solids are soon learned, animals have the most to learn.
 _FAMILY_SHARE = {"animals": 2.0, "figures": 1.5, "solids": 0.5}
+_HELD_OUT_EVERY = 31  # pattern, of those in the order of `patterned_specs`
 _FORM_SHARE = {"plain": 3.0, "material": 1.0, "with": 5.0, "on": 1.5, "wearing": 2.5}
 
 
@@ -114,9 +115,20 @@ def training_specs() -> tuple[Spec, ...]:
 
 @cache
 def patterned_specs() -> tuple[Spec, ...]:
-    """Objects with patterns, which only the 2D images show."""
+    """Objects with patterns: of single images, and of objects seen from all sides where a training asks for them."""
     kinds = product(KINDS, PATTERNS, permutations(COLORS, 2))
     return tuple(Spec(kind, color, pattern, other) for kind, pattern, (color, other) in kinds)
+
+
+def held_out_patterned() -> tuple[Spec, ...]:
+    """Those with patterns that are never in any training data: about five pairs of colours of a kind and pattern."""
+    return patterned_specs()[::_HELD_OUT_EVERY]
+
+
+@cache
+def training_patterned_specs() -> tuple[Spec, ...]:
+    kept_for_testing = set(held_out_patterned())
+    return tuple(spec for spec in patterned_specs() if spec not in kept_for_testing)
 
 
 def of_kinds(specs: Sequence[Spec], kinds: Sequence[str]) -> tuple[Spec, ...]:
