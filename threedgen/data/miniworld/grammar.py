@@ -5,7 +5,7 @@ a wooden chair                           or of one material
 a red cat with a green face              a part of it in another colour (see kinds.py for the parts)
 a red cone on a blue cylinder            a small thing on a cube, a cylinder or a table
 a red cat wearing a blue hat             animals and figures, with a hat or a scarf
-a red cat with white stripes             patterns (stripes, dots, checks): in the 2D images, in views if asked for
+a red cat with white stripes             patterns (see textures.py): in the 2D images, in views if asked for
 """
 
 import re

@@ -36,6 +36,9 @@ PATTERN_SYNONYMS = {
     "stripes": "striped, stripe, stripy, stripey",
     "dots": "dotted, dot, polka dots, polka dot, polka dotted, spots, spotted, spotty, speckled",
     "checks": "checked, checkered, chequered, checkerboard, chessboard, tartan, plaid, checker, check",
+    "zigzags": "zigzag, zig zag, zig zags, chevron, chevrons",
+    "tiles": "tiled, tile, tiling",
+    "patches": "patch, patchy, patched, blotches, blotchy, marbling, marbled, camouflage",
 }
 
 KIND_SYNONYMS = {

@@ -37,14 +37,33 @@ def _stripes(points: Array) -> NDArray[np.bool_]:
 
 
 def _dots(points: Array) -> NDArray[np.bool_]:
-    """Balls on a cubic lattice."""
-    cell = np.mod(points / 0.45, 1.0) - 0.5
+    """Balls on a cubic lattice, which lies so that every kind shows some from every side."""
+    cell = np.mod(points / 0.45 + np.array([0.5, 0.0, 0.5], points.dtype), 1.0) - 0.5
     return np.linalg.norm(cell, axis=-1) < 0.40
 
 
 def _checks(points: Array) -> NDArray[np.bool_]:
     # shifted, so that no face of an upright box about the origin lies on a border
     return np.mod(np.floor((points + 0.165) / 0.33).sum(-1), 2) == 0
+
+
+def _zigzags(points: Array) -> NDArray[np.bool_]:
+    x, y, z = points.T
+    wave = 2 * np.abs(np.mod((x + y) / 0.62, 1.0) - 0.5)
+    return np.mod(z / 0.5 + 0.8 * wave, 1.0) < 0.5
+
+
+def _tiles(points: Array) -> NDArray[np.bool_]:
+    """What is between the joints, in rows moved by half a tile."""
+    x, y, z = points.T
+    along = x + y + 0.33 * np.mod(np.floor(z / 0.36), 2)
+    return (np.mod(z, 0.36) > 0.12) & (np.mod(along, 0.66) > 0.14)
+
+
+def _patches(points: Array) -> NDArray[np.bool_]:
+    x, y, z = points.T * (2 * np.pi / 0.9)
+    warped = np.sin(x + 1.6 * np.sin(z)) + np.sin(y + 1.6 * np.sin(x)) + np.sin(z + 1.6 * np.sin(y + 1))
+    return warped > 0.25
 
 
 def _grain(points: Array) -> NDArray[np.bool_]:
@@ -63,7 +82,14 @@ def _mortar(points: Array) -> NDArray[np.bool_]:
     return (np.mod(points[:, 2], 0.16) < 0.035) | (np.mod(along, 0.3) < 0.035)
 
 
-PATTERNS: dict[str, Callable[[Array], NDArray[np.bool_]]] = {"stripes": _stripes, "dots": _dots, "checks": _checks}
+PATTERNS: dict[str, Callable[[Array], NDArray[np.bool_]]] = {
+    "stripes": _stripes,
+    "dots": _dots,
+    "checks": _checks,
+    "zigzags": _zigzags,
+    "tiles": _tiles,
+    "patches": _patches,
+}
 MATERIALS: dict[str, Material] = {
     "wooden": Material((0.66, 0.43, 0.22), (0.46, 0.27, 0.11), _grain),
     "stone": Material((0.62, 0.61, 0.59), (0.42, 0.41, 0.40), _blotches),

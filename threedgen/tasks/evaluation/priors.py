@@ -99,7 +99,7 @@ TABLES = (
     Table(
         "data",
         "With and without 2D data",
-        "The last three columns are of patterned objects (stripes, dots, checks), which only the 2D data shows: "
+        "The last three columns are of patterned objects (stripes, dots, checks, ...), which only the 2D data shows: "
         "likeness, the second colour's share of the object against the truth's (1 is right), and how often more than "
         "half of that share is there.",
         (

@@ -42,7 +42,7 @@ def _lines() -> list[str]:
         _entry("with", ["a part in brackets above, in a colour of its own"]),
         _entry("wearing", [f"{' or '.join(WORN)}: {wearers}"]),
         _entry("on", [f"{', '.join(BASES)}: {' '.join(SMALL)}"]),
-        _entry("patterns", [f"with ... {', '.join(PATTERNS)}: anything (learned from single images only)"]),
+        _entry("patterns", [f"with ... {', '.join(PATTERNS)}: anything"]),
         "",
         "Plain English is read as the caption that means the same; notes say what was changed or left out. Read too:",
         "",
