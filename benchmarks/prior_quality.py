@@ -1,10 +1,11 @@
-"""How well does a prior draw miniworld's captions? Four figures against the known truth, in one table.
+"""How well does a prior draw miniworld's captions? Five figures against the known truth, in one table.
 
     .venv/bin/python benchmarks/prior_quality.py                         the bundled mini prior
     .venv/bin/python benchmarks/prior_quality.py --weights FOLDER --out quality.json
     .venv/bin/python benchmarks/prior_quality.py --sets 12               a fifth of the pictures
 
 PSNR            inside the silhouettes, of the model card's six held-out captions: the figure that a training prints
+PSNR by set     the same of eight views, an eighth of a turn apart, drawn in sets of 1, 2, 4 and 8 evenly spaced ones
 Janus           of `--sets` sets (held-out captions whose front shows a colour that the back does not) those with that
                 colour behind
 named pattern   views that show the stripes, dots or checks of their caption; a third as many sets, of held-out captions
@@ -14,7 +15,8 @@ azimuth         from where a view looks to be seen against what was asked, at 24
 It also prints what the VAE gives back of true views, four of each caption, inside the silhouettes: of the first 12
 held-out captions, and of a third as many held-out captions with patterns as `--sets`.
 
-Sampling is the training recipe's (`train-mini.yaml`): its guidance and steps, elevation 15, four views of a set.
+Sampling is the training recipe's (`train-mini.yaml`): its guidance and steps, elevation 15, four views of a set
+where nothing else is said.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ from threedgen.tasks.training.samples import PROMPTS, SHEET, psnr_inside, sample
 ELEVATION, SETS_AT_ONCE = 15.0, 4
 FRONT, BACK = 0, 2  # indices of views at azimuths 0, 90, 180, 270
 STARTS, NEAR_DEG = range(0, 90, 15), 15.0  # of six sets: 24 azimuths
+SET_SIZES, AROUND = (1, 2, 4, 8), 8
 # captions, the cameras of one set, stream, step -> views [captions, V, H, W, 3]
 Draw = Callable[[Sequence[str], Cameras, str, int], np.ndarray]
 
@@ -68,6 +71,7 @@ class Quality:
 
     psnr: float
     psnr_sets: int
+    psnr_by_set: dict[int, float]  # number of views of a set -> dB
     janus_rate: float
     janus_sets: int
     pattern_rate: float
@@ -80,13 +84,14 @@ class Quality:
 
 
 def measure(draw: Draw, config: Config, size: int, sets: int) -> Quality:
-    """All four figures of what `draw` draws at `size` pixels."""
+    """All figures of what `draw` draws at `size` pixels."""
     janus = janus_verdicts(draw, config, size, sets)
     patterns = pattern_verdicts(draw, config, size, max(1, sets // 3))
     azimuths = azimuths_seen(draw, config, size, max(1, sets // 20))
     return Quality(
         psnr=held_out_psnr(draw, config, size),
         psnr_sets=PROMPTS,
+        psnr_by_set={views: psnr_in_sets(draw, config, size, views) for views in SET_SIZES},
         janus_rate=float(np.mean(janus)),
         janus_sets=len(janus),
         pattern_rate=patterns.rate,
@@ -103,6 +108,17 @@ def held_out_psnr(draw: Draw, config: Config, size: int) -> float:
     specs, cameras = held_out()[:PROMPTS], sheet_cameras(config, size)
     drawn = draw([spec.caption for spec in specs], cameras, SHEET, 0)
     return float(np.mean([psnr_inside(views, truth(spec, cameras)) for spec, views in zip(specs, drawn, strict=True)]))
+
+
+def psnr_in_sets(draw: Draw, config: Config, size: int, views: int) -> float:
+    """Of the same captions and eight cameras, whatever the number of views that are drawn together."""
+    specs, turn = held_out()[:PROMPTS], 360 / AROUND
+    around, apart = viewing_cameras(config.camera, 20 + turn * np.arange(AROUND), ELEVATION, size), AROUND // views
+    drawn = np.empty((len(specs), AROUND, size, size, 3), np.float32)
+    for first in range(apart):
+        cameras = around.take(torch.arange(first, AROUND, apart), views)
+        drawn[:, first::apart] = draw([spec.caption for spec in specs], cameras, f"sets of {views}", first)
+    return float(np.mean([psnr_inside(seen, truth(spec, around)) for spec, seen in zip(specs, drawn, strict=True)]))
 
 
 def janus_verdicts(draw: Draw, config: Config, size: int, count: int) -> list[bool]:
@@ -175,6 +191,7 @@ def table(q: Quality) -> str:
     """Markdown."""
     rows = [
         ("PSNR inside silhouettes", f"{q.psnr:.2f} dB", f"{q.psnr_sets} sets"),
+        *((f"PSNR in sets of {n}", f"{db:.2f} dB", f"{PROMPTS * AROUND} views") for n, db in q.psnr_by_set.items()),
         ("Janus rate", f"{q.janus_rate:.1%}", f"{q.janus_sets} sets"),
         ("named pattern shown", f"{q.pattern_rate:.1%}", f"{q.pattern_views} views"),
         ("azimuth error, median (signed)", f"{q.azimuth_median_deg:.1f}° ({q.azimuth_bias_deg:+.1f}°)", ""),

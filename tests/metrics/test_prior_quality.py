@@ -37,7 +37,9 @@ def quality(benchmark, sets=6, **faults):
 
 def test_the_truth_is_perfect(benchmark):
     found = quality(benchmark)
-    assert found.psnr > 60 and found.janus_rate == 0 and found.pattern_rate == 1
+    assert (
+        found.psnr > 60 and min(found.psnr_by_set.values()) > 60 and found.janus_rate == 0 and found.pattern_rate == 1
+    )
     assert found.azimuth_median_deg < 2 and found.azimuth_near == 1
     assert (found.janus_sets, found.pattern_views, found.azimuth_views) == (6, 8, 24)
     assert "| Janus rate | 0.0% | 6 sets |" in benchmark.table(found)
@@ -46,6 +48,8 @@ def test_the_truth_is_perfect(benchmark):
 def test_faults_are_found(benchmark):
     found = quality(benchmark, two_faced=True, plain=True)
     assert found.janus_rate == 1 and found.pattern_rate == 0 and found.psnr < 30
+    assert [*found.psnr_by_set] == [1, 2, 4, 8]  # the same pictures, whatever they are drawn with
+    assert max(found.psnr_by_set.values()) == pytest.approx(min(found.psnr_by_set.values())) < 30
     assert 0.3 < found.azimuth_near < 0.7  # the views from behind look as from the front
     turned = quality(benchmark, sets=1, turn_deg=30.0)
     assert turned.azimuth_bias_deg == pytest.approx(30, abs=1) and turned.azimuth_near == 0
