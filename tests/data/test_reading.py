@@ -12,10 +12,12 @@ from threedgen.data.miniworld.grammar import Spec, _spec_of_caption, parse
 from threedgen.data.miniworld.kinds import KINDS
 from threedgen.data.miniworld.parts import WORN
 from threedgen.data.miniworld.reading import Reading, _Reader, read, read_negative
+from threedgen.data.miniworld.refusing import EVERYTHING
 from threedgen.data.miniworld.sentence import feature_of, lexicon, phrases, tokens
 from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
 
-FEW = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")  # colours that every model has learned
+# colours and patterns that every model has learned
+FEW = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black", "stripes", "dots", "checks")
 
 PLAIN = """
 a red cat.                                              = a red cat
@@ -230,7 +232,7 @@ def test_what_cannot_be_drawn_is_refused_with_what_can(sentence, reason, offers)
 def test_every_caption_is_its_own_reading():
     for caption in _spec_of_caption():
         assert read(caption) == Reading(caption)
-        assert _Reader(caption, COLORS).read() == Reading(caption)  # not looked up: taken apart and put together
+        assert _Reader(caption, EVERYTHING).read() == Reading(caption)  # not looked up: taken apart and put together
 
 
 ADJECTIVES = {"stripes": "striped", "dots": "dotted", "checks": "checked"}
@@ -301,18 +303,34 @@ def test_the_tables_name_what_the_grammar_has():
     assert not [word for word in known if "kind" in lexicon()[word]]
 
 
-@pytest.mark.parametrize("colors", [FEW, tuple(COLORS)])
+@pytest.mark.parametrize("colors", [FEW[:8], tuple(COLORS)])
 def test_every_thing_and_part_without_colours_gets_some(colors):
     """Completed with what the model has, and body and part are told apart."""
+    known = (*colors, *PATTERNS)
     for kind, thing in KINDS.items():
-        assert read(kind, colors).notes[-1].startswith(f"no colour is said for the {kind}")
-        assert read(f"a {kind}", colors).text in _spec_of_caption()
+        assert read(kind, known).notes[-1].startswith(f"no colour is said for the {kind}")
+        assert read(f"a {kind}", known).text in _spec_of_caption()
         for feature in (*thing.features, *PATTERNS, *(WORN if thing.head else ())):
             for color in (None, *colors):
-                spec = parse(read(f"{color or ''} {kind} with {feature}", colors).text)
+                spec = parse(read(f"{color or ''} {kind} with {feature}", known).text)
                 assert (spec.kind, spec.feature) == (kind, feature)
                 assert spec.color == color if color else spec.color in (*colors, *MATERIALS)
                 assert spec.color != spec.feature_color and spec.feature_color in colors
+
+
+@pytest.mark.parametrize(
+    ("sentence", "caption"),
+    [
+        ("a red cat with white zigzags", "a red cat with white stripes"),
+        ("a tiled red mug", "a red mug with black checks"),
+        ("the patchy dog is white, the patches are black", "a white dog with black dots"),
+    ],
+)
+def test_patterns_that_a_model_lacks_are_its_nearest(sentence, caption):
+    assert read(sentence).text.split()[-1] in ("zigzags", "tiles", "patches")
+    assert read(sentence, FEW).text.split()[-1] == caption.split()[-1]
+    assert any(f"read as {caption.split()[-1]}" in note for note in read(sentence, FEW).notes)
+    assert caption.split()[-1] in read_negative(sentence, FEW).text
 
 
 def test_colours_of_the_table_need_no_other_entry():

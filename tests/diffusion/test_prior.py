@@ -143,11 +143,13 @@ def test_a_prior_of_other_words_reads_no_captions():
         read_prompt(prior.tokenizer, "a red cat " * 7)
 
 
-def test_colours_that_a_prior_has_not_learned_are_replaced():
-    prior = new_mini_prior([word for word in vocabulary() if word != "purple"], new_mini_vae())
-    reading = read_prompt(prior.tokenizer, "a purple cat")
-    assert reading.text != "a purple cat" and not unknown_words(prior.tokenizer, reading.text)
-    assert "'purple' is read as" in reading.notes[0]
+@pytest.mark.parametrize(("word", "prompt"), [("purple", "a purple cat"), ("zigzags", "a red cat with white zigzags")])
+def test_colours_and_patterns_that_a_prior_has_not_learned_are_replaced(word, prompt):
+    prior = new_mini_prior([known for known in vocabulary() if known != word], new_mini_vae())
+    reading = read_prompt(prior.tokenizer, prompt)
+    assert reading.text != prompt and not unknown_words(prior.tokenizer, reading.text)
+    assert f"{word!r} is read as" in reading.notes[0]
+    assert read_prompt(prior.tokenizer, "The kitty is red.").text == "a red cat"
 
 
 def test_a_subject_s_name_is_one_word_where_a_colour_would_be(prior):

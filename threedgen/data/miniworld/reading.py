@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import synonyms
-from threedgen.data.miniworld.grammar import BASES, COLORS, SMALL, Spec, parse, words
+from threedgen.data.miniworld.grammar import BASES, SMALL, Spec, parse, words
 from threedgen.data.miniworld.kinds import KINDS
 from threedgen.data.miniworld.nearest import nearest
-from threedgen.data.miniworld.refusing import BODIES, PARTS, Refusals, listed
+from threedgen.data.miniworld.refusing import BODIES, EVERYTHING, PARTS, Refusals, listed
 from threedgen.data.miniworld.sentence import Noun, Sentence, Token, feature_of, phrases, plural, take_apart, tokens
 from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
 
@@ -25,33 +25,37 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
-def read(sentence: str, colors: Collection[str] = COLORS) -> Reading:
+def read(sentence: str, known: Collection[str] = EVERYTHING) -> Reading:
     """The caption of the grammar that a sentence means; a caption of the grammar is its own, without notes.
 
     Args:
         sentence: in plain English.
-        colors: those of `COLORS` that the model has learned; the others are replaced by the nearest of them.
+        known: words that the model has learned; other colours and patterns are replaced by the nearest of them.
 
     Raises:
         ConfigError: the sentence says something that the grammar cannot; the message offers what it can.
     """
     spec = _parsed(sentence)
-    if spec is not None and {spec.color, spec.feature_color} <= {*colors, *MATERIALS, None}:
+    if spec is not None and {spec.color, spec.feature_color, spec.feature} & {*EVERYTHING} <= {*known}:
         return Reading(spec.caption)
     try:
-        return _Reader(sentence, colors).read()
+        return _Reader(sentence, known).read()
     except ConfigError:
-        found = nearest(sentence, lambda part: _Reader(part, colors).read())
-        reading = _Reader(found.text, colors).read()
+        found = nearest(sentence, lambda part: _Reader(part, known).read())
+        reading = _Reader(found.text, known).read()
         return Reading(reading.text, (*found.notes, *reading.notes))
 
 
-def read_negative(sentence: str, colors: Collection[str] = COLORS) -> Reading:
+def read_negative(sentence: str, known: Collection[str] = EVERYTHING) -> Reading:
     """What of a negative prompt the grammar has words for, perhaps nothing; nothing is refused or completed."""
     if _parsed(sentence) is not None:
-        return read(sentence, colors)
-    found, refusals = tokens(sentence), Refusals(sentence, colors)
-    kept = [refusals.paint(token) if token.is_paint else token.content for token in found if token.content]
+        return read(sentence, known)
+    found, refusals = tokens(sentence), Refusals(sentence, known)
+    kept = [
+        refusals.paint(token) if token.is_paint else refusals.known_pattern(token.content)
+        for token in found
+        if token.content
+    ]
     left_out = [token.said for token in found if not (token.content or token.is_small)]
     note = f"the negative prompt is read as {' '.join(kept)!r}; left out: {_quoted(left_out)}"
     return Reading(" ".join(kept), (note,) if left_out else ())
@@ -67,15 +71,15 @@ def _parsed(text: str) -> Spec | None:
 class _Reader(Refusals):
     """One sentence being read; gathers what the user should be told."""
 
-    def __init__(self, sentence: str, colors: Collection[str]) -> None:
-        super().__init__(sentence, colors)
+    def __init__(self, sentence: str, known: Collection[str]) -> None:
+        super().__init__(sentence, known)
         self.heard: dict[str, str] = {}
         self.notes: list[str] = []
 
     def read(self) -> Reading:
         pieces = take_apart(self.sentence)
         if pieces.unknown:
-            self.refuse_unknown(pieces, lambda other: _Reader(other, self.colors).read().text)
+            self.refuse_unknown(pieces, lambda other: _Reader(other, self.known).read().text)
         head, base, others = self._things(pieces)
         kind = head.token.roles["kind"]
         paints, features = [*head.paints], self._features(kind, head, others)
@@ -143,9 +147,13 @@ class _Reader(Refusals):
         features: dict[str, list[Token]] = {}
         always_there = phrases(synonyms.ALWAYS_THERE.get(KINDS[kind].family, ""))
         for pattern in head.patterns:
-            features.setdefault(pattern.roles["pattern"], [])
+            name = self.known_pattern(pattern.roles["pattern"])
+            features.setdefault(name, [])
+            if name != pattern.roles["pattern"]:
+                self._hear(pattern, name)
         for noun in others:
-            name = feature_of(kind, noun.token)
+            named = feature_of(kind, noun.token)
+            name = named and self.known_pattern(named)
             if noun.patterns:
                 self.refuse("a pattern covers the whole thing", [self.plain_caption(head)])
             if noun.joint == "without":
@@ -174,7 +182,7 @@ class _Reader(Refusals):
         """A colour in place of a material where the grammar has colours only."""
         if name not in MATERIALS:
             return name
-        color = self.nearest(synonyms.FALLBACK_COLORS[name])
+        color = self.nearest(synonyms.FALLBACKS[name])
         self.notes.append(f"{name} stands for a whole thing alone, or with a part in a colour: {of} is drawn {color}")
         return color
 
@@ -182,7 +190,7 @@ class _Reader(Refusals):
         """The colour of what has none: its own, or, where that is taken by `but`, one of the others."""
         chosen = self.nearest(implied)
         if color_only and chosen in MATERIALS:
-            chosen = self.nearest(synonyms.FALLBACK_COLORS[chosen])
+            chosen = self.nearest(synonyms.FALLBACKS[chosen])
         if chosen == but:
             chosen = next(color for color in (*others, *self.colors) if color in self.colors and color != but)
         self.notes.append(f"no colour is said for the {name}: drawn {chosen}")

@@ -8,7 +8,7 @@ from typing import NoReturn
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import synonyms
-from threedgen.data.miniworld.grammar import Spec
+from threedgen.data.miniworld.grammar import COLORS, Spec
 from threedgen.data.miniworld.kinds import KINDS
 from threedgen.data.miniworld.parts import WORN
 from threedgen.data.miniworld.sentence import (
@@ -22,10 +22,11 @@ from threedgen.data.miniworld.sentence import (
     plural,
     take_apart,
 )
-from threedgen.data.miniworld.textures import MATERIALS
+from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
 
 # colours for bodies and for parts where the natural one is taken
 BODIES, PARTS = ("red", "blue"), ("white", "black", "blue")
+EVERYTHING = (*COLORS, *PATTERNS)  # that a model may have learned or not
 _LONGEST_WORD = 40  # of a prompt's words in a message
 _SOME = ("a red cat with a green face", "a wooden chair", "a blue car")
 
@@ -39,16 +40,22 @@ class CannotDraw(ConfigError):
 
 
 class Refusals:
-    """What a model that knows some of the colours can be asked instead of one sentence."""
+    """What a model that knows some of the colours and patterns can be asked instead of one sentence."""
 
-    def __init__(self, sentence: str, colors: Collection[str]) -> None:
+    def __init__(self, sentence: str, known: Collection[str]) -> None:
         self.sentence = sentence
-        self.colors = colors
+        self.known = known
+        self.colors = [color for color in COLORS if color in known]
 
     def nearest(self, name: str) -> str:
         while name not in self.colors and name not in MATERIALS:
-            name = synonyms.FALLBACK_COLORS.get(name, "white")
+            name = synonyms.FALLBACKS.get(name, "white")
         return name
+
+    def known_pattern(self, feature: str) -> str:
+        """For a pattern that the model has not learned the nearest; everything else is itself."""
+        is_unknown = feature in PATTERNS and feature not in self.known
+        return synonyms.FALLBACKS.get(feature, feature) if is_unknown else feature
 
     def paint(self, token: Token) -> str:
         """The colour or material that a word means, or the nearest that the model has."""

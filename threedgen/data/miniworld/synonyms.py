@@ -4,11 +4,11 @@ Each table is {word of the grammar: "other words, a comma between them"}; the pl
 Only what the tables of kinds.py, parts.py, textures.py and grammar.py lack is here.
 """
 
-# What stands for a colour that the model has not learned, and where a material cannot be shown.
-FALLBACK_COLORS = {
+# What stands for a colour or pattern that the model has not learned, and where a material cannot be shown.
+FALLBACKS = {
     "pink": "red", "brown": "orange", "grey": "white", "cyan": "blue", "gold": "yellow",
     "wooden": "brown", "stone": "grey", "brick": "red", "dark": "black", "glass": "cyan", "flame": "gold",
-    "leaf": "green", "tan": "brown",
+    "leaf": "green", "tan": "brown", "zigzags": "stripes", "tiles": "checks", "patches": "dots",
 }  # fmt: skip
 COLOR_SYNONYMS = {
     "red": "crimson, scarlet, ruby, maroon, burgundy, cherry red, blood red, vermilion, reddish",

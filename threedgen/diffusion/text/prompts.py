@@ -10,8 +10,9 @@ from tokenizers.models import WordLevel
 
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
-from threedgen.data.miniworld import COLORS, vocabulary
+from threedgen.data.miniworld import vocabulary
 from threedgen.data.miniworld.reading import Reading, read, read_negative
+from threedgen.data.miniworld.refusing import EVERYTHING
 
 if TYPE_CHECKING:  # it imports torch, and a prompt is read before that
     from transformers import PreTrainedTokenizerFast
@@ -56,11 +57,11 @@ def read_prompt(tokenizer: PromptTokenizer, prompt: str, *, negative: bool = Fal
     if not _knows_captions_only(tokenizer, prompt):
         check_prompt(tokenizer, prompt)
         return Reading(prompt)
-    colors = [color for color in COLORS if color in tokenizer.get_vocab()]
+    known = tokenizer.get_vocab()
     if negative:
-        return read_negative(prompt, colors)
+        return read_negative(prompt, known)
     marked = _ENDS_AS_ASSET.search(prompt)
-    reading = read(prompt[: marked.start()] if marked else prompt, colors)
+    reading = read(prompt[: marked.start()] if marked else prompt, known)
     return Reading(reading.text + ASSET_SUFFIX, reading.notes) if marked else reading
 
 
@@ -70,7 +71,7 @@ def _knows_captions_only(tokenizer: PromptTokenizer, prompt: str) -> bool:
     if not isinstance(backend.model, WordLevel):
         return False
     known, captions = tokenizer.get_vocab(), vocabulary()
-    if any(word not in known for word in captions if word not in COLORS):
+    if any(word not in known for word in captions if word not in EVERYTHING):
         return False
     words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(prompt))
     return {word for word, _ in words if word in known} <= {*captions}
