@@ -70,6 +70,18 @@ def test_conditions_differ_in_their_settings_only_and_prompts_share_their_seed(t
     }
 
 
+def test_the_quick_recipe_of_the_tables_is_that_of_the_command_line(tmp_path):
+    """All of it: its cameras too, which differ from the recipe's in more than their number."""
+    config, quick = load_config("eval-recipe-mini.yaml"), flatten(load_config("mvdream-mini-quick.yaml"))
+    condition = next(c for table in recipes.TABLES for c in table.conditions if c.name == "quick")
+    (job,) = jobs_of([condition], replace(config, ablation=replace(config.ablation, prompts=1)), tmp_path)
+    found = flatten(job.config)
+    sections = ("camera.", "scene.", "guidance.", "refine.", "regularizer.", "optimizer.", "steps")
+    assert {k: v for k, v in found.items() if k.startswith(sections)} == {
+        k: v for k, v in quick.items() if k.startswith(sections)
+    }
+
+
 class NearlyTrue:
     """The truth of a caption as a scene, with an error whose strength is the number of views that are missing."""
 

@@ -150,7 +150,7 @@ TABLES = (
 def scene_job(condition: Condition, spec: Spec, seed: int, config: Config, folder: Path) -> Job:
     """A caption to be optimised under a condition, in `folder`."""
     one = with_settings(config, condition.settings)
-    camera = with_num_views(config.camera, one.camera.num_views)
+    camera = with_num_views(replace(one.camera, num_views=config.camera.num_views), one.camera.num_views)
     one = replace(one, task=Task.generate, prompt=spec.caption, seed=seed, camera=camera, ablation=AblationConfig())
     return Job(condition.name, one, folder, (Sample(spec, folder),))
 
