@@ -282,7 +282,7 @@ def _write_preview(
     }
     run_facts = {
         "seed": f"{config.seed}",
-        "steps": f"{report['step']:,} of {config.steps:,}",
+        **({"steps": f"{report['step']:,} of {config.steps:,}"} if report["step"] else {}),
         **({"pictures": config.data} if config.task is Task.reconstruct else {"weights": config.weights}),
     }
     write_preview(
