@@ -137,6 +137,8 @@ def _command(argv: Sequence[str]) -> int:
     needs_prompt = config.task in DRAWING and not (config.task is Task.dense_views and config.image)
     if config.seeds and (folder or not needs_prompt):
         raise ConfigError(f"seeds={config.seeds}: only for new runs of a prompt; elsewhere it is seed=N")
+    if config.prompts and not needs_prompt and not folder:
+        raise ConfigError(f"prompts={config.prompts}: only for tasks that are told a prompt, and not with image=FILE")
     if needs_prompt and not folder and config.prompts:
         return _run_batch(config, arguments)
     if needs_prompt and not config.prompt.strip():
@@ -349,6 +351,7 @@ def _help() -> str:
         "  app                all this in a browser",
         "  doctor             what this machine can run, and why not the rest",
         "  export RUN         write the assets of a run again, with other export.* settings",
+        "  refine RUN         the scene of a run, refined by the prior, beside what it was",
         "  render-meshes ...  pictures of meshes from known cameras",
         "  vocabulary         what can be said to the mini model",
         "  weights import ... the public MVDream checkpoints into a folder that weights=FOLDER takes",
