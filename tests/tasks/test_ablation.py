@@ -13,6 +13,7 @@ from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_T
 from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
+from threedgen.config.sampling import Sampler
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
@@ -278,6 +279,22 @@ def test_priors_of_all_tables_are_trained_together_once_and_judged(tmp_path, mon
     # one step with a learning rate that has hardly begun: the variants are still almost what they started from
     near = (unet.conv_in.weight - start.conv_in.weight).abs().max()
     assert 0 < near < 0.01 * start.conv_in.weight.abs().max()
+
+
+def test_views_are_judged_as_the_settings_of_views_draw_them(monkeypatch):
+    asked = {}
+
+    def sample_views(prior, captions, cameras, noise, **settings):
+        asked.update(settings)
+        return torch.zeros(len(captions) * len(cameras), 3, 8, 8)
+
+    monkeypatch.setattr(priors, "sample_views", sample_views)
+    words = ["views.rescale=0.3", "views.sampler=dpm", "views.num_inference_steps=7", "views.guidance_scale=4"]
+    draw = priors.drawing(SimpleNamespace(image_size=8), config_of(*words))
+    cameras = priors.cameras_at(config_of().camera, [0.0, 180.0])
+    assert draw(["a red cat"], cameras, torch.Generator()).shape == (1, 2, 8, 8, 3)
+    own = {"num_inference_steps": 7, "guidance_scale": 4.0, "rescale": 0.3, "sampler": Sampler.dpm}
+    assert {name: asked[name] for name in own} == own
 
 
 def test_tables_of_the_recipe_tell_surfaces_and_what_optimising_took(tmp_path, stubbed, monkeypatch):
