@@ -277,6 +277,7 @@ def test_a_report_of_a_refinement_has_the_prompt_that_it_was_told(generated, tmp
     [
         (["nowhere"], "there is no run in that folder"),
         (["RUN", "steps=9"], "steps=9 needs a run of its own"),
+        (["RUN", "seeds=0..3"], "seeds=0..3 needs a run of its own"),
         (["RUN", "prompt="], "was told no prompt"),
         (["RUN", "refine.strength=2"], "refine.strength"),
         ([], "usage: launch.py refine RUN"),

@@ -20,7 +20,7 @@ from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import tell_times
 
 USAGE = 'usage: {} refine RUN [prompt="..."] [refine.KEY=VALUE ...] [KEY=VALUE ...]   (RUN: the folder of a run)'
-_OF_THE_SCENE = ("scene.", "steps=", "task=", "data=", "output_root=", "prompts=")
+_OF_THE_SCENE = ("scene.", "steps=", "task=", "data=", "output_root=", "prompts=", "seeds=")
 
 
 def main(arguments: Sequence[str]) -> int:
