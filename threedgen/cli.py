@@ -23,6 +23,7 @@ from threedgen.core import light_imports
 from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import storage_errors_told
+from threedgen.core.memory import forget_peak
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
 from threedgen.runs.batch import Item, Job, read_items, read_seeds, run_batch, summary
 from threedgen.runs.directory import RunDirectory, config_hash, locked, open_run, run_folder, slug
@@ -245,6 +246,7 @@ def _run(config: Config, folder: Path, fresh: bool, before: Config | None = None
             return finished
         print(f"run        {folder}\nseed       {config.seed}", flush=True)
         run.events.write("started", task=config.task.name)
+        forget_peak()  # of the runs before in this process
         try:
             results = _task(config)(config, run)
         except BaseException as error:

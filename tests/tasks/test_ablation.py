@@ -18,6 +18,7 @@ from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.runs.checkpoint import save_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.tasks.evaluation import ablation, jobs, priors, recipes, scenes
 from threedgen.tasks.evaluation.jobs import Outcome, with_settings
@@ -279,6 +280,17 @@ def test_priors_of_all_tables_are_trained_together_once_and_judged(tmp_path, mon
     # one step with a learning rate that has hardly begun: the variants are still almost what they started from
     near = (unet.conv_in.weight - start.conv_in.weight).abs().max()
     assert 0 < near < 0.01 * start.conv_in.weight.abs().max()
+
+
+def test_a_scene_that_goes_on_has_no_seconds(tmp_path, stubbed):
+    config = config_of("ablation.prompts=1")
+    (job,) = jobs_of([scenes.TABLES[0].conditions[0]], config, tmp_path)
+    for step, is_known in ((0, True), (1, False)):  # the second one begins with a checkpoint
+        if step:
+            save_checkpoint(job.folder / "checkpoints", step, {"scene.x": torch.zeros(1)}, {})
+        scenes.optimize_and_compare(job)
+        score = json.loads((job.folder / "score.json").read_text())
+        assert [score[name] is not None for name in ("cpu_seconds", "optimize_seconds")] == [is_known] * 2
 
 
 def test_views_are_judged_as_the_settings_of_views_draw_them(monkeypatch):
