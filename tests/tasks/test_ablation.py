@@ -115,7 +115,7 @@ def stubbed(monkeypatch):
 
     monkeypatch.setattr(scenes, "optimize", optimize)
     monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)
-    monkeypatch.setattr(scenes, "encode_prompts", lambda config, prior: (None, None))
+    monkeypatch.setattr(scenes, "encode_prompts", lambda config, prior, typed: (None, None))
     monkeypatch.setattr(scenes, "read_prompts", lambda config, prior: config)
     return SimpleNamespace(calls=calls, failing=failing)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from threedgen import cli
 from threedgen.cameras import viewing_cameras
@@ -256,6 +257,8 @@ def test_a_run_s_scene_is_refined_beside_it(generated, capsys, monkeypatch):
     assert {path.name for path in (generated / "refined/checkpoints").iterdir()} == {"step-000008", "step-000013"}
     assert {json.loads(path.read_text())["prompt_as_read"] for path in generated.rglob("report.json")} == {"a red ball"}
     alone = json.loads((generated / "report.json").read_text())
+    with Image.open(generated / "sampled_views.png") as views:
+        assert (views.text["prompt"], views.text["prompt_as_read"]) == ("red ball", "a red ball")
     assert alone["prompt"] == "red ball" and alone["seconds"]["optimize"] < report["seconds"]["optimize"]
     with monkeypatch.context() as patch:  # stopped, then told otherwise
         stop_at(patch, 8)

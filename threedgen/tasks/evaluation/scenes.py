@@ -177,7 +177,7 @@ def optimized(job: Job, run: RunDirectory) -> RayScene:
     """The scene of a job, made in its run. The prior is loaded once a process."""
     prior = _loaded_prior(job.config.weights, **asdict(job.config.runtime))
     config = read_prompts(job.config, prior)
-    return optimize(config, run, prior, *encode_prompts(config, prior))[0]
+    return optimize(config, run, prior, *encode_prompts(config, prior, job.config))[0]
 
 
 def optimize_and_compare(job: Job, more: Callable[[RayScene, Truth, Config], Figures] = lambda *_: {}) -> str:

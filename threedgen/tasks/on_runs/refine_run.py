@@ -47,7 +47,7 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
     scene = scene_of(checkpoint, config, folder)
     prior = load_prior(config)
     as_read = read_prompts(config, prior)
-    text, negative, mix = encode_prompts(as_read, prior)
+    text, negative, mix = encode_prompts(as_read, prior, config)
     begin = checkpoint.step
     goes_on = _was_stopped(folder / "refined", config, begin)
     with open_run(folder / "refined", config, fresh=not goes_on) as run:
