@@ -25,7 +25,7 @@ hat              colour error of the hat in views of "... wearing a yellow hat",
 held-out         PSNR inside the true silhouettes of views of captions that no training showed: what is still known
 drift            PSNR of those views against the same noise drawn by the untuned prior (infinite: nothing changed)
 
-What is done is kept in --output and not made again.
+What is done is kept in --output, in a folder for each choice of settings, and not made again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from threedgen.diffusion.sampling import sample_views  # noqa: E402
 from threedgen.diffusion.text.prompts import unknown_words  # noqa: E402
 from threedgen.imaging import contact_sheet, save_png  # noqa: E402
 from threedgen.metrics import border_color, colour_fraction, drawn_silhouette, janus_score, psnr, silhouette_iou  # noqa: E402
-from threedgen.runs.directory import open_run  # noqa: E402
+from threedgen.runs.directory import open_run, slug  # noqa: E402
 from threedgen.tasks.evaluation.jobs import outcomes  # noqa: E402
 from threedgen.tasks.generate import optimize  # noqa: E402
 from threedgen.tasks.prompting import encode_prompts, load_prior  # noqa: E402
@@ -344,7 +344,8 @@ def table(scores: Sequence[Mapping[str, Any]]) -> str:
         for key, form in columns.values():
             values = [s[key] for s in group if key in s]
             total = sum(values) if key.endswith("janus") else mean(values) if values else 0
-            cells.append(f"{total:{form}}" + (f" of {len(values)}" if key == "scene_janus" and len(group) > 1 else ""))
+            each = {"views_janus": NUM_SEEDS, "scene_janus": 1}.get(key)
+            cells.append(f"{total:{form}}" + (f" of {each * len(values)}" if each and len(group) > 1 else ""))
             cells[-1] = cells[-1] if values else ""
         return f"| {name} | {condition} | " + " | ".join(cells) + " |"
 
@@ -384,9 +385,10 @@ def main() -> int:
     parser.add_argument("--sds-steps", type=int, default=120, help="0: no scenes")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "benchmark-dreambooth")
     given = parser.parse_intermixed_args()
+    output = given.output / slug(" ".join([f"sds steps {given.sds_steps}", *given.settings]), max_length=200)
     jobs = []
     for subject in SUBJECTS[: given.subjects]:
-        folder = given.output / subject.name.replace(" ", "-")
+        folder = output / subject.name.replace(" ", "-")
         take_photos(subject, folder / "photos")
         for condition in CONDITIONS:
             steps = given.sds_steps if condition in (NEAREST, TUNED) else 0
@@ -401,10 +403,10 @@ def main() -> int:
         else:
             scores.append(outcome.result)
     print(table(scores))
-    write_text_atomically(given.output / "table.md", table(scores) + "\n")
+    write_text_atomically(output / "table.md", table(scores) + "\n")
     if not failed:
-        save_png(sheet(jobs), given.output / "sheet.png")
-        print(given.output / "sheet.png")
+        save_png(sheet(jobs), output / "sheet.png")
+        print(output / "sheet.png")
     return 1 if failed else 0
 
 

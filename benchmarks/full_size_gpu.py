@@ -2,8 +2,8 @@
 
     python benchmarks/full_size_gpu.py              # one JSON object: seconds a step by part, memory, gradients
 
-The recipe is mvdream-sd21.yaml: its steps at 64 pixels (two objects' views) and at 256. `render`, `encode`, `unet`,
-`backward` and `optimizer` are times between CUDA events, `step` the clock's. Each size is measured twice, with a march
+The recipe is mvdream-sd21.yaml: its steps at 64 pixels (two objects' views) and at 256. `render`, `encode`, `unet`
+and `backward, optimizer` are times between CUDA events, `step` the clock's. Each size is measured twice, with a march
 that waits for the number of samples (`waiting`) and with one that does not, as training has it.
 """
 

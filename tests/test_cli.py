@@ -83,6 +83,8 @@ def test_help_lists_the_recipes_and_starts_fast():
     assert result.returncode == 0, result.stderr
     assert "A tiny recipe for tests." in result.stdout
     assert "tiny.yaml" in result.stdout and "prompt=" in result.stdout
+    explained = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")}
+    assert set(cli.VERBS) <= explained
     # processor time, which a busy machine does not change: 0.2 s when this was written
     assert after.children_user - before.children_user < 3
 
@@ -132,6 +134,8 @@ def test_bytes_that_are_no_utf8_are_refused(workspace):
         (["--config", "tiny", "--prompt", "a cat"], "--prompt"),
         (["--config"], "--config"),
         (["--config", "tiny", "prompts=nope.txt"], "no such file"),
+        (["--config", "tiny", "prompts=nope.txt", "task=reconstruct", "data=."], "prompts=nope.txt: only for tasks"),
+        (["--config", "tiny", "prompts=nope.txt", "task=dense_views", "image=a.png"], "not with image=FILE"),
         (["--resume", "nope"], "there is no run in that folder"),
         (["--resume", "nope", "--fresh"], "leave out --config and --fresh"),
     ],

@@ -23,6 +23,7 @@ from threedgen.core import light_imports
 from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import storage_errors_told
+from threedgen.core.memory import forget_peak
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
 from threedgen.runs.batch import Item, Job, read_items, read_seeds, run_batch, summary
 from threedgen.runs.directory import RunDirectory, config_hash, locked, open_run, run_folder, slug
@@ -137,6 +138,8 @@ def _command(argv: Sequence[str]) -> int:
     needs_prompt = config.task in DRAWING and not (config.task is Task.dense_views and config.image)
     if config.seeds and (folder or not needs_prompt):
         raise ConfigError(f"seeds={config.seeds}: only for new runs of a prompt; elsewhere it is seed=N")
+    if config.prompts and not needs_prompt and not folder:
+        raise ConfigError(f"prompts={config.prompts}: only for tasks that are told a prompt, and not with image=FILE")
     if needs_prompt and not folder and config.prompts:
         return _run_batch(config, arguments)
     if needs_prompt and not config.prompt.strip():
@@ -243,6 +246,7 @@ def _run(config: Config, folder: Path, fresh: bool, before: Config | None = None
             return finished
         print(f"run        {folder}\nseed       {config.seed}", flush=True)
         run.events.write("started", task=config.task.name)
+        forget_peak()  # of the runs before in this process
         try:
             results = _task(config)(config, run)
         except BaseException as error:
@@ -349,6 +353,7 @@ def _help() -> str:
         "  app                all this in a browser",
         "  doctor             what this machine can run, and why not the rest",
         "  export RUN         write the assets of a run again, with other export.* settings",
+        "  refine RUN         the scene of a run, refined by the prior, beside what it was",
         "  render-meshes ...  pictures of meshes from known cameras",
         "  vocabulary         what can be said to the mini model",
         "  weights import ... the public MVDream checkpoints into a folder that weights=FOLDER takes",

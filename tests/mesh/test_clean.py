@@ -43,6 +43,14 @@ def test_simplified_surfaces_stay_closed_and_in_place():
     assert simplify(vertices, faces, len(faces))[1] is faces
 
 
+@pytest.mark.parametrize("target", [1, 2, 3, 5])
+def test_the_fewest_faces_that_are_left_are_a_solid(target):
+    ball = trimesh.creation.icosphere(3)
+    vertices, faces = simplify(ball.vertices, ball.faces, target)
+    assert is_closed(faces) and 4 <= len(faces) <= 8
+    assert trimesh.Trimesh(vertices, faces).volume > 0.1
+
+
 def test_sheets_that_touch_along_an_edge_are_pulled_apart():
     corners = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 0.5], [1, 1, 0.5], [-1, 0, 0.5], [-1, -1, 0.5]], float)
     one = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])  # two tetrahedra on the edge 0-1

@@ -13,10 +13,12 @@ from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_T
 from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
+from threedgen.config.sampling import Sampler
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.runs.checkpoint import save_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.tasks.evaluation import ablation, jobs, priors, recipes, scenes
 from threedgen.tasks.evaluation.jobs import Outcome, with_settings
@@ -70,6 +72,18 @@ def test_conditions_differ_in_their_settings_only_and_prompts_share_their_seed(t
     }
 
 
+def test_the_quick_recipe_of_the_tables_is_that_of_the_command_line(tmp_path):
+    """All of it: its cameras too, which differ from the recipe's in more than their number."""
+    config, quick = load_config("eval-recipe-mini.yaml"), flatten(load_config("mvdream-mini-quick.yaml"))
+    condition = next(c for table in recipes.TABLES for c in table.conditions if c.name == "quick")
+    (job,) = jobs_of([condition], replace(config, ablation=replace(config.ablation, prompts=1)), tmp_path)
+    found = flatten(job.config)
+    sections = ("camera.", "scene.", "guidance.", "refine.", "regularizer.", "optimizer.", "steps")
+    assert {k: v for k, v in found.items() if k.startswith(sections)} == {
+        k: v for k, v in quick.items() if k.startswith(sections)
+    }
+
+
 class NearlyTrue:
     """The truth of a caption as a scene, with an error whose strength is the number of views that are missing."""
 
@@ -101,7 +115,7 @@ def stubbed(monkeypatch):
 
     monkeypatch.setattr(scenes, "optimize", optimize)
     monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)
-    monkeypatch.setattr(scenes, "encode_prompts", lambda config, prior: (None, None))
+    monkeypatch.setattr(scenes, "encode_prompts", lambda config, prior, typed: (None, None))
     monkeypatch.setattr(scenes, "read_prompts", lambda config, prior: config)
     return SimpleNamespace(calls=calls, failing=failing)
 
@@ -266,6 +280,33 @@ def test_priors_of_all_tables_are_trained_together_once_and_judged(tmp_path, mon
     # one step with a learning rate that has hardly begun: the variants are still almost what they started from
     near = (unet.conv_in.weight - start.conv_in.weight).abs().max()
     assert 0 < near < 0.01 * start.conv_in.weight.abs().max()
+
+
+def test_a_scene_that_goes_on_has_no_seconds(tmp_path, stubbed):
+    config = config_of("ablation.prompts=1")
+    (job,) = jobs_of([scenes.TABLES[0].conditions[0]], config, tmp_path)
+    for step, is_known in ((0, True), (1, False)):  # the second one begins with a checkpoint
+        if step:
+            save_checkpoint(job.folder / "checkpoints", step, {"scene.x": torch.zeros(1)}, {})
+        scenes.optimize_and_compare(job)
+        score = json.loads((job.folder / "score.json").read_text())
+        assert [score[name] is not None for name in ("cpu_seconds", "optimize_seconds")] == [is_known] * 2
+
+
+def test_views_are_judged_as_the_settings_of_views_draw_them(monkeypatch):
+    asked = {}
+
+    def sample_views(prior, captions, cameras, noise, **settings):
+        asked.update(settings)
+        return torch.zeros(len(captions) * len(cameras), 3, 8, 8)
+
+    monkeypatch.setattr(priors, "sample_views", sample_views)
+    words = ["views.rescale=0.3", "views.sampler=dpm", "views.num_inference_steps=7", "views.guidance_scale=4"]
+    draw = priors.drawing(SimpleNamespace(image_size=8), config_of(*words))
+    cameras = priors.cameras_at(config_of().camera, [0.0, 180.0])
+    assert draw(["a red cat"], cameras, torch.Generator()).shape == (1, 2, 8, 8, 3)
+    own = {"num_inference_steps": 7, "guidance_scale": 4.0, "rescale": 0.3, "sampler": Sampler.dpm}
+    assert {name: asked[name] for name in own} == own
 
 
 def test_tables_of_the_recipe_tell_surfaces_and_what_optimising_took(tmp_path, stubbed, monkeypatch):

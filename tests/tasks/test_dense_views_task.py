@@ -18,12 +18,15 @@ _QUICK += ["aware.steps=[]"]
 
 
 def test_views_gaussians_and_a_mesh_of_them(tmp_path):
-    assert main([*_QUICK, f"output_root={tmp_path}", "gaussians.asset=gaussians", "aware.steps=[3,4]"]) == 0
+    words = ["prompt=a red cube, 3d asset", f"output_root={tmp_path}", "gaussians.asset=gaussians", "aware.steps=[3,4]"]
+    assert main([*_QUICK, *words]) == 0
     (run,) = tmp_path.glob("videomv-mini/*")
     views = np.stack([np.asarray(Image.open(run / f"view-{i}.png")) for i in range(24)])
     told = json.loads((run / "cameras.json").read_text())
     assert views.shape == (24, 64, 64, 3) and (run / "asset.glb").stat().st_size > 1000
     assert told["azimuth_deg_threedgen_front_0"][6] == pytest.approx(90)
+    report = json.loads((run / "report.json").read_text())
+    assert report["prompt_as_read"] == "a red cube" and report["step"] == 0  # nothing was optimised
     # the file is a red thing in the middle, whose pictures are like the views
     scene = load_gaussians(run / "gaussians.ply")
     pose = torch.tensor(told["camera_matrices"][3])

@@ -23,6 +23,15 @@ def test_says_what_this_machine_can_run_and_why_not_the_rest(capsys, monkeypatch
     assert lines["GPU no"]
 
 
+def test_a_recipe_of_ones_own_that_is_wrong_is_one_line_among_the_others(capsys, monkeypatch, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/mine.yaml").write_text("stepz: 3\n")
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(capsys)
+    assert "no: unknown setting 'stepz'" in lines["recipe mine.yaml"]
+    assert lines["recipe mvdream-mini.yaml"].endswith(": yes")
+
+
 @pytest.mark.parametrize(
     ("gib", "said"), [(None, "without a GPU"), (8, "about 11 are needed"), (12, "add runtime.memory=low"), (24, "yes")]
 )

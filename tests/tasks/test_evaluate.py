@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from threedgen.config.load import load_config
 from threedgen.core.errors import ThreedgenError
 from threedgen.data.miniworld import build, held_out, parse, render
+from threedgen.runs.checkpoint import save_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.tasks.evaluation import evaluate, scenes
 
@@ -116,6 +118,36 @@ def test_evaluation_runs_and_keeps_its_scores(tmp_path, monkeypatch):
     assert [(one["prompt"], one["num_views"]) for one in kept] == [(held_out()[0].caption, views) for views in (4, 1)]
     folders = [tmp_path / "run" / f"{views}-views" / "a-black-bear-with-a-white-face" for views in (4, 1)]
     assert [json.loads((folder / "score.json").read_text()) for folder in folders] == kept
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Scores a caption in a folder as `evaluate.score` does, with a scene that takes so much memory: what it keeps."""
+    likeness = SimpleNamespace(psnr=20.0, ssim=0.9, iou=0.8, face=None)
+    for name, result in {"truth_of": None, "compare": likeness, "surface_figures": {}}.items():
+        monkeypatch.setattr(evaluate, name, lambda *_, result=result: result)
+    monkeypatch.setattr(evaluate, "render_scene", lambda *_: np.zeros((4, 8, 8, 3)))
+
+    def score(folder, numbers=1):
+        monkeypatch.setattr(evaluate, "optimized", lambda job, run: np.ones(numbers).sum())
+        condition, config = evaluate.table_of([4]).conditions[0], load_config("eval-mini.yaml")
+        evaluate.score(scenes.scene_job(condition, parse(CAPTION), 0, config, folder))
+        return json.loads((folder / "score.json").read_text())
+
+    return score
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux forgets a peak")
+def test_the_memory_of_a_scene_is_not_that_of_another_in_the_same_process(tmp_path, scored):
+    large, small = scored(tmp_path / "large", 2**25), scored(tmp_path / "small")  # a quarter of a GiB
+    assert large["peak_gib"] > small["peak_gib"] + 0.2
+
+
+def test_a_scene_that_goes_on_has_no_seconds(tmp_path, scored):
+    """Nobody knows how long it took before it was stopped."""
+    assert scored(tmp_path)["seconds"] > 0
+    save_checkpoint(tmp_path / "checkpoints", 1, {"scene.x": torch.zeros(1)}, {})
+    assert scored(tmp_path)["seconds"] is None
 
 
 def test_a_scene_that_fails_is_named(tmp_path, monkeypatch):

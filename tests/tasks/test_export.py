@@ -123,6 +123,15 @@ def test_another_export_takes_the_place_of_the_first(folder, capsys):
     assert (folder / "asset.png").exists() and not (folder / "asset.ply").exists()
 
 
+def test_results_that_an_export_does_not_make_stay_results(folder):
+    """As the held-out pictures of a reconstruction."""
+    (folder / "held_out.png").write_bytes(b"")
+    results = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({"held out": "held_out.png", **results}))
+    assert cli.main(["export", str(folder), "export.formats=[glb]", "export.colors=vertex"]) == 0
+    assert set(json.loads((folder / "result.json").read_text())) == {"held out", *results} - {"obj"}
+
+
 def test_formats_and_the_floor(folder, capsys):
     """The same shape in every file, z up in the .stl and y up in the others, its lowest point at 0."""
     before = trimesh.load(folder / "asset.glb", force="mesh", process=False)

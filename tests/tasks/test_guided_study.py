@@ -9,7 +9,7 @@ import pytest
 from threedgen.config.load import load_config
 from threedgen.data.miniworld import build, parse, render
 from threedgen.runs.directory import open_run
-from threedgen.tasks.evaluation import ablation, guided
+from threedgen.tasks.evaluation import ablation, guided, guided_assets
 from threedgen.tasks.evaluation.tables import Condition
 
 CONDITIONS = tuple(c for c in guided.TABLE.conditions if c.name in ("multiview", "image"))
@@ -45,7 +45,7 @@ def results_of(tmp_path, monkeypatch):
     monkeypatch.setattr(guided, "drawing", drawer)
     score = SimpleNamespace(psnr=21.0)
     novel = type("Novel", (), {"truth": SimpleNamespace(psnr=33.0), "__call__": lambda self, images, cameras: score})
-    monkeypatch.setattr(guided, "calibrated", lambda objects, cameras: novel())
+    monkeypatch.setattr(guided, "calibrated", lambda objects, cameras, settings: novel())
     table = guided.replace(guided.TABLE, conditions=CONDITIONS, claims=guided.TABLE.claims[-1:])
     monkeypatch.setitem(ablation._MEASURES, "joint", (table, guided.measure))
     config = load_config(
@@ -78,6 +78,24 @@ def test_sets_are_compared_on_their_own_backgrounds(found):
     near, far = found["image"]["of_set"], found["multiview"]["of_set"]
     # pairs of the same picture are in the cross term alone, so the estimate falls a little below 0
     assert -0.1 * far["kernel"] < near["kernel"] <= 0 and near["frechet"] < 0.05 * far["frechet"]
+
+
+def test_what_is_trained_and_fitted_for_the_study_runs_as_the_study_does(tmp_path, monkeypatch):
+    words = [f"output_root={tmp_path}", "runtime.device=cpu", "runtime.memory=low", "runtime.threads=3", "seed=5"]
+    config, trainings, fits = load_config("eval-guided-mini.yaml", words), [], []
+
+    def trained(config, folder):
+        trainings.append(config)
+        return folder
+
+    monkeypatch.setattr(guided, "trained", trained)
+    jobs = guided.mixtures(guided.TABLE, config, SimpleNamespace(folder=tmp_path), [parse("a red cat")])
+    assert [(one.runtime, one.seed) for one in trainings] == [(config.runtime, 5)] * 2
+    monkeypatch.setattr(guided_assets, "load_prior", lambda config: SimpleNamespace(image_size=64))
+    monkeypatch.setattr(guided_assets.ImagePrior, "beside", lambda prior, joint: None)
+    monkeypatch.setattr(guided_assets, "quick_fit", fits.append)
+    guided_assets._fitter(jobs[0])
+    assert fits == [["runtime.device=cpu"]]
 
 
 def test_conditions_differ_as_their_labels_say():

@@ -1,6 +1,8 @@
 """A 2D model beside the prior, from the command line and in distillation: the settings, and what they leave alone."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import open_run
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks import generate, prompting, refine
+from threedgen.tasks.on_runs import refine_run
 
 VIEWS = ["--config", "views-mini.yaml", "prompt=a red cat", "views.num_inference_steps=2", "views.num_frames=2"]
 VIEWS += ["num_threads=1"]
@@ -162,3 +165,37 @@ def test_refinement_draws_with_it(prior):
         text, negative, mix = prompting.encode_prompts(config, prior)
         _, (drawn[name],) = refine.draw_targets(scene, config, prior, text, negative, 3, mix)
     assert torch.equal(drawn["one"], drawn["alone"]) and (drawn["mixed"] - drawn["alone"]).abs().max() > 0.05
+
+
+class Told(Exception):
+    """What a 2D model was told."""
+
+
+def test_the_2d_model_reads_the_prompts_as_they_were_typed(monkeypatch, tmp_path):
+    """A multi-view model that knows words one by one is told a caption; the other one may know more."""
+
+    def told(*prompts):
+        raise Told(*prompts)
+
+    def read_prompts(config, prior):
+        return replace(config, prompt="a red cat", negative_prompt="")
+
+    typed = "the kitty is red, highly detailed", "blurry"
+    config = _config(f"prompt={typed[0]}", f"negative_prompt={typed[1]}", *_joint("views"), *_joint("guidance"))
+    for module in (generate, refine_run):
+        monkeypatch.setattr(module, "load_prior", lambda config: None)
+        monkeypatch.setattr(module, "read_prompts", read_prompts)
+    monkeypatch.setattr(refine_run, "load_newest", lambda *_: SimpleNamespace(step=0))
+    monkeypatch.setattr(refine_run, "scene_of", lambda *_: None)
+    monkeypatch.setattr(prompting, "load_joint", lambda joint, prior: SimpleNamespace(told=told))
+    (tmp_path / "checkpoints").mkdir()
+    prior = SimpleNamespace(is_video=False, image_size=8, unet=torch.nn.Identity(), device=torch.device("cpu"))
+    with open_run(tmp_path, config) as run:
+        for makes in (
+            lambda: generate.run(config, run),
+            lambda: generate.show_views(config, read_prompts(config, None), run, prior),
+            lambda: refine_run.refine_run(tmp_path, config),
+        ):
+            with pytest.raises(Told) as found:
+                makes()
+            assert found.value.args[:2] == typed

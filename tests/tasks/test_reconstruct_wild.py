@@ -55,7 +55,7 @@ def fitted(folder, tmp_path, *settings):
     training, held_out = reconstruct.split(posed, 8)
     with open_run(tmp_path / f"run-{folder.name}", config) as run:
         scene = reconstruct.optimize(config, run, training, held_out)
-        results = reconstruct.write_quality(scene, posed, held_out, matrix, run)
+        results = reconstruct.write_quality(scene, posed, held_out, background_color(training), matrix, run)
     return json.loads(results["quality"].read_text())["held_out"]["psnr"], scene
 
 
@@ -118,7 +118,7 @@ def test_an_object_that_turns_before_a_wall_is_found_by_its_masks(views, tmp_pat
         fov_y = torch.full((24,), 2 * math.atan(20 / 42))
         cameras = cameras_at(torch.from_numpy(poses), fov_y, SIZE, SIZE)
         posed = PosedImages(torch.from_numpy(np.stack(pictures)), cameras, ("",) * 24).select([7, 15, 23])
-        return silhouette_iou(posed.on((0.5, 0.5, 0.5))[1], reconstruct.render_views(scene, posed)[1])
+        return silhouette_iou(posed.on((0.5, 0.5, 0.5))[1], reconstruct.render_views(scene, posed, None)[1])
 
     assert found(fitted(folder, tmp_path)[1]) > 0.85
     (folder / "masks").rename(folder / "unused")
@@ -161,9 +161,26 @@ def test_quality_is_measured_where_pictures_show_something(tmp_path):
     scene = NeRF(config.scene, seed=0)
     scene.occupancy.occupied.zero_()
     with open_run(tmp_path / "run", config) as run:
-        results = reconstruct.write_quality(scene, posed, posed, np.eye(4), run)
+        results = reconstruct.write_quality(scene, posed, posed, background_color(posed), np.eye(4), run)
     likeness = json.loads(results["quality"].read_text())["held_out"]["psnr"]
     assert likeness is None or likeness > 80  # None: to the last bit
+
+
+def test_held_out_pictures_have_the_background_of_those_that_were_learned(tmp_path):
+    """An object that is cut off by a held-out picture's edge hides there what the background is."""
+    images = torch.full((4, 8, 8, 3), 51, dtype=torch.uint8)
+    images[3, :, 4:] = 255
+    poses = torch.eye(4).repeat(4, 1, 1)
+    poses[:, 2, 3] = 3.0
+    posed = PosedImages(images, cameras_at(poses, torch.full((4,), 0.3), 8, 8), ("",) * 4)
+    training, held_out = reconstruct.split(posed, 4)
+    assert background_color(held_out) is None
+    scene = NeRF(load_config("reconstruct-nerf.yaml", ["data=unused", *SMALL]).scene, seed=0)
+    scene.occupancy.occupied.zero_()
+    with open_run(tmp_path / "run", load_config("reconstruct-nerf.yaml", ["data=unused"])) as run:
+        results = reconstruct.write_quality(scene, posed, held_out, background_color(training), np.eye(4), run)
+    likeness = json.loads(results["quality"].read_text())["held_out"]["psnr"]
+    assert likeness == pytest.approx(-10 * math.log10(0.5 * 0.8**2), abs=0.01)  # the half that the scene lacks
 
 
 def test_a_scene_without_any_error_is_told_in_json(tmp_path, monkeypatch):
@@ -171,8 +188,8 @@ def test_a_scene_without_any_error_is_told_in_json(tmp_path, monkeypatch):
     poses = torch.eye(4).repeat(2, 1, 1)
     posed = PosedImages(images, cameras_at(poses, torch.full((2,), 0.3), 8, 8), ("",) * 2)
     exact = (posed.on(reconstruct.GREY)[0], np.ones((2, 8, 8, 1)))
-    monkeypatch.setattr(reconstruct, "render_views", lambda scene, held_out: exact)
+    monkeypatch.setattr(reconstruct, "render_views", lambda *_: exact)
     with open_run(tmp_path / "run", load_config("reconstruct-nerf.yaml", ["data=unused"])) as run:
-        written = reconstruct.write_quality(None, posed, posed, np.eye(4), run)["quality"].read_text()
+        written = reconstruct.write_quality(None, posed, posed, None, np.eye(4), run)["quality"].read_text()
     assert "Infinity" not in written
     assert json.loads(written)["held_out"] == {"pictures": 2, "psnr": None, "ssim": 1.0}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from threedgen import cli
 from threedgen.cameras import viewing_cameras
@@ -22,7 +24,8 @@ from threedgen.runs.checkpoint import load_latest_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.runs.stopping import Terminated
 from threedgen.scene.nerf import NeRF
-from threedgen.tasks import prior_fit, refine
+from threedgen.tasks import generate, prior_fit, refine
+from threedgen.tasks.on_runs import refine_run
 from threedgen.tasks.scene_optimizer import Span, fit
 
 CONFIG = load_config(
@@ -220,11 +223,13 @@ def test_a_stopped_refinement_goes_on_in_the_round_that_it_was_in(tmp_path, monk
 def generated(tmp_path_factory):
     """The folder of a finished run of a few steps, and its asset; how well the prior fits is not asked for long."""
     root = tmp_path_factory.mktemp("runs")
-    settings = ["prompt=a red ball", f"output_root={root}", "steps=3", "camera.resolution=16", "num_threads=1"]
+    settings = ["prompt=red ball", f"output_root={root}", "steps=3", "camera.resolution=16", "num_threads=1"]
     settings += ["export.resolution=24", "export.colors=vertex", "export.turntable_frames=2", "export.image_size=32"]
     settings += ["views.num_inference_steps=2"]
     patch = pytest.MonkeyPatch()
     patch.setattr(prior_fit, "_STEPS", 2)
+    for module in (generate, refine_run):  # whatever the bundled weights know: as plain English is read
+        patch.setattr(module, "read_prompts", lambda config, prior: replace(config, prompt=f"a {config.prompt}"))
     assert cli.main(["--config", "mvdream-mini.yaml", *settings, "refine.rounds=0"]) == 0
     (folder,) = (path.parent for path in root.rglob("asset.glb"))
     yield folder
@@ -246,10 +251,15 @@ def test_a_run_s_scene_is_refined_beside_it(generated, capsys, monkeypatch):
         printed = dict(line.split(maxsplit=1) for line in out.splitlines())
         assert Path(printed["glb"]) == generated / "refined" / "asset.glb"
         report = json.loads(Path(printed["report"]).read_text())
-        assert report["step"] == 3 + 2 * 5 and report["prompt"] == "a red ball"
+        assert report["step"] == 3 + 2 * 5 and report["prompt"] == "red ball"
         meshes.append(Path(printed["glb"]).read_bytes())
     assert meshes[0] == meshes[1] != before == (generated / "asset.glb").read_bytes()
     assert {path.name for path in (generated / "refined/checkpoints").iterdir()} == {"step-000008", "step-000013"}
+    assert {json.loads(path.read_text())["prompt_as_read"] for path in generated.rglob("report.json")} == {"a red ball"}
+    alone = json.loads((generated / "report.json").read_text())
+    with Image.open(generated / "sampled_views.png") as views:
+        assert (views.text["prompt"], views.text["prompt_as_read"]) == ("red ball", "a red ball")
+    assert alone["prompt"] == "red ball" and alone["seconds"]["optimize"] < report["seconds"]["optimize"]
     with monkeypatch.context() as patch:  # stopped, then told otherwise
         stop_at(patch, 8)
         assert cli.main(["refine", str(generated), *small]) == 75
@@ -257,11 +267,20 @@ def test_a_run_s_scene_is_refined_beside_it(generated, capsys, monkeypatch):
     assert "resumed" not in capsys.readouterr().out
 
 
+def test_a_report_of_a_refinement_has_the_prompt_that_it_was_told(generated, tmp_path):
+    folder = shutil.copytree(generated, tmp_path / "run")
+    small = ["refine.steps=1", "refine.sets=1", "refine.num_inference_steps=2"]
+    assert cli.main(["refine", str(folder), "prompt=blue ball", *small]) == 0
+    report = json.loads((folder / "refined/report.json").read_text())
+    assert (report["prompt"], report["prompt_as_read"]) == ("blue ball", "a blue ball")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["nowhere"], "there is no run in that folder"),
         (["RUN", "steps=9"], "steps=9 needs a run of its own"),
+        (["RUN", "seeds=0..3"], "seeds=0..3 needs a run of its own"),
         (["RUN", "prompt="], "was told no prompt"),
         (["RUN", "refine.strength=2"], "refine.strength"),
         ([], "usage: launch.py refine RUN"),

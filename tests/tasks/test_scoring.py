@@ -54,8 +54,10 @@ def test_as_many_images_a_step_whatever_the_number_of_views():
     camera = CameraConfig(num_views=4, sets_per_step=2, coarse_sets_per_step=3)
     for views in (1, 2, 4):
         changed = with_num_views(camera, views)
-        assert changed.num_views * changed.sets_per_step == 8 and changed.coarse_sets_per_step == 0
+        assert changed.num_views * changed.sets_per_step == 8
+        assert changed.num_views * changed.coarse_sets_per_step == 12
     assert with_num_views(camera, 16).sets_per_step == 1
+    assert with_num_views(CameraConfig(num_views=4), 2).coarse_sets_per_step == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

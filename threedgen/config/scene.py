@@ -38,7 +38,7 @@ class CameraConfig:
     fov_y_deg_range: tuple[float, float] = setting((15.0, 60.0), 0.1, 179)
     # times 1 / tan(fov_y / 2): half the view's height at the origin
     distance_range: tuple[float, float] = setting((0.8, 1.0), 0.001, 1e6)
-    elevation_deg_range: tuple[float, float] = setting((0.0, 30.0), -90, 90)
+    elevation_deg_range: tuple[float, float] = setting((0.0, 30.0), -89.9, 89.9)  # at the poles "up" means nothing
 
 
 @dataclass

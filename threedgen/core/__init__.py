@@ -1,1 +1,1 @@
-"""The ground floor: errors, seeded randomness, safe file writing, schedules."""
+"""The ground floor: errors, seeded randomness, safe file writing."""

@@ -35,7 +35,7 @@ def keep_large_components(vertices: Array, faces: Array) -> tuple[Array, Array]:
     graph = coo_array((np.ones(len(edges), bool), edges.T), shape=(len(vertices), len(vertices)))
     component = connected_components(graph, directed=False)[1][faces[:, 0]]
     sizes = np.bincount(component)
-    faces = faces[sizes[component] >= _SMALLEST_COMPONENT * sizes.max()]
+    faces = faces[sizes[component] >= _SMALLEST_COMPONENT * sizes.max(initial=0)]
     used, faces = np.unique(faces, return_inverse=True)
     return vertices[used], faces.reshape(-1, 3)
 
@@ -66,9 +66,9 @@ def simplify(vertices: Array, faces: Array, max_faces: int) -> tuple[Array, Arra
             vertices.astype(np.float32), faces.astype(np.int32), target_count=max_faces
         )
         new_vertices, new_faces = separate_sheets(*merge_by_position(fewer[0], fewer[1].astype(np.int64)))
-        if is_closed(new_faces):
+        if len(new_faces) and is_closed(new_faces):  # of very few asked for nothing may be left
             return new_vertices, new_faces
-        max_faces = round(max_faces * 1.3)
+        max_faces = max(round(max_faces * 1.3), max_faces + 1)
     return vertices, faces
 
 

@@ -53,7 +53,7 @@ class OccupancyGrid(nn.Module):
         """[number, 3] world positions at least `margin` from the cube's faces, half of them in occupied cells.
 
         A function of the generator, which is the CPU's; a GPU is asked nothing. Where no cell is occupied that half is
-        in the last one.
+        in the first one.
         """
         drawn = torch.rand(number, 3, generator=generator), torch.rand(number // 2, generator=generator)
         at, chosen = (to_device(x, self.opacity.device) for x in drawn)

@@ -18,6 +18,7 @@ from threedgen.diffusion.denoising import Denoiser
 from threedgen.diffusion.pipeline import MultiViewPipeline, Views
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim_timesteps
+from threedgen.diffusion.text.prompts import ASSET_SUFFIX
 from threedgen.imaging import to_uint8
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene.gaussians import save_gaussians
@@ -52,13 +53,18 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     forward = FeedForward.of(config, prior.device)
     forward.inputs_of(config.views.num_frames)
     views = draw_views(dense_pipeline(prior, forward, config), config, _picture(config, prior))
+    run.events.write("prompt", as_read=views.prompt.removesuffix(ASSET_SUFFIX))
     results = write_views(views, config, run)
     gaussians = forward.of_views(views.drawn, views.drawn_cameras)[0]
     results["gaussians"] = run.path("gaussians.ply")
     save_gaussians(results["gaussians"], gaussians)
     print(f"{len(gaussians)} Gaussians, {time.monotonic() - started:.1f} s so far", flush=True)
-    solid: Solid = gaussians if config.gaussians.asset is AssetFrom.gaussians else _fitted(views, config, run)
-    results |= export_scene(solid, config, run, config.steps)
+    solid: Solid
+    if config.gaussians.asset is AssetFrom.gaussians:
+        solid, steps = gaussians, 0
+    else:
+        solid, steps = _fitted(views, config, run), config.steps
+    results |= export_scene(solid, config, run, steps)
     print(f"{time.monotonic() - started:.1f} s")
     return results
 

@@ -4,10 +4,11 @@ import math
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,12 +79,13 @@ def export_scene(scene: Solid, config: Config, run: RunDirectory, step: int) -> 
 def write_assets(scene: Solid, config: Config, run_folder: Path, folder: Path, step: int) -> dict[str, Path]:
     """As `export_scene`, for the scene after `step` steps of the run in `run_folder`, into `folder`.
 
-    All files are made aside and then moved: an export that fails leaves those of an earlier one as they were.
+    What was told and measured is looked up in the events of both: a refinement has its own beside its run's. All files
+    are made aside and then moved: an export that fails leaves those of an earlier one as they were.
     """
     rasterizer = make_rasterizer(config.export.rasterizer)
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}export-", dir=folder) as aside:
-        fit = prior_fit(run_folder, step) or prior_fit(folder, step)
-        results = _write_all(scene, config, rasterizer, run_folder, Path(aside), step, fit)
+        noted = _Noted.of(list(dict.fromkeys([folder, run_folder])), step)
+        results = _write_all(scene, config, rasterizer, run_folder, Path(aside), step, noted)
         made = {path.name for path in Path(aside).iterdir()}
         for name in _NAMES:
             if name in made:
@@ -93,6 +95,27 @@ def write_assets(scene: Solid, config: Config, run_folder: Path, folder: Path, s
     return {name: folder / path.name for name, path in results.items()}
 
 
+class _Noted(NamedTuple):
+    """What the events of a run say of its scene; None: nothing."""
+
+    as_read: str | None  # the prompt, as the prior was last told it
+    fit: dict[str, Any] | None
+    optimize_seconds: float | None
+
+    @classmethod
+    def of(cls, folders: Sequence[Path], step: int) -> "_Noted":
+        """folders: those whose events are read, the ones that count most first."""
+        as_read = (_prompt_as_read(folder / "events.jsonl") for folder in folders)
+        fits = (prior_fit(folder, step) for folder in folders)
+        seconds = [_optimize_seconds(folder / "events.jsonl") for folder in folders]
+        known = [each for each in seconds if each is not None]
+        return cls(
+            next((text for text in as_read if text is not None), None),
+            next((fit for fit in fits if fit is not None), None),
+            round(sum(known), 1) if known else None,
+        )
+
+
 def _write_all(
     scene: Solid,
     config: Config,
@@ -100,7 +123,7 @@ def _write_all(
     run_folder: Path,
     folder: Path,
     step: int,
-    fit: dict[str, Any] | None,
+    noted: _Noted,
 ) -> dict[str, Path]:
     started = time.monotonic()
     surface = extract_surface(scene, config.export)
@@ -117,7 +140,7 @@ def _write_all(
     of_sheet = slice(None, None, _NUM_COMPARED // len(SHEET_AZIMUTHS))
     rows = _saved_views(run_folder / SAMPLED_VIEWS)
     rows += [("optimised scene", scene_rgb[of_sheet]), ("mesh", mesh_rgb[of_sheet])]
-    as_read = _prompt_as_read(run_folder / "events.jsonl") or config.prompt
+    as_read = noted.as_read or config.prompt
     rows += _ground_truth(as_read, cameras[of_sheet])
     save_png(contact_sheet(rows, config.prompt), results["sheet"])
 
@@ -130,9 +153,9 @@ def _write_all(
         **describe_mesh(lifted(mesh, lift), rasterizer),
         "lifted_by": round(lift, 6),
         "mesh_vs_scene_psnr": round(quality, 2) if math.isfinite(quality) else None,
-        "scene_vs_prior": fit,
+        "scene_vs_prior": noted.fit,
         "seconds": {
-            "optimize": _optimize_seconds(run_folder / "events.jsonl"),
+            "optimize": noted.optimize_seconds,
             "mesh": round(mesh_seconds, 1),
             "export": round(time.monotonic() - started, 1),
         },
@@ -227,7 +250,7 @@ def _optimize_seconds(events: Path) -> float | None:
         elif event["event"] == "step" and started is not None:
             total += moment - (last if last is not None and last > started else started)
             last = moment
-    return round(total, 1) if last is not None else None
+    return total if last is not None else None
 
 
 def _plain(config: ExportConfig) -> dict[str, Any]:
@@ -259,7 +282,7 @@ def _write_preview(
     }
     run_facts = {
         "seed": f"{config.seed}",
-        "steps": f"{report['step']:,} of {config.steps:,}",
+        **({"steps": f"{report['step']:,} of {config.steps:,}"} if report["step"] else {}),
         **({"pictures": config.data} if config.task is Task.reconstruct else {"weights": config.weights}),
     }
     write_preview(

@@ -31,6 +31,7 @@ from threedgen.tasks.export import check_export, export_scene
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
+from threedgen.tasks.sample_views import told as told_in_png
 from threedgen.tasks.scene_optimizer import SceneStep, fit, tell_times
 from threedgen.training.threads import Threads
 
@@ -42,8 +43,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     prior = load_prior(config)
     as_read = read_prompts(config, prior)
     run.events.write("prompt", as_read=as_read.prompt, negative_as_read=as_read.negative_prompt)
-    told = encode_prompts(as_read, prior)
-    show_views(as_read, run, prior)
+    told = encode_prompts(as_read, prior, config)
+    show_views(config, as_read, run, prior)
     prior = prior.without_text_encoder()
     scene, done = optimize(as_read, run, prior, *told)
     optimized = time.monotonic()
@@ -53,15 +54,14 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     return results
 
 
-def show_views(config: Config, run: RunDirectory, prior: MultiViewPrior) -> None:
+def show_views(config: Config, as_read: Config, run: RunDirectory, prior: MultiViewPrior) -> None:
     """Draw what the prior alone makes of the prompt: seconds that tell whether the rest is worth waiting for."""
     path = run.path(SAMPLED_VIEWS)
     if path.exists():
         return
-    text = {"prompt": config.prompt, "seed": f"{config.seed}", "Software": "threedgen"}
     with Threads(None, config.runtime.threads, prior.device).calls_of(prior.unet):
-        views = draw_prompt(config, prior)
-    save_png(np.concatenate(list(views), axis=1), path, text)
+        views = draw_prompt(as_read, prior, config)
+    save_png(np.concatenate(list(views), axis=1), path, told_in_png(config, as_read.prompt, config.seed))
     print(f"{'views':10} {path}", flush=True)
 
 

@@ -38,10 +38,16 @@ def load_joint(joint: JointConfig, prior: MultiViewPrior) -> ImagePrior | None:
 
 
 @torch.no_grad()
-def encode_prompts(config: Config, prior: MultiViewPrior) -> tuple[Tensor, Tensor, Mix | None]:
+def encode_prompts(
+    config: Config, prior: MultiViewPrior, typed: Config | None = None
+) -> tuple[Tensor, Tensor, Mix | None]:
     """The embeddings of the config's prompt and of its negative prompt, each [1, L, C], and what puts the 2D model of
-    `guidance.joint` beside the prior, which has read them too."""
-    mix = _told(load_joint(config.guidance.joint, prior), config)
+    `guidance.joint` beside the prior, which has read them too.
+
+    typed: the config before its prompts were read for the prior, which the 2D model reads in its own way; None: the
+    same.
+    """
+    mix = _told(load_joint(config.guidance.joint, prior), typed or config)
     return prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt]), mix
 
 
@@ -86,8 +92,9 @@ def sheet_cameras(config: Config, prior: MultiViewPrior) -> tuple[Cameras, int]:
 
 
 @torch.no_grad()
-def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
-    """The contact sheet's views of the prompt as the prior draws them by itself, [4, H, W, 3] in 0..1."""
+def draw_prompt(config: Config, prior: MultiViewPrior, typed: Config | None = None) -> np.ndarray:
+    """The contact sheet's views of the prompt as the prior draws them by itself, [4, H, W, 3] in 0..1; typed: see
+    `encode_prompts`."""
     cameras, between = sheet_cameras(config, prior)
     views = sample_views(
         prior,
@@ -99,6 +106,6 @@ def draw_prompt(config: Config, prior: MultiViewPrior) -> np.ndarray:
         guidance_scale=config.views.guidance_scale,
         rescale=config.views.rescale,
         sampler=config.views.sampler,
-        mix=_told(load_joint(config.views.joint, prior), config),
+        mix=_told(load_joint(config.views.joint, prior), typed or config),
     )
     return views[::between].movedim(1, -1).cpu().numpy()

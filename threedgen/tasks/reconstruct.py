@@ -44,7 +44,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     print(f"pictures   {len(training)} to learn from, {len(held_out)} held out, {_described(posed)}", flush=True)
     scene = optimize(config, run, training, held_out)
     optimized = time.monotonic()
-    results = write_quality(scene, posed, held_out, matrix, run)
+    results = write_quality(scene, posed, held_out, background_color(training), matrix, run)
     results |= export_scene(scene, config, run, config.steps)
     tell_times(run, started, optimized)
     return results
@@ -73,7 +73,7 @@ def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out:
         return SceneStep(
             found.total,
             lambda: (found.total.item(), {"psnr": -10.0 * found.color.log10().item()}),
-            lambda: tile([watched.on(GREY)[0], render_views(scene, watched)[0]]),
+            lambda: tile([watched.on(GREY)[0], render_views(scene, watched, background)[0]]),
             found.opacity_range,
             training.cameras,
         )
@@ -144,20 +144,28 @@ def losses(scene: RayScene, training: PosedImages, background: Tensor | None, co
 
 
 @torch.no_grad()
-def render_views(scene: RayScene, posed: PosedImages) -> tuple[Array, Array]:
+def render_views(scene: RayScene, posed: PosedImages, background: Tensor | None) -> tuple[Array, Array]:
     """The scene from the pictures' cameras, on what `PosedImages.on(GREY)` has behind it: rgb [N, H, W, 3] and
-    opacity [N, H, W, 1]."""
-    grey, color = torch.tensor(GREY, device=scene.device), background_color(posed)
-    behind = [grey if is_cut_out else color for is_cut_out in posed.cut_out]
+    opacity [N, H, W, 1]. background: of pictures without alpha, as `losses` was given it."""
+    grey = torch.tensor(GREY, device=scene.device)
+    behind = [grey if is_cut_out else background for is_cut_out in posed.cut_out]
     views = [scene.render(posed.cameras[i : i + 1], background=behind[i]) for i in range(len(posed))]
     rgb, opacity = torch.cat([view.rgb for view in views]), torch.cat([view.opacity for view in views])
     return rgb.cpu().numpy(), opacity.cpu().numpy()
 
 
 def write_quality(
-    scene: RayScene, posed: PosedImages, held_out: PosedImages, matrix: Array, run: RunDirectory
+    scene: RayScene,
+    posed: PosedImages,
+    held_out: PosedImages,
+    background: Tensor | None,
+    matrix: Array,
+    run: RunDirectory,
 ) -> dict[str, Path]:
-    """Write reconstruction.json, and a sheet of held-out pictures beside the scene if there are any."""
+    """Write reconstruction.json, and a sheet of held-out pictures beside the scene if there are any.
+
+    background: see `render_views`.
+    """
     facts: dict[str, object] = {
         "pictures": len(posed),
         "size": [posed.cameras.width, posed.cameras.height],
@@ -167,7 +175,7 @@ def write_quality(
     }
     results = {"quality": run.path("reconstruction.json")}
     if len(held_out):
-        (true, true_opacity), (seen, opacity) = held_out.on(GREY), render_views(scene, held_out)
+        (true, true_opacity), (seen, opacity) = held_out.on(GREY), render_views(scene, held_out, background)
         shows = np.ones(true.shape[:3], bool) if held_out.seen is None else held_out.seen.numpy()
         true = np.where(shows[..., None], true, seen)
         pairs = [(a[shown], b[shown]) for a, b, shown in zip(true, seen, shows, strict=True) if shown.any()]

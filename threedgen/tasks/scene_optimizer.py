@@ -6,7 +6,6 @@ housekeeping (`after_step`) is part of the step.
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor
 from threedgen.cameras import Cameras
 from threedgen.config.schedules import Schedule, value_at
 from threedgen.config.schema import Config
+from threedgen.core.memory import peak_gib
 from threedgen.imaging import save_png
 from threedgen.ops.optimizer import AdamW
 from threedgen.runs.checkpoint import restore_training, save_training
@@ -161,6 +161,6 @@ def fit(
 def tell_times(run: RunDirectory, started: float, optimized: float) -> None:
     """Print and note how long a run's two parts took, and the memory it needed. Times are `time.monotonic`'s."""
     seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    run.events.write("timing", peak_memory_gib=peak_gib, **seconds)
-    print(f"{seconds['optimize']:.0f} s to optimise, {seconds['export']:.0f} s to export, {peak_gib:.1f} GiB at most")
+    most = peak_gib()
+    run.events.write("timing", peak_memory_gib=most, **seconds)
+    print(f"{seconds['optimize']:.0f} s to optimise, {seconds['export']:.0f} s to export, {most:.1f} GiB at most")

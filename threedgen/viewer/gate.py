@@ -58,8 +58,7 @@ def answer_to(head: bytes, token: str) -> bytes | None:
     if b"\r\n\r\n" not in head or len(words) != 3:
         return _answer(b"400 Bad Request", b"", b"This is no request.\n")
     proof = hmac.new(token.encode(), COOKIE.encode(), hashlib.sha256).hexdigest()
-    url = urllib.parse.urlsplit(words[1])
-    given = urllib.parse.parse_qs(url.query).get("token", [""])[-1]
+    given = urllib.parse.parse_qs(words[1].partition("?")[2]).get("token", [""])[-1]
     if given and hmac.compare_digest(given.encode(), token.encode()):
         cookie = f"{COOKIE}={proof}; HttpOnly; SameSite=Strict; Path=/"
         return _answer(b"303 See Other", f"Location: /\r\nSet-Cookie: {cookie}\r\n".encode(), b"")

@@ -1,6 +1,5 @@
 """Generate held-out miniworld captions and score them against their ground truth, for several numbers of views."""
 
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,8 +12,10 @@ from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
+from threedgen.core.memory import forget_peak, peak_gib
 from threedgen.data.miniworld import build, held_out, render
 from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_strip
+from threedgen.runs.checkpoint import has_checkpoint
 from threedgen.runs.directory import RunDirectory, open_run
 from threedgen.scene.protocol import RayScene
 from threedgen.tasks.evaluation.jobs import SCORE, Job, folder_name, measured
@@ -80,16 +81,19 @@ def _jobs(table: Table, config: Config, folder: Path) -> Iterator[Job]:
 def score(job: Job) -> str:
     """Optimise a caption in a run folder of its own and compare."""
     config, started = job.config, time.monotonic()
+    forget_peak()  # of the jobs before in this process
     with open_run(job.folder, config) as run:
+        goes_on = has_checkpoint(run.checkpoints)  # how long it took until then is not known
         scene = optimized(job, run)
-        figures = figures_of(scene, config, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        figures = figures_of(scene, config, None if goes_on else seconds)
         save_strip(render_scene(scene, _sheet_cameras(config)), run.path(_PICTURE))
         write_json_atomically(run.path(SCORE), figures)
     janus = ", JANUS" if figures["face"] and figures["face"]["is_janus"] else ""
-    return f"{figures['psnr']:.2f} dB, IoU {figures['iou']:.3f}, {figures['seconds']:.0f} s{janus}"
+    return f"{figures['psnr']:.2f} dB, IoU {figures['iou']:.3f}, {seconds:.0f} s{janus}"
 
 
-def figures_of(scene: RayScene, config: Config, seconds: float) -> Figures:
+def figures_of(scene: RayScene, config: Config, seconds: float | None) -> Figures:
     """Scene against the truth of `config.prompt`; see `scoring.compare` and `scoring.surface_figures`.
 
     Objects are about 1.4 world units across; face, a JanusScore, is None for objects without a feature on the front.
@@ -104,7 +108,7 @@ def figures_of(scene: RayScene, config: Config, seconds: float) -> Figures:
         "iou": found.iou,
         "face": found.face and asdict(found.face),
         "seconds": seconds,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_gib(),
         **surface_figures(scene, truth, config),
     }
 

@@ -126,8 +126,8 @@ def mixtures(table: Table, config: Config, run: RunDirectory, specs: Sequence[Sp
 
 
 def _trained_by(recipe: str, config: Config, run: RunDirectory) -> Path:
-    settings = [f"output_root={config.output_root}", f"seed={config.seed}", f"runtime.threads={config.runtime.threads}"]
-    return trained(load_config(recipe, settings), run.folder / "priors" / Path(recipe).stem)
+    own = load_config(recipe, [f"output_root={config.output_root}", f"seed={config.seed}"])
+    return trained(replace(own, runtime=config.runtime), run.folder / "priors" / Path(recipe).stem)
 
 
 def ring_of(config: Config, size: int) -> Cameras:
@@ -145,7 +145,7 @@ def draw_and_judge(job: Job) -> str:
     specs = [sample.spec for sample in job.samples]
     dense = [i for i, spec in enumerate(specs) if spec.form == "pattern"][:_DENSE_CAPTIONS]
     known = [build(specs[i], pattern_scale=config.train.pattern_scale) for i in dense[:_CALIBRATED_WITH]]
-    novel = calibrated(known, ring)
+    novel = calibrated(known, ring, [f"runtime.device={config.runtime.device.name}"])
 
     def agreement(index: int) -> Figures:
         if index not in dense:

@@ -86,7 +86,7 @@ def _distiller(job: Job) -> Callable[[str, int], Shown]:
     """Caption and its number -> a scene by score distillation, in a run folder below the job's."""
     config = job.config
     prior = load_prior(config)
-    recipe = load_config("mvdream-mini.yaml", [f"runtime.threads={config.runtime.threads}", "checkpoint_every=10000"])
+    recipe = replace(load_config("mvdream-mini.yaml", ["checkpoint_every=10000"]), runtime=config.runtime)
     guidance = replace(recipe.guidance, joint=config.views.joint)
 
     def make(caption: str, number: int) -> Shown:
@@ -105,7 +105,8 @@ def _fitter(job: Job) -> Callable[[str, int], Shown]:
     """Caption and its number -> a scene fitted to views that are drawn together."""
     config = job.config
     prior = load_prior(config)
-    draw, fit = drawing(prior, config, ImagePrior.beside(prior, config.views.joint)), quick_fit()
+    draw = drawing(prior, config, ImagePrior.beside(prior, config.views.joint))
+    fit = quick_fit([f"runtime.device={config.runtime.device.name}"])
     ring = ring_of(config, prior.image_size)
 
     def make(caption: str, number: int) -> Shown:

@@ -18,6 +18,7 @@ from threedgen.core.files import write_json_atomically
 from threedgen.data.miniworld import Spec, held_out
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.imaging import save_strip
+from threedgen.runs.checkpoint import has_checkpoint
 from threedgen.runs.directory import RunDirectory, open_run
 from threedgen.scene.protocol import RayScene
 from threedgen.tasks.evaluation.jobs import (
@@ -150,7 +151,7 @@ TABLES = (
 def scene_job(condition: Condition, spec: Spec, seed: int, config: Config, folder: Path) -> Job:
     """A caption to be optimised under a condition, in `folder`."""
     one = with_settings(config, condition.settings)
-    camera = with_num_views(config.camera, one.camera.num_views)
+    camera = with_num_views(replace(one.camera, num_views=config.camera.num_views), one.camera.num_views)
     one = replace(one, task=Task.generate, prompt=spec.caption, seed=seed, camera=camera, ablation=AblationConfig())
     return Job(condition.name, one, folder, (Sample(spec, folder),))
 
@@ -176,19 +177,20 @@ def optimized(job: Job, run: RunDirectory) -> RayScene:
     """The scene of a job, made in its run. The prior is loaded once a process."""
     prior = _loaded_prior(job.config.weights, **asdict(job.config.runtime))
     config = read_prompts(job.config, prior)
-    return optimize(config, run, prior, *encode_prompts(config, prior))[0]
+    return optimize(config, run, prior, *encode_prompts(config, prior, job.config))[0]
 
 
 def optimize_and_compare(job: Job, more: Callable[[RayScene, Truth, Config], Figures] = lambda *_: {}) -> str:
     """Optimise, compare with the truth, and keep figures and two pictures; the scene itself is not kept.
 
     more: further figures of it. Kept besides: cpu_seconds, of optimising and comparing, and optimize_seconds, of the
-    former, both of all threads; loading the prior is not counted.
+    former, both of all threads; loading the prior is not counted. None of a scene that was begun by another process.
     """
     config = job.config
     _loaded_prior(config.weights, **asdict(config.runtime))
     started = time.process_time()
     with open_run(job.folder, config) as run:
+        goes_on = has_checkpoint(run.checkpoints)
         scene = optimized(job, run)
         optimize_seconds = time.process_time() - started
         truth = truth_of(config.prompt, config)
@@ -204,8 +206,8 @@ def optimize_and_compare(job: Job, more: Callable[[RayScene, Truth, Config], Fig
             "true_saturation": truth.saturation,
             "contrast": found.contrast,
             "true_contrast": truth.contrast,
-            "cpu_seconds": seconds,
-            "optimize_seconds": optimize_seconds,
+            "cpu_seconds": None if goes_on else seconds,
+            "optimize_seconds": None if goes_on else optimize_seconds,
             **more(scene, truth, config),
         }
         shutil.rmtree(run.checkpoints, ignore_errors=True)

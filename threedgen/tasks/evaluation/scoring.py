@@ -147,5 +147,13 @@ def _palette(spec: Spec) -> Mapping[str, Color]:
 
 def with_num_views(camera: CameraConfig, num_views: int) -> CameraConfig:
     """As many images a step whatever the number of views, so that only what the prior sees at once differs."""
-    images = camera.num_views * camera.sets_per_step
-    return replace(camera, num_views=num_views, sets_per_step=max(1, images // num_views), coarse_sets_per_step=0)
+
+    def sets(before: int) -> int:
+        return before and max(1, before * camera.num_views // num_views)
+
+    return replace(
+        camera,
+        num_views=num_views,
+        sets_per_step=sets(camera.sets_per_step),
+        coarse_sets_per_step=sets(camera.coarse_sets_per_step),
+    )

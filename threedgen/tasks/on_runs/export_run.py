@@ -44,11 +44,11 @@ def export_run(folder: Path, config: Config) -> dict[str, Path]:
             target.mkdir(parents=True, exist_ok=True)
             return write_assets(scene_of(checkpoint, config, folder), config, folder, target, checkpoint.step)
         checkpoint = load_newest(run.checkpoints, folder)
-        was_finished = run.finished_results() is not None
+        before = run.finished_results()
         results = write_assets(scene_of(checkpoint, config, folder), config, folder, folder, checkpoint.step)
         run.events.write("exported", step=checkpoint.step)
-        if was_finished:
-            run.finish(results)
+        if before is not None:  # what only the run itself makes is among its results still
+            run.finish({name: path for name, path in before.items() if path.exists()} | results)
         return results
 
 

@@ -20,7 +20,7 @@ from threedgen.tasks.refine import refine
 from threedgen.tasks.scene_optimizer import tell_times
 
 USAGE = 'usage: {} refine RUN [prompt="..."] [refine.KEY=VALUE ...] [KEY=VALUE ...]   (RUN: the folder of a run)'
-_OF_THE_SCENE = ("scene.", "steps=", "task=", "data=", "output_root=", "prompts=")
+_OF_THE_SCENE = ("scene.", "steps=", "task=", "data=", "output_root=", "prompts=", "seeds=")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,12 +46,13 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
         checkpoint = load_newest(Path(copy), folder)
     scene = scene_of(checkpoint, config, folder)
     prior = load_prior(config)
-    config = read_prompts(config, prior)
-    text, negative, mix = encode_prompts(config, prior)
+    as_read = read_prompts(config, prior)
+    text, negative, mix = encode_prompts(as_read, prior, config)
     begin = checkpoint.step
     goes_on = _was_stopped(folder / "refined", config, begin)
     with open_run(folder / "refined", config, fresh=not goes_on) as run:
         run.events.write("started", refines=begin)
+        run.events.write("prompt", as_read=as_read.prompt, negative_as_read=as_read.negative_prompt)
         if latest := load_latest_checkpoint(run.checkpoints):
             checkpoint, scene = latest, scene_of(latest, config, folder)
             print(f"resumed    at step {latest.step}")

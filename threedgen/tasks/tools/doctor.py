@@ -62,7 +62,11 @@ def _backends() -> list[str]:
 def _recipes() -> list[str]:
     lines = []
     for path in sorted({p.name: p for folder in reversed(config_folders()) for p in folder.glob("*.yaml")}.values()):
-        config = load_config(path)
+        try:
+            config = load_config(path)
+        except ConfigError as error:
+            lines.append(_no("recipe", path.name, error))
+            continue
         if config.task in DRAWING:
             lines.append(_line("recipe", path.name, partial(_check_weights, config.weights)))
     return lines
@@ -87,5 +91,9 @@ def _line(kind: str, name: str, check: Callable[[], object]) -> str:
     try:
         check()
     except ThreedgenError as error:
-        return f"{kind:10} {name}: no: {error}"
+        return _no(kind, name, error)
     return f"{kind:10} {name}: yes"
+
+
+def _no(kind: str, name: str, why: ThreedgenError) -> str:
+    return f"{kind:10} {name}: no: {why}"
