@@ -160,6 +160,7 @@ def test_four_views_are_orthogonal_at_one_elevation_and_show_what_their_cameras_
         views = source.draw(0, rng(seed))
         assert views.caption == "a cube" and views.images.shape == (4, 24, 24, 4)
         assert (views.cameras.fov_y == views.cameras.fov_y[0]).all() and views.cameras.num_views == 4
+        assert all(value.dtype == torch.float32 for value in vars(views.cameras).values() if torch.is_tensor(value))
         pose = mvdream_camera_vectors(views.cameras).numpy().reshape(4, 4, 4)
         np.testing.assert_array_equal(pose[:, 3], np.tile([0, 0, 0, 1], (4, 1)))
         position, back = pose[:, :3, 3], pose[:, :3, 2]

@@ -113,7 +113,8 @@ def _cameras(name: str, views: Sequence[dict[str, Any]], size: int) -> Cameras:
         fov_y = torch.tensor([math.radians(view["fov_y_deg"]) for view in views], dtype=torch.float64)
     except (KeyError, TypeError) as error:
         raise ThreedgenError(f"{name}: a view has no fov_y_deg") from error
-    cameras = replace(cameras_at(poses, fov_y, size, size), num_views=len(views))
+    # single precision, as all cameras have: networks that look along rays meet them with features of that
+    cameras = replace(cameras_at(poses.float(), fov_y.float(), size, size), num_views=len(views))
     step = 2 * math.pi / len(views)
     turns = torch.remainder(cameras.azimuth.roll(-1) - cameras.azimuth - step + math.pi, 2 * math.pi) - math.pi
     if max(turns.abs().max(), (cameras.elevation - cameras.elevation[0]).abs().max()) > _TOLERANCE:
