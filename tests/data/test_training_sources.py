@@ -250,6 +250,17 @@ def test_what_cannot_be_a_view_source_is_one_clear_line(rendered, tmp_path, caps
     assert "not evenly around the object" in error(tmp_path / "box")
 
 
+@pytest.mark.parametrize("word", ["file", "camera_to_world", "fov_y_deg"])
+def test_views_of_another_renderer_that_lack_a_word_are_one_clear_line(rendered, tmp_path, word):
+    shutil.copytree(rendered / "views/cube", tmp_path / "views/cube")
+    described = json.loads((tmp_path / "views/cube/cameras.json").read_text())
+    for view in described["views"]:
+        del view[word]
+    (tmp_path / "views/cube/cameras.json").write_text(json.dumps(described))
+    with pytest.raises(ConfigError, match=f"cube: a view has no {word}"):
+        open_view_source(str(tmp_path / "views"), Config(), 8)
+
+
 def test_a_damaged_object_is_named_once_and_another_stands_for_it(rendered, tmp_path, capsys):
     shutil.copytree(rendered / "views", tmp_path / "views")
     for picture in (tmp_path / "views/cube").glob("*.png"):

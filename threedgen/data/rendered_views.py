@@ -51,8 +51,8 @@ class RenderedViews(ReplacingSource[ViewSet]):
     """From the rings of one object: one ring, and from a random one of its views on `num_views` even ones.
 
     objects: folders that hold a cameras.json, or `Shards`. Of the description ("json") are used: `caption`,
-    `settings.layout` ("orbit"), `settings.views` (in a ring) and of each of `views`, ring after ring, `file` and
-    `camera_to_world`.
+    `settings.layout` ("orbit"), `settings.views` (in a ring) and of each of `views`, ring after ring, `file`,
+    `camera_to_world` and `fov_y_deg`.
     """
 
     def __init__(self, objects: Sequence[Path] | Shards, num_views: int, image_size: int):
@@ -70,10 +70,8 @@ class RenderedViews(ReplacingSource[ViewSet]):
         stride = len(ring) // self._num_views
         start = rng.integers(len(ring))
         views = [ring[(start + k * stride) % len(ring)] for k in range(self._num_views)]
-        images = [
-            decode_picture(files.read(view["file"]), self._image_size, f"{files.name}, {view['file']}")
-            for view in views
-        ]
+        names = _names(files.name, views)
+        images = [decode_picture(files.read(name), self._image_size, f"{files.name}, {name}") for name in names]
         return ViewSet(np.stack(images), _cameras(files.name, views, self._image_size), caption)
 
     def caption(self, index: int) -> str:
@@ -101,6 +99,14 @@ class RenderedViews(ReplacingSource[ViewSet]):
         if not caption:
             raise ThreedgenError(f"{files.name}: has no caption; add it to captions.jsonl and call render-meshes again")
         return caption, [views[i : i + in_ring] for i in range(0, len(views), in_ring)]
+
+
+def _names(name: str, views: Sequence[dict[str, Any]]) -> list[str]:
+    """Of the views' pictures."""
+    try:
+        return [str(view["file"]) for view in views]
+    except (KeyError, TypeError) as error:
+        raise ThreedgenError(f"{name}: a view has no file") from error
 
 
 def _cameras(name: str, views: Sequence[dict[str, Any]], size: int) -> Cameras:
