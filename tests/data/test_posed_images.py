@@ -59,6 +59,9 @@ def test_synthetic_scenes_are_read(tmp_path):
     torch.testing.assert_close(posed.cameras.fov_y, CAMERAS.fov_y)
     torch.testing.assert_close(posed.cameras.distance, CAMERAS.distance)
     torch.testing.assert_close(posed.cameras.elevation, CAMERAS.elevation)
+    path = tmp_path / "transforms_train.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Windows' editors save it
+    assert np.array_equal(read_posed_images(tmp_path).images, images)
 
 
 def test_nerfstudio_intrinsics_are_read(tmp_path):

@@ -105,7 +105,7 @@ def _layout_of(path: Path, convention: DataConvention) -> _Layout:
         content, folder, world, masks = None, path.parent, None, path.parent / "masks"
     try:
         if content is None:
-            content = json.loads(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8-sig"))  # Windows begins files with a mark
         frames = _of_cameras(content) if path.name == CAMERAS else [{**content, **f} for f in content["frames"]]
         matrices = np.array([_matrix(frame["transform_matrix"]) for frame in frames])
         files = [_file_of(frame, folder) for frame in frames]

@@ -15,6 +15,7 @@ import torch
 from threedgen.cameras import Cameras
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.data.captions import as_caption
 from threedgen.data.meshes.views import CAMERAS, Layout
 from threedgen.data.posed_images import cameras_at
 from threedgen.data.shards import Shards
@@ -85,7 +86,7 @@ class RenderedViews(ReplacingSource[ViewSet]):
         """The object's caption, and its rings: views side by side, of one elevation."""
         try:
             content = json.loads(files.read("json"))
-            caption, views = str(content["caption"]).strip(), list(content["views"])
+            caption, views = as_caption(content["caption"]).strip(), list(content["views"])
             layout, in_ring = content["settings"]["layout"], int(content["settings"]["views"])
         except (ValueError, KeyError, TypeError) as error:
             raise ThreedgenError(f"{files.name}: is not described as render-meshes does it ({error})") from error
