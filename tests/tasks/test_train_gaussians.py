@@ -93,11 +93,11 @@ def test_a_sheet_shows_views_that_the_network_was_not_given(monkeypatch, tmp_pat
     given: list[set[int]] = []
     monkeypatch.setattr(train_gaussians._Objective, "denoised", denoised)
     prior = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(sample_size=1, in_channels=4)))
-    for seed in range(6):
+    for seed in range(12):
         config = load_config("train-gaussians-mini.yaml", [f"seed={seed}"])
         with pytest.raises(Drawn):
             train_gaussians._save_sheet(prior, FeedForward(None, 4), config, _Nothing(), tmp_path / "sheet.png")
-    assert len(given) == 6 and all(numbers.isdisjoint(range(1, 24, 3)) for numbers in given)
+    assert len(given) == 12 and all(numbers.isdisjoint(range(1, 24, 3)) for numbers in given)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from threedgen.config.schema import Config
 from threedgen.config.training import Precision, PriorNetwork, Trainable
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
+from threedgen.data.training_sources import CLIPS
 from threedgen.diffusion.checkpoints.folders import load_vae
 from threedgen.diffusion.checkpoints.locate import locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions, Picture
@@ -178,8 +179,9 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
             log.samples(done, sheet, quality)
 
     log = TrainingLog(run, train, images_per_step, prior.device)
+    without_cameras = sources.images is not None or train.multiview_data == CLIPS
     job = Training(
-        _shared(_Objective(prior), has_2d_steps=sources.images is not None),
+        _shared(_Objective(prior), without_cameras),
         drawn,
         [parameter for _, parameter in named],
         optimizer,
@@ -240,9 +242,11 @@ def encode_images(prior: MultiViewPrior, images: Tensor) -> Tensor:
     return torch.cat([prior.encode_images(chunk) for chunk in chunks])
 
 
-def _shared(objective: nn.Module, has_2d_steps: bool) -> nn.Module:
-    """The objective, with gradients that are means over all processes where there are several."""
+def _shared(objective: nn.Module, without_cameras: bool) -> nn.Module:
+    """The objective, with gradients that are means over all processes where there are several.
+
+    without_cameras: some steps are, which leave the camera's layers out.
+    """
     if world_size() == 1:
         return objective
-    # 2D steps leave the camera's layers out
-    return DistributedDataParallel(objective, find_unused_parameters=has_2d_steps)
+    return DistributedDataParallel(objective, find_unused_parameters=without_cameras)
