@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -285,6 +286,23 @@ def test_a_start_may_take_the_vae_of_other_weights(config, tmp_path):
 def test_an_image_size_that_the_networks_cannot_halve_is_refused(config, tmp_path):
     with pytest.raises(ConfigError, match=r"train.image_size=20: .* multiple of 8"):
         train(config, tmp_path, image_size=20)
+    scratch = {"start_from": "", "image_size": 40, "num_objects": 10**9}  # told before any picture is drawn
+    with pytest.raises(ConfigError, match=r"train.image_size=40: .* multiple of 16"):
+        train(config, tmp_path / "scratch", **scratch)
+
+
+def test_a_prior_from_nothing_has_latents_of_the_vae_that_it_is_given(config, tmp_path):
+    """One that halves pictures three times where the mini one does twice: 64 pixels are 8 x 8 latents."""
+    widths = (4,) * 4
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = AutoencoderKL(**blocks, block_out_channels=widths, layers_per_block=1, latent_channels=4, norm_num_groups=1)
+    other = MultiViewPrior.from_pretrained(config.train.start_from)
+    other.vae = vae
+    other.save_pretrained(tmp_path / "other")
+    settings = {"start_from": "", "vae": str(tmp_path / "other"), "steps": 1, "sample_every": 100, "batch_objects": 1}
+    train(config, tmp_path / "run", **settings)
+    prior = MultiViewPrior.from_pretrained(tmp_path / "run/prior")
+    assert (prior.image_size, prior.unet.config.sample_size) == (64, 8)
 
 
 @pytest.fixture
