@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -18,9 +19,12 @@ from safetensors.torch import load_file
 from threedgen import cli
 from threedgen.cameras import orbit
 from threedgen.config.load import load_config
+from threedgen.config.sampling import Sampler
 from threedgen.config.training import Precision, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.core.randomness import generator
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.start import start_prior
 from threedgen.diffusion.text.prompts import unknown_words
 from threedgen.runs.budget import Budget
@@ -29,6 +33,7 @@ from threedgen.runs.events import read_events
 from threedgen.tasks.training import train_prior
 from threedgen.tasks.training.batches import Batch
 from threedgen.tasks.training.prior_log import TrainingLog
+from threedgen.tasks.training.samples import SHEET, sampled_sets
 from threedgen.training import loop
 from threedgen.training.loop import Losses
 
@@ -161,6 +166,14 @@ def test_a_training_by_the_clock_ends_and_goes_on_with_what_was_left(config, tmp
 def test_what_saves_memory_or_time_leaves_the_weights(config, straight, tmp_path, settings):
     train(config, tmp_path, **settings)
     assert_same_training(straight, tmp_path)
+
+
+def test_a_sheets_views_are_drawn_as_the_settings_say(config):
+    prior, cameras = MultiViewPrior.from_pretrained(config.train.start_from), orbit([0, 90], 15, 2, 40, 16, num_views=2)
+    settings = {"num_inference_steps": 2, "guidance_scale": 5.0, "rescale": 1.0, "sampler": Sampler.dpm}
+    drawn = sampled_sets(prior, replace(config, views=replace(config.views, **settings)), ["a cat"], cameras)
+    expected = sample_views(prior, ["a cat"], cameras, generator(config.seed, 0, SHEET), **settings)
+    assert np.array_equal(drawn[0], expected.movedim(1, -1).numpy())
 
 
 def test_training_moves_what_it_should(config, straight, tmp_path):

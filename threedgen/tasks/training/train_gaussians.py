@@ -67,8 +67,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         network = FeedForward.of(config, device).network.requires_grad_(True)
         if network.config.quaternion_norm == QuaternionNorm.all.value:
             raise ConfigError(
-                f"gaussians.weights={gaussians.weights}: quaternion_norm=all can be used, but not trained: its rotations "
-                "are none"
+                f"gaussians.weights={gaussians.weights}: quaternion_norm=all can be used, but not trained: its "
+                "rotations are none"
             )
     else:
         with seeded(config.seed):
