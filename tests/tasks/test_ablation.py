@@ -13,10 +13,13 @@ from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_T
 from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import flatten, validate
 from threedgen.config.load import load_config
+from threedgen.config.sampling import Sampler
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.core.randomness import generator
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import sample_views
 from threedgen.runs.directory import open_run
 from threedgen.tasks.evaluation import ablation, jobs, priors, recipes, scenes
 from threedgen.tasks.evaluation.jobs import Outcome, with_settings
@@ -287,3 +290,14 @@ def test_tables_of_the_recipe_tell_surfaces_and_what_optimising_took(tmp_path, s
         assert (figures["chamfer"], figures["normals"], figures["optimize_seconds"]) == (0.125, 7.5, 3)
         assert figures["psnr"] > 20
     assert "Priors:" not in results["tables"].read_text()
+
+
+def test_what_is_judged_is_drawn_as_the_settings_say(tiny_prior):
+    prior = MultiViewPrior.from_pretrained(tiny_prior)
+    settings = {"num_inference_steps": 2, "guidance_scale": 5.0, "rescale": 1.0, "sampler": Sampler.dpm}
+    config = load_config("views-mini.yaml")
+    config = replace(config, views=replace(config.views, **settings))
+    cameras = viewing_cameras(config.camera, [0, 90], 15, 16)
+    drawn = priors.drawing(prior, config)(["a red cat"], cameras, generator(0, 0, "judged"))
+    expected = sample_views(prior, ["a red cat"], cameras, generator(0, 0, "judged"), **settings)
+    assert np.array_equal(drawn[0], expected.movedim(1, -1).numpy())

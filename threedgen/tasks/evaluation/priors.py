@@ -205,7 +205,7 @@ Draw = Callable[[Sequence[str], Cameras, torch.Generator], np.ndarray]
 
 
 def drawing(prior: MultiViewPrior, config: Config, joint: ImagePrior | None = None) -> Draw:
-    """Draws with the config's steps and guidance; joint: beside the prior."""
+    """Draws with the config's sampler, steps, guidance and rescaling; joint: beside the prior."""
 
     def draw(captions: Sequence[str], cameras: Cameras, generator: torch.Generator) -> np.ndarray:
         views = sample_views(
@@ -215,6 +215,8 @@ def drawing(prior: MultiViewPrior, config: Config, joint: ImagePrior | None = No
             generator,
             num_inference_steps=config.views.num_inference_steps,
             guidance_scale=config.views.guidance_scale,
+            rescale=config.views.rescale,
+            sampler=config.views.sampler,
             mix=joint.mix(captions, [""]) if joint else None,
         )
         return views.unflatten(0, (len(captions), len(cameras))).movedim(2, -1).cpu().numpy()
