@@ -25,6 +25,17 @@ def test_the_bundled_models_are_offered_first_and_nothing_that_is_not_here(offer
         assert Path(choice.config.weights).is_dir()
 
 
+def test_files_of_other_programs_are_no_recipes(offered, tmp_path, monkeypatch):
+    """In a folder configs/ of whoever starts the app: several documents, a list, what is not YAML, or not text."""
+    texts = [b"a: 1\n---\nb: 2\n", b"- weights\n", b"a: [\n", b"\xff\xfe", b"weights: 5\n", b"weights: [mini]\n"]
+    (tmp_path / "configs").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / f"configs/{number}.yaml").write_bytes(text)
+    weights = [choice.config.weights for choice in offered[:4]]
+    monkeypatch.chdir(tmp_path)
+    assert [choice.config.weights for choice in choices()] == weights
+
+
 def test_recipes_that_are_asked_for():
     (one,) = choices(["mvdream-mini"], ["steps=7"])
     assert one.name == "mvdream-mini" and one.config.steps == 7

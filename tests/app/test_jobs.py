@@ -116,7 +116,14 @@ def test_one_that_does_not_listen_is_killed(start, tmp_path, monkeypatch):
     until(lambda: job.state is State.stopped)
 
 
-@pytest.mark.parametrize(("how", "error"), [("wrong", "no cats today"), ("crash", "the run ended with status -11")])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("wrong", "no cats today"),
+        ("crash", "the run ended with status -11"),
+        ("no \0 word", "the run could not be started: embedded null byte"),
+    ],
+)
 def test_a_failure_is_told_and_costs_one_run(start, tmp_path, how, error):
     jobs = start()
     bad = jobs.add(tmp_path / "a", [str(tmp_path / "a"), how])

@@ -114,6 +114,22 @@ def test_downloads_are_the_runs_files_under_the_prompts_name(finished, tmp_path)
     assert downloads(look(finished), tmp_path / "copies")["GLB"].read_bytes() == b"exported again"
 
 
+def test_a_download_is_whole_or_not_there(finished, tmp_path, monkeypatch):
+    write = zipfile.ZipFile.write
+
+    def full(archive, *names):
+        if len(archive.namelist()) == 1:
+            raise OSError("no space left")
+        write(archive, *names)
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    with pytest.raises(OSError, match="no space"):
+        downloads(look(finished), tmp_path / "copies")
+    monkeypatch.undo()
+    with zipfile.ZipFile(downloads(look(finished), tmp_path / "copies")["OBJ"]) as archive:
+        assert len(archive.namelist()) == 3
+
+
 def test_the_thumbnail_is_the_first_view(begun):
     wide = Image.new("RGB", (40, 10), "blue")
     wide.paste("red", (0, 0, 10, 10))

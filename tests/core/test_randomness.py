@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from threedgen.core.randomness import generator, stable_seed
+from threedgen.core.randomness import generator, seeded, stable_seed
 
 
 def test_known_values_never_change():
@@ -39,3 +39,18 @@ def test_generator_repeats_its_stream():
     other = torch.rand(8, generator=generator(3, 15, "camera"))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_any_seed_that_a_config_may_have_seeds_torch_and_leaves_it_as_it_was():
+    def drawn(seed):
+        with seeded(seed):
+            return torch.rand(3).tolist()
+
+    before = torch.get_rng_state()
+    for seed in (0, 7, -1, 2**64 - 1):
+        torch.manual_seed(seed)
+        assert drawn(seed) == torch.rand(3).tolist()
+    assert drawn(123456789012345678901) != drawn(0)
+    torch.set_rng_state(before)
+    drawn(5)
+    assert torch.equal(torch.get_rng_state(), before)

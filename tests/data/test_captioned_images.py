@@ -45,6 +45,24 @@ def test_captions_come_from_three_kinds_of_files(tmp_path):
         assert list(source.texts()) == ["one", "two"]
 
 
+def test_captions_as_other_programs_write_them(tmp_path, capsys):
+    """A mark at the file's beginning, ends of lines that are none to JSON, and null, which is no caption."""
+    for name in ("a", "b", "c"):
+        two_halves().save(tmp_path / f"{name}.png")
+    lines = ['{"file": "a.png", "caption": "one\u2028and\x85more"}', '{"file": "b.png", "caption": null}']
+    (tmp_path / "captions.jsonl").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    source = open_image_source(str(tmp_path), Config(), 4)
+    assert list(source.texts()) == ["one\u2028and\x85more"]
+    assert "1 of 2 pictures have no caption and are left out, b.png first" in capsys.readouterr().err
+    (tmp_path / "captions.jsonl").unlink()
+    (tmp_path / "c.txt").write_bytes("\ufeffthree".encode())
+    assert list(open_image_source(str(tmp_path), Config(), 4).texts()) == ["three"]
+    files = [("a.png", encoded(RED)), ("a.json", b'{"caption": null}'), ("b.png", encoded(RED))]
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards/0.tar", [*files, ("b.txt", "\ufefffour".encode())])
+    assert list(open_image_source(str(tmp_path / "shards"), Config(), 4).texts()) == ["four"]
+
+
 def drawn(tmp_path, picture, size, suffix="png", **options):
     """The picture as a source of one gives it."""
     folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"

@@ -59,6 +59,9 @@ def test_synthetic_scenes_are_read(tmp_path):
     torch.testing.assert_close(posed.cameras.fov_y, CAMERAS.fov_y)
     torch.testing.assert_close(posed.cameras.distance, CAMERAS.distance)
     torch.testing.assert_close(posed.cameras.elevation, CAMERAS.elevation)
+    path = tmp_path / "transforms_train.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Windows' editors save it
+    assert np.array_equal(read_posed_images(tmp_path).images, images)
 
 
 def test_nerfstudio_intrinsics_are_read(tmp_path):
@@ -76,6 +79,7 @@ def test_nerfstudio_intrinsics_are_read(tmp_path):
         ({"fl_x": 9, "fl_y": 9, "w": 6, "h": 9}, "width / height is 1.500, its camera's 0.667"),
         ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE is not supported"),
         ({"camera_angle_x": None}, "neither camera_angle_x nor fl_x"),
+        ({"camera_angle_x": 0}, "focal lengths of inf and inf pixels"),
         ({"frames": []}, "lists no pictures"),
         ({"frames": None}, "'frames' is missing"),
         (
@@ -90,6 +94,16 @@ def test_what_cannot_be_used_is_one_line(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
         read_posed_images(tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_camera_without_a_size_is_one_line_for_a_picture_on_its_side_too(tmp_path):
+    synthetic(tmp_path, fl_x=9, fl_y=9, w=0, h=0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees
+    picture = Image.open(tmp_path / "train/r_0.png")
+    picture.save(tmp_path / "train/r_0.png", exif=exif)
+    with pytest.raises(ConfigError, match="its camera has 0 x 0 pixels"):
+        read_posed_images(tmp_path)
 
 
 def test_damaged_and_uneven_files_are_named(tmp_path):

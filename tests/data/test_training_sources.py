@@ -160,6 +160,7 @@ def test_four_views_are_orthogonal_at_one_elevation_and_show_what_their_cameras_
         views = source.draw(0, rng(seed))
         assert views.caption == "a cube" and views.images.shape == (4, 24, 24, 4)
         assert (views.cameras.fov_y == views.cameras.fov_y[0]).all() and views.cameras.num_views == 4
+        assert all(value.dtype == torch.float32 for value in vars(views.cameras).values() if torch.is_tensor(value))
         pose = mvdream_camera_vectors(views.cameras).numpy().reshape(4, 4, 4)
         np.testing.assert_array_equal(pose[:, 3], np.tile([0, 0, 0, 1], (4, 1)))
         position, back = pose[:, :3, 3], pose[:, :3, 2]
@@ -247,6 +248,17 @@ def test_what_cannot_be_a_view_source_is_one_clear_line(rendered, tmp_path, caps
     described["views"] = described["views"][::-1]
     (tmp_path / "box/box/cameras.json").write_text(json.dumps(described))
     assert "not evenly around the object" in error(tmp_path / "box")
+
+
+@pytest.mark.parametrize("word", ["file", "camera_to_world", "fov_y_deg"])
+def test_views_of_another_renderer_that_lack_a_word_are_one_clear_line(rendered, tmp_path, word):
+    shutil.copytree(rendered / "views/cube", tmp_path / "views/cube")
+    described = json.loads((tmp_path / "views/cube/cameras.json").read_text())
+    for view in described["views"]:
+        del view[word]
+    (tmp_path / "views/cube/cameras.json").write_text(json.dumps(described))
+    with pytest.raises(ConfigError, match=f"cube: a view has no {word}"):
+        open_view_source(str(tmp_path / "views"), Config(), 8)
 
 
 def test_a_damaged_object_is_named_once_and_another_stands_for_it(rendered, tmp_path, capsys):

@@ -107,3 +107,10 @@ def test_a_picture_is_needed_where_one_is_shown_and_refused_elsewhere(prior):
         "", image_size=64, num_frames=2, num_inference_steps=1, image=torch.rand(3, 80, 80)
     )
     assert views.prompt == "" and len(views.images) == 2
+
+
+def test_tasks_that_show_no_picture_tell_in_a_line_what_does(prior):
+    noisy, text, cameras, _ = _asked()
+    with pytest.raises(ConfigError, match="only task dense_views shows") as caught:
+        prior.denoise(noisy, torch.full((6,), 600), Conditions(text, cameras, 3))
+    assert "\n" not in str(caught.value)

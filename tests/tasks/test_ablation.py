@@ -16,8 +16,10 @@ from threedgen.config.load import load_config
 from threedgen.config.sampling import Sampler
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.core.randomness import generator
 from threedgen.data.miniworld import build, held_out, parse, render
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import sample_views
 from threedgen.runs.checkpoint import save_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.tasks.evaluation import ablation, jobs, priors, recipes, scenes
@@ -293,22 +295,6 @@ def test_a_scene_that_goes_on_has_no_seconds(tmp_path, stubbed):
         assert [score[name] is not None for name in ("cpu_seconds", "optimize_seconds")] == [is_known] * 2
 
 
-def test_views_are_judged_as_the_settings_of_views_draw_them(monkeypatch):
-    asked = {}
-
-    def sample_views(prior, captions, cameras, noise, **settings):
-        asked.update(settings)
-        return torch.zeros(len(captions) * len(cameras), 3, 8, 8)
-
-    monkeypatch.setattr(priors, "sample_views", sample_views)
-    words = ["views.rescale=0.3", "views.sampler=dpm", "views.num_inference_steps=7", "views.guidance_scale=4"]
-    draw = priors.drawing(SimpleNamespace(image_size=8), config_of(*words))
-    cameras = priors.cameras_at(config_of().camera, [0.0, 180.0])
-    assert draw(["a red cat"], cameras, torch.Generator()).shape == (1, 2, 8, 8, 3)
-    own = {"num_inference_steps": 7, "guidance_scale": 4.0, "rescale": 0.3, "sampler": Sampler.dpm}
-    assert {name: asked[name] for name in own} == own
-
-
 def test_tables_of_the_recipe_tell_surfaces_and_what_optimising_took(tmp_path, stubbed, monkeypatch):
     config = load_config("eval-recipe-mini.yaml", [*TINY, "ablation.only=[recipe]", "ablation.prompts=1"])
     for table in recipes.TABLES:
@@ -328,3 +314,14 @@ def test_tables_of_the_recipe_tell_surfaces_and_what_optimising_took(tmp_path, s
         assert (figures["chamfer"], figures["normals"], figures["optimize_seconds"]) == (0.125, 7.5, 3)
         assert figures["psnr"] > 20
     assert "Priors:" not in results["tables"].read_text()
+
+
+def test_what_is_judged_is_drawn_as_the_settings_say(tiny_prior):
+    prior = MultiViewPrior.from_pretrained(tiny_prior)
+    settings = {"num_inference_steps": 2, "guidance_scale": 5.0, "rescale": 1.0, "sampler": Sampler.dpm}
+    config = load_config("views-mini.yaml")
+    config = replace(config, views=replace(config.views, **settings))
+    cameras = viewing_cameras(config.camera, [0, 90], 15, 16)
+    drawn = priors.drawing(prior, config)(["a red cat"], cameras, generator(0, 0, "judged"))
+    expected = sample_views(prior, ["a red cat"], cameras, generator(0, 0, "judged"), **settings)
+    assert np.array_equal(drawn[0], expected.movedim(1, -1).numpy())

@@ -11,14 +11,15 @@ from PIL import Image
 
 from threedgen import cli
 from threedgen.config.load import load_config
-from threedgen.config.training import DreamboothConfig
+from threedgen.config.sampling import Sampler
+from threedgen.config.training import DreamboothConfig, ViewAttention
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.data.subject_images import read_subject_images
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
-from threedgen.diffusion.start import grow_vocabulary
+from threedgen.diffusion.start import grow_vocabulary, start_prior
 from threedgen.diffusion.text.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer
 from threedgen.diffusion.text.prompts import check_prompt
 from threedgen.runs.directory import open_run
@@ -118,6 +119,21 @@ def test_only_the_unet_and_the_new_word_change(config, tuned):
             assert changed <= {"embeddings.token_embedding.weight"}
 
 
+@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("attention", ViewAttention)
+def test_what_is_trained_is_what_single_pictures_teach(tiny_prior, attention, lora_rank):
+    """Whatever the network's kind: what has no part in the loss must stay, not decay."""
+    prior = start_prior(tiny_prior, attention).requires_grad_(False)
+    trained = dreambooth._make_trainable(prior, DreamboothConfig(lora_rank=lora_rank), 0, ())
+    if lora_rank == 0:
+        prior.unet.requires_grad_(True)
+    latents, noise = torch.randn(2, 2, 4, 4, 4)
+    told = Conditions(prior.encode_text(["a cat"]))
+    prior.losses(latents, noise, torch.tensor([3, 700]), told).mean().backward()
+    taught = {name for name, parameter in prior.named_parameters() if parameter.grad is not None}
+    assert taught == trained.keys()
+
+
 @pytest.mark.parametrize(("lora_rank", "lr"), [(0, 5e-4), (4, 3e-3)])
 def test_the_loss_on_the_pictures_falls(config, photos, tmp_path, lora_rank, lr):
     settings = replace(config.dreambooth, lora_rank=lora_rank, lr=lr)
@@ -155,7 +171,8 @@ def test_the_penalty_keeps_the_weights_near_their_start(config, tmp_path):
 
 def test_preservation_learns_from_what_the_untuned_prior_draws(config, tmp_path):
     settings = replace(config.dreambooth, preservation_weight=1.0, preservation_images=2)
-    one = replace(config, steps=1, dreambooth=settings)
+    views = replace(config.views, rescale=0.5, sampler=Sampler.dpm)
+    one = replace(config, steps=1, dreambooth=settings, views=views)
     tune(one, tmp_path / "run")
     expected = sample_views(
         MultiViewPrior.from_pretrained("mini"),
@@ -164,6 +181,8 @@ def test_preservation_learns_from_what_the_untuned_prior_draws(config, tmp_path)
         generator(config.seed, 1, "class images"),
         num_inference_steps=2,
         guidance_scale=config.views.guidance_scale,
+        rescale=0.5,
+        sampler=Sampler.dpm,
     )[0]
     saved = np.asarray(Image.open(tmp_path / "run" / "class_images" / "001.png"))
     assert np.abs(saved / 255 - expected.movedim(0, -1).numpy()).max() < 0.01

@@ -2,16 +2,23 @@
 
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from threedgen.cameras import orbit
 from threedgen.cli import main
-from threedgen.config.training import PriorNetwork
+from threedgen.config.load import load_config
+from threedgen.config.training import PriorNetwork, TrainBackground
+from threedgen.data.training_samples import ViewSet
+from threedgen.diffusion.networks.lgm_unet import PRESETS, LGMUNet
 from threedgen.diffusion.start import start_prior
 from threedgen.scene.gaussians import Gaussians
+from threedgen.tasks.feed_forward import FeedForward
+from threedgen.tasks.training import train_gaussians
 from threedgen.tasks.training.train_gaussians import billboard_losses
 
 
@@ -43,6 +50,54 @@ def test_billboards_are_where_each_ray_passes_the_origin():
     moved = Gaussians(scene.positions + 0.1, scene.quaternions, scene.scales, scene.opacities, scene.colors)
     found = billboard_losses([moved], pictures, cameras)
     assert found.others["place"].item() == pytest.approx(0.03 * (0.75 + 0.05), rel=1e-2)  # 3/4 of them are opaque
+
+
+class _Nothing:
+    """Transparent pictures of 24 views."""
+
+    def __len__(self):
+        return 2
+
+    def draw(self, index, rng):
+        azimuth = np.arange(24) * 15.0
+        return ViewSet(np.zeros((24, 2, 2, 4), np.uint8), orbit(azimuth, 15, 2, 40, 2, num_views=24), "nothing")
+
+
+@pytest.mark.parametrize("kind", TrainBackground)
+def test_each_object_is_shown_on_a_background_of_training(kind):
+    config = load_config("train-gaussians-mini.yaml", [f"train.background={kind.name}"])
+    colors = []
+    for step in range(30):
+        batch = train_gaussians._batch(config, _Nothing(), (4, 1, 1), step, 2, 700)
+        seen = train_gaussians._on_colors(batch.pictures, batch.behind).unflatten(0, (2, 24))
+        assert (seen == batch.behind[:, None, :, None, None]).all()
+        colors.append(batch.behind)
+    colors = torch.cat(colors)
+    is_grey, different = (colors == colors[:, :1]).all(1), len(colors.unique(dim=0))
+    if kind is TrainBackground.random_grey:
+        assert is_grey.all() and different == 60
+    elif kind is TrainBackground.mid_grey:
+        assert (colors == 0.5).all()
+    else:
+        assert 0.3 < is_grey.float().mean() < 0.7 and different == 1 + int((~is_grey).sum())
+
+
+def test_a_sheet_shows_views_that_the_network_was_not_given(monkeypatch, tmp_path):
+    class Drawn(Exception):
+        pass
+
+    def denoised(self, batch):
+        given.append(set(self.forward_pass.inputs_of(24, batch.first).tolist()))
+        raise Drawn
+
+    given: list[set[int]] = []
+    monkeypatch.setattr(train_gaussians._Objective, "denoised", denoised)
+    prior = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(sample_size=1, in_channels=4)))
+    for seed in range(12):
+        config = load_config("train-gaussians-mini.yaml", [f"seed={seed}"])
+        with pytest.raises(Drawn):
+            train_gaussians._save_sheet(prior, FeedForward(None, 4), config, _Nothing(), tmp_path / "sheet.png")
+    assert len(given) == 12 and all(numbers.isdisjoint(range(1, 24, 3)) for numbers in given)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +146,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(video, tmp_path, mon
     assert all(torch.equal(value, kept[name]) for name, value in parts.items())
 
 
+def test_weights_whose_rotations_are_none_are_not_trained_on(video, tmp_path, capsys):
+    network = LGMUNet(**PRESETS["mini"], quaternion_norm="all")
+    network.save_pretrained(tmp_path / "gaussians")
+    assert main(_words(video, tmp_path, "train.steps=1", f"gaussians.weights={tmp_path / 'gaussians'}")) == 2
+    error = capsys.readouterr().err
+    assert "quaternion_norm=all can be used, but not trained" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["gaussians.preset=huge"], "gaussians.preset=huge: there are big, small, tiny, mini"),
         (["gaussians.supervised_views=9"], "there are camera.num_views=8 views"),
+        (["train.accumulate=2"], "Gaussians are trained without"),
+        (["train.gradient_checkpointing=true"], "Gaussians are trained without"),
         (["gaussians.input_views=3"], "gaussians.input_views=3 are not evenly spaced ones of 8 views"),
         (["train.multiview_data=miniworld-clips"], "has no cameras"),
     ],

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from threedgen.config.load import load_config
-from threedgen.config.training import Trainable
+from threedgen.config.training import PriorNetwork, Trainable
 from threedgen.core.errors import ConfigError
 from threedgen.diffusion.prior import MultiViewPrior
-from threedgen.diffusion.start import PICTURE_LAYERS
+from threedgen.diffusion.start import PICTURE_LAYERS, start_prior
 from threedgen.runs.directory import open_run
 from threedgen.tasks.training import train_prior
 
@@ -53,6 +53,11 @@ def test_only_what_meets_the_picture_is_trained_and_shipped(config, tmp_path):
     assert sum(path.stat().st_size for path in files) < 5 * 2**20
     own = load_file(tmp_path / "shipped/unet/diffusion_pytorch_model.safetensors")
     assert own.keys() == moved
+
+
+def test_weights_that_are_shown_a_picture_go_on_being_shown_one():
+    with pytest.raises(ConfigError, match=r"is shown a picture \(train.image_conditioning=true\)"):
+        start_prior("mini-video-i2v", network=PriorNetwork.video)
 
 
 def test_without_a_picture_there_is_nothing_that_meets_one(config, tmp_path):

@@ -8,18 +8,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trimesh
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
 from threedgen import cli
 from threedgen.cameras import orbit
 from threedgen.config.load import load_config
-from threedgen.config.training import Precision, ViewAttention
+from threedgen.config.sampling import Sampler
+from threedgen.config.training import Precision, PriorNetwork, ViewAttention
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.core.randomness import generator
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.start import start_prior
 from threedgen.diffusion.text.prompts import unknown_words
 from threedgen.runs.budget import Budget
@@ -28,6 +33,7 @@ from threedgen.runs.events import read_events
 from threedgen.tasks.training import train_prior
 from threedgen.tasks.training.batches import Batch
 from threedgen.tasks.training.prior_log import TrainingLog
+from threedgen.tasks.training.samples import SHEET, sampled_sets
 from threedgen.training import loop
 from threedgen.training.loop import Losses
 
@@ -162,6 +168,14 @@ def test_what_saves_memory_or_time_leaves_the_weights(config, straight, tmp_path
     assert_same_training(straight, tmp_path)
 
 
+def test_a_sheets_views_are_drawn_as_the_settings_say(config):
+    prior, cameras = MultiViewPrior.from_pretrained(config.train.start_from), orbit([0, 90], 15, 2, 40, 16, num_views=2)
+    settings = {"num_inference_steps": 2, "guidance_scale": 5.0, "rescale": 1.0, "sampler": Sampler.dpm}
+    drawn = sampled_sets(prior, replace(config, views=replace(config.views, **settings)), ["a cat"], cameras)
+    expected = sample_views(prior, ["a cat"], cameras, generator(config.seed, 0, SHEET), **settings)
+    assert np.array_equal(drawn[0], expected.movedim(1, -1).numpy())
+
+
 def test_training_moves_what_it_should(config, straight, tmp_path):
     start = MultiViewPrior.from_pretrained(config.train.start_from)
     end = weights(straight)
@@ -201,9 +215,9 @@ def test_bfloat16_keeps_float32_weights_and_nearly_the_same_losses(config, strai
 def test_events_hold_the_mean_losses_by_mode_and_quarter(config, tmp_path):
     settings = replace(config.train, log_every=2)
 
-    def part(timesteps, cameras):
+    def part(timesteps, cameras, num_views=1):
         count = len(timesteps)
-        told, noise = [""] * count, torch.zeros(count, 4)
+        told, noise = [""] * (count // num_views), torch.zeros(count, 4)
         return Batch(torch.zeros(count, 3, 8, 8), told, cameras, torch.tensor(timesteps), noise, torch.ones(count))
 
     def views(*losses):
@@ -217,11 +231,17 @@ def test_events_hold_the_mean_losses_by_mode_and_quarter(config, tmp_path):
         log.add(part([10], None), views(9.0))
         log.step(3, torch.zeros(()), torch.tensor(3.0), lr=0.1)
         log.step(4, torch.zeros(()), torch.tensor(3.0), lr=0.1)
-    first, second = losses(tmp_path)
+        log.add(part([0, 0], None), views(1.0, float("nan")))  # a fault, from which the training goes back
+        with log.begin(4):
+            log.step(5, torch.zeros(()), torch.tensor(3.0), lr=0.1)
+            log.add(part([0, 0], None, num_views=2), views(1.0, 2.0))  # a video whose cameras nobody is told
+            log.step(6, torch.zeros(()), torch.tensor(3.0), lr=0.1)
+    first, second, third = losses(tmp_path)
     assert first | {"loss": 27 / 6, "2d": 15 / 4, "2d_t0": 1.5, "2d_t250": 4.0, "2d_t750": 8.0} == first
     assert first | {"multiview": 6.0, "multiview_t500": 6.0, "grad_norm": 3.0, "lr": 0.1, "step": 2} == first
     assert not {"2d_t500", "multiview_t0", "multiview_t250", "multiview_t750"} & first.keys()
     assert second["loss"] == second["2d_t0"] == 9.0 and "multiview" not in second
+    assert third["loss"] == third["multiview_t0"] == 1.5 and "2d" not in third
 
 
 def test_sheets_and_numbers_go_to_tensorboard(straight):
@@ -279,6 +299,23 @@ def test_a_start_may_take_the_vae_of_other_weights(config, tmp_path):
 def test_an_image_size_that_the_networks_cannot_halve_is_refused(config, tmp_path):
     with pytest.raises(ConfigError, match=r"train.image_size=20: .* multiple of 8"):
         train(config, tmp_path, image_size=20)
+    scratch = {"start_from": "", "image_size": 40, "num_objects": 10**9}  # told before any picture is drawn
+    with pytest.raises(ConfigError, match=r"train.image_size=40: .* multiple of 16"):
+        train(config, tmp_path / "scratch", **scratch)
+
+
+def test_a_prior_from_nothing_has_latents_of_the_vae_that_it_is_given(config, tmp_path):
+    """One that halves pictures three times where the mini one does twice: 64 pixels are 8 x 8 latents."""
+    widths = (4,) * 4
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = AutoencoderKL(**blocks, block_out_channels=widths, layers_per_block=1, latent_channels=4, norm_num_groups=1)
+    other = MultiViewPrior.from_pretrained(config.train.start_from)
+    other.vae = vae
+    other.save_pretrained(tmp_path / "other")
+    settings = {"start_from": "", "vae": str(tmp_path / "other"), "steps": 1, "sample_every": 100, "batch_objects": 1}
+    train(config, tmp_path / "run", **settings)
+    prior = MultiViewPrior.from_pretrained(tmp_path / "run/prior")
+    assert (prior.image_size, prior.unet.config.sample_size) == (64, 8)
 
 
 @pytest.fixture
@@ -328,6 +365,20 @@ def test_missing_weights_and_data_and_odd_batches_are_one_line(recipe, tiny_prio
         assert cli.main(["--config", str(recipe), start, setting]) == status
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and setting.split("=")[1] in error, error
+
+
+def test_several_processes_train_on_videos_without_cameras(config, tmp_path, monkeypatch):
+    """As the first of two, which is alone in its group: what is not used in a step is found there too."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(train_prior, "world_size", lambda: 2)
+        clips = {"network": PriorNetwork.video, "multiview_data": "miniworld-clips", "image_data": ""}
+        train(config, tmp_path / "run", **clips, steps=2, sample_every=100)
+    finally:
+        torch.distributed.destroy_process_group()
+    end, start = weights(tmp_path / "run", 2), start_prior(config.train.start_from, network=PriorNetwork.video)
+    moved = {name for name, value in start.unet.state_dict().items() if not torch.equal(value, end[f"unet.{name}"])}
+    assert "conv_out.weight" in moved and not any(name.startswith("camera_embedding") for name in moved)
 
 
 def test_two_processes_train_as_one_does_and_resume_bit_for_bit(recipe, config, straight):

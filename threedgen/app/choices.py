@@ -149,10 +149,17 @@ def _choice(path: Path, settings: Sequence[str]) -> Choice:
 def _is_here(path: Path, besides: Collection[str]) -> bool:
     """Whether a recipe names weights that lie in a folder here, other than those; the hub is not asked.
 
-    Only its first level is read: a recipe takes a tenth of a second to load as a whole.
+    Only its first level is read: a recipe takes a tenth of a second to load as a whole. Other programs have folders of
+    the same name: what is no recipe is passed over.
     """
-    weights = (yaml.safe_load(path.read_text("utf-8")) or {}).get("weights", BUNDLED)
-    if weights in besides or not (weights in BUNDLED_NAMES or Path(weights).is_dir()):
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    weights = content.get("weights", BUNDLED) if isinstance(content, dict) else None
+    if not isinstance(weights, str) or weights in besides:
+        return False
+    if not (weights in BUNDLED_NAMES or Path(weights).is_dir()):
         return False
     try:
         locate_weights(weights)

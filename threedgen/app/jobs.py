@@ -137,8 +137,8 @@ class Jobs:
                 for line in process.stdout:
                     job.lines.append(line.rstrip("\n"))
                 status = process.wait()
-        except OSError as reason:
-            error = f"the run could not be started: {reason.strerror}"
+        except (OSError, ValueError) as reason:  # ValueError: a word of the command that no process can be told
+            error = f"the run could not be started: {getattr(reason, 'strerror', None) or reason}"
         with self._changed:
             job.process = None
             if status == 0:

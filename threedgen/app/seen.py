@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from threedgen.config.load import load_config
 from threedgen.config.sampling import AssetFrom
 from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core.errors import ConfigError
+from threedgen.core.files import write_bytes_atomically
 from threedgen.runs.directory import SAMPLED_VIEWS, finished_results, slug
 from threedgen.runs.events import read_events
 
@@ -128,20 +129,22 @@ def downloads(seen: Seen, into: Path) -> dict[str, Path]:
         if key in results:
             ending = "-gaussians.ply" if key == "gaussians" else results[key].suffix
             made[label] = folder / f"{name}{ending}"
-            if not made[label].exists():
-                shutil.copyfile(results[key], made[label])
+            if not made[label].exists():  # whole or not there: others may look meanwhile
+                write_bytes_atomically(made[label], results[key].read_bytes())
     if "obj" in results:
         made["OBJ"] = folder / f"{name}-obj.zip"
         if not made["OBJ"].exists():
-            _zip_obj(results["obj"], made["OBJ"])
+            write_bytes_atomically(made["OBJ"], _zip_of_obj(results["obj"]))
     return made
 
 
-def _zip_obj(obj: Path, path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def _zip_of_obj(obj: Path) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for suffix in (".obj", ".mtl", ".png"):  # the names inside refer to each other
             if (part := obj.with_suffix(suffix)).exists():
                 archive.write(part, part.name)
+    return content.getvalue()
 
 
 @lru_cache(maxsize=256)

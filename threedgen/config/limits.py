@@ -110,6 +110,8 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
     if config.scene.geometry is Geometry.sdf and config.export.threshold > 0:
         fail("export.threshold", "must be 0 with scene.geometry=sdf, whose surface is where the distance is 0")
+    if config.image and config.task is not Task.dense_views:
+        fail("image", f"task {config.task.name} shows no picture to its model; dense_views does")
     if config.train.network is PriorNetwork.video:
         for name in ("view_attention", "camera_input"):
             if getattr(config.train, name) is not getattr(TrainConfig(), name):

@@ -40,7 +40,7 @@ def seeded(seed: int) -> Iterator[None]:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % 2**64)  # a seed may have any number of digits, torch's 64 bits
         yield
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.data.captions import CAPTIONS, read_caption_lines
+from threedgen.data.captions import CAPTIONS, as_caption, read_caption_lines
 from threedgen.data.pictures.decoding import PICTURES
 from threedgen.data.shards import Shards, ShardSample
 from threedgen.data.training_samples import CaptionedImage, ReplacingSource, decode_picture
@@ -63,10 +63,10 @@ class ShardImages(ReplacingSource[CaptionedImage]):
 
 def _caption(sample: ShardSample) -> str:
     if "txt" in sample.files:
-        caption = sample.read("txt").decode("utf-8", errors="replace").strip()
+        caption = sample.read("txt").decode("utf-8-sig", errors="replace").strip()
     else:
         try:
-            caption = str(json.loads(sample.read("json"))["caption"]).strip()
+            caption = as_caption(json.loads(sample.read("json"))["caption"]).strip()
         except (ValueError, KeyError, TypeError, ThreedgenError) as error:
             raise ThreedgenError(f'{sample.name}: has no caption (.txt, or .json with "caption")') from error
     if not caption:
@@ -110,4 +110,4 @@ def captioned_pictures(folder: Path) -> list[tuple[Path, str]]:
 
 def _text_beside(path: Path) -> str:
     text = path.with_suffix(".txt")
-    return text.read_text("utf-8", errors="replace").strip() if text.is_file() else ""
+    return text.read_text("utf-8-sig", errors="replace").strip() if text.is_file() else ""

@@ -105,7 +105,7 @@ def _layout_of(path: Path, convention: DataConvention) -> _Layout:
         content, folder, world, masks = None, path.parent, None, path.parent / "masks"
     try:
         if content is None:
-            content = json.loads(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8-sig"))  # Windows begins files with a mark
         frames = _of_cameras(content) if path.name == CAMERAS else [{**content, **f} for f in content["frames"]]
         matrices = np.array([_matrix(frame["transform_matrix"]) for frame in frames])
         files = [_file_of(frame, folder) for frame in frames]
@@ -225,9 +225,10 @@ def _described(layout: _Layout, there: Sequence[int], path: Path) -> list[_Pictu
 
 def _lists_it_turned(frame: Mapping[str, Any], found: Stored) -> bool:
     """Whether the camera's size is that of the picture after its turn, and not that of the pixels in the file."""
-    if "w" not in frame or "h" not in frame:
+    width, height = (float(frame.get(name, 0)) for name in ("w", "h"))
+    if not (width > 0 and height > 0):
         return False
-    aspect, own = float(frame["w"]) / float(frame["h"]), found.width / found.height
+    aspect, own = width / height, found.width / found.height
     return abs(aspect * own - 1.0) < _TOLERANCE < abs(aspect / own - 1.0)
 
 

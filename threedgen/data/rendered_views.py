@@ -15,6 +15,7 @@ import torch
 from threedgen.cameras import Cameras
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.data.captions import as_caption
 from threedgen.data.meshes.views import CAMERAS, Layout
 from threedgen.data.posed_images import cameras_at
 from threedgen.data.shards import Shards
@@ -51,8 +52,8 @@ class RenderedViews(ReplacingSource[ViewSet]):
     """From the rings of one object: one ring, and from a random one of its views on `num_views` even ones.
 
     objects: folders that hold a cameras.json, or `Shards`. Of the description ("json") are used: `caption`,
-    `settings.layout` ("orbit"), `settings.views` (in a ring) and of each of `views`, ring after ring, `file` and
-    `camera_to_world`.
+    `settings.layout` ("orbit"), `settings.views` (in a ring) and of each of `views`, ring after ring, `file`,
+    `camera_to_world` and `fov_y_deg`.
     """
 
     def __init__(self, objects: Sequence[Path] | Shards, num_views: int, image_size: int):
@@ -70,10 +71,8 @@ class RenderedViews(ReplacingSource[ViewSet]):
         stride = len(ring) // self._num_views
         start = rng.integers(len(ring))
         views = [ring[(start + k * stride) % len(ring)] for k in range(self._num_views)]
-        images = [
-            decode_picture(files.read(view["file"]), self._image_size, f"{files.name}, {view['file']}")
-            for view in views
-        ]
+        names = _names(files.name, views)
+        images = [decode_picture(files.read(name), self._image_size, f"{files.name}, {name}") for name in names]
         return ViewSet(np.stack(images), _cameras(files.name, views, self._image_size), caption)
 
     def caption(self, index: int) -> str:
@@ -87,7 +86,7 @@ class RenderedViews(ReplacingSource[ViewSet]):
         """The object's caption, and its rings: views side by side, of one elevation."""
         try:
             content = json.loads(files.read("json"))
-            caption, views = str(content["caption"]).strip(), list(content["views"])
+            caption, views = as_caption(content["caption"]).strip(), list(content["views"])
             layout, in_ring = content["settings"]["layout"], int(content["settings"]["views"])
         except (ValueError, KeyError, TypeError) as error:
             raise ThreedgenError(f"{files.name}: is not described as render-meshes does it ({error})") from error
@@ -103,6 +102,14 @@ class RenderedViews(ReplacingSource[ViewSet]):
         return caption, [views[i : i + in_ring] for i in range(0, len(views), in_ring)]
 
 
+def _names(name: str, views: Sequence[dict[str, Any]]) -> list[str]:
+    """Of the views' pictures."""
+    try:
+        return [str(view["file"]) for view in views]
+    except (KeyError, TypeError) as error:
+        raise ThreedgenError(f"{name}: a view has no file") from error
+
+
 def _cameras(name: str, views: Sequence[dict[str, Any]], size: int) -> Cameras:
     """V of one object. Raises ThreedgenError where they are not even ones at one elevation, one after the other."""
     try:
@@ -113,7 +120,8 @@ def _cameras(name: str, views: Sequence[dict[str, Any]], size: int) -> Cameras:
         fov_y = torch.tensor([math.radians(view["fov_y_deg"]) for view in views], dtype=torch.float64)
     except (KeyError, TypeError) as error:
         raise ThreedgenError(f"{name}: a view has no fov_y_deg") from error
-    cameras = replace(cameras_at(poses, fov_y, size, size), num_views=len(views))
+    # single precision, as all cameras have: networks that look along rays meet them with features of that
+    cameras = replace(cameras_at(poses.float(), fov_y.float(), size, size), num_views=len(views))
     step = 2 * math.pi / len(views)
     turns = torch.remainder(cameras.azimuth.roll(-1) - cameras.azimuth - step + math.pi, 2 * math.pi) - math.pi
     if max(turns.abs().max(), (cameras.elevation - cameras.elevation[0]).abs().max()) > _TOLERANCE:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
 
 IMAGE_SIZE = 64  # pixels; the latents are 16 x 16 x 4
+LEVELS, VAE_LEVELS = (32, 64, 128), (16, 32, 64)  # channels of the UNet's and of the VAE's
 _TEXT_LENGTH = 20
 _TEXT_WIDTH = 96
 
@@ -31,7 +32,7 @@ def new_mini_vae() -> AutoencoderKL:
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        block_out_channels=VAE_LEVELS,
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=1,  # see _start_as_blur: one group keeps the ratio of colours to the constant
@@ -127,7 +128,7 @@ def new_mini_prior(
     )
     unet = MultiViewUNet(
         sample_size=IMAGE_SIZE // 4,
-        block_out_channels=(32, 64, 128),
+        block_out_channels=LEVELS,
         layers_per_block=list(layers_per_block) or 1,
         norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, videomv_camera_vectors
-from threedgen.core.errors import ThreedgenError
+from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import atomic_folder
 from threedgen.core.transfer import to_device
 from threedgen.diffusion.checkpoints.adapters import merge_adapter
@@ -267,7 +267,10 @@ class MultiViewPrior(nn.Module):
         return frames.transpose(1, 2).flatten(0, 1).float()
 
     def _shown(self, picture: Picture | None, objects: int) -> dict[str, Tensor]:
+        """Raises ConfigError for a prior that is shown a picture and has none."""
         if picture is None:
+            if self.is_shown_a_picture:
+                raise ConfigError("these weights draw from a picture, which only task dense_views shows (image=FILE)")
             return {}
         dtype, shown = self.unet.dtype, picture.of_objects(objects)
         return {

@@ -67,6 +67,8 @@ def start_prior(
     prior = MultiViewPrior.from_pretrained(weights, dtype, device)
     try:
         if network is PriorNetwork.video:
+            if prior.is_shown_a_picture and not image_conditioning:
+                raise ValueError("a video network that is shown a picture (train.image_conditioning=true)")
             is_new = image_conditioning and prior.image_encoder is None
             # a new encoder learns to say what a text says, in as many tokens
             tokens = prior.tokenizer.model_max_length if is_new else 4

@@ -44,6 +44,11 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
             "aware.guidance=latents guides between reconstructions of one model's answers, views.joint mixes what is "
             "guided already: take aware.guidance=before"
         )
+    if is_aware and config.views.rescale and config.aware.guidance is AwareGuidance.latents:
+        raise ConfigError(
+            "aware.guidance=latents guides between reconstructions, which are not rescaled: take views.rescale=0 or "
+            "aware.guidance=before"
+        )
     if is_aware and not _is_ddim(config):
         raise ConfigError(
             f"views.sampler={config.views.sampler.name} looks back on x0, which 3D-aware steps replace: take ddim, or "

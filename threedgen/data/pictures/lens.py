@@ -133,7 +133,10 @@ def lens_of(words: Mapping[str, Any], width: int, height: int, where: str) -> Le
 
 
 def _focal(extent: float, angle: Any) -> float | None:
-    return None if angle is None else 0.5 * extent / math.tan(float(angle) / 2.0)
+    if angle is None:
+        return None
+    tangent = math.tan(float(angle) / 2.0)
+    return 0.5 * extent / tangent if tangent else math.inf
 
 
 def pinholes(lenses: Sequence[Lens], max_size: int) -> list[Pinhole]:

@@ -37,7 +37,8 @@ from threedgen.training.loop import Losses, Pace, Training
 from threedgen.training.loop import train as train_network
 
 _COMMON_TOKENS = 40_000  # CLIP's pieces are sorted by how often they occur; the last 9,000 are rare words
-_UNSEEN_IN_2D = ("class_embedding", "view_attn")  # layers of the UNet that one view without a camera does not use
+# layers of the networks that one view without a camera does not use
+_UNSEEN_IN_2D = ("class_embedding", "camera_embedding", "view_", "epipolar", "ray_in")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def _class_images(config: Config, run: RunDirectory, prior: MultiViewPrior, prom
                     generator(config.seed, i, "class images"),
                     num_inference_steps=config.views.num_inference_steps,
                     guidance_scale=config.views.guidance_scale,
+                    rescale=config.views.rescale,
+                    sampler=config.views.sampler,
                 )[0]
                 save_png(picture.movedim(0, -1), temporary / f"{i:03d}.png")
     return np.stack([np.asarray(Image.open(folder / f"{i:03d}.png").convert("RGBA")) for i in range(count)])
@@ -127,9 +130,9 @@ def _make_trainable(
     else:
         prior.unet.requires_grad_(True)
         prior.text_encoder.requires_grad_(settings.train_text_encoder)
-        for name, parameter in prior.unet.named_parameters():
-            if any(unseen in name for unseen in _UNSEEN_IN_2D):
-                parameter.requires_grad_(False)
+    for name, parameter in prior.unet.named_parameters():
+        if any(unseen in name for unseen in _UNSEEN_IN_2D):
+            parameter.requires_grad_(False)
     embedding = prior.text_encoder.get_input_embeddings().weight
     if new_words and not embedding.requires_grad:
         is_new = torch.zeros(len(embedding), 1, device=embedding.device)

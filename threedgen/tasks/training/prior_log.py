@@ -34,11 +34,12 @@ class TrainingLog:
         self._last: tuple[int, dict[str, float]] = (0, {})
 
     def begin(self, start: int) -> Self:
-        """start: steps done when this begins."""
+        """start: steps done when this begins; what was counted before is forgotten, after a rollback it comes again."""
         if self._writes:
             self._progress = ProgressLine("prior")
             self._board = TensorBoard(self._run.folder / "tensorboard", start)
-        self._since = time.monotonic()
+        self._sums.zero_()
+        self._steps, self._since = 0, time.monotonic()
         return self
 
     def __enter__(self) -> Self:
@@ -56,7 +57,8 @@ class TrainingLog:
         loss = losses.others["views"]
         quarter = (batch.timestep * len(_QUARTERS) // NUM_TIMESTEPS).to(loss.device)
         values = torch.stack([loss.detach().double(), torch.ones_like(loss, dtype=torch.float64)])
-        self._sums[:, int(batch.cameras is not None)].index_add_(1, quarter, values)
+        is_multiview = batch.num_views > 1 or batch.cameras is not None  # also of videos without cameras
+        self._sums[:, int(is_multiview)].index_add_(1, quarter, values)
 
     def step(self, done: int, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
         """Report a step. done: steps done so far; loss: this process's mean, for the progress line."""

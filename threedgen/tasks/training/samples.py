@@ -104,6 +104,7 @@ def sampled_sets(
         generator(config.seed, step, stream),
         num_inference_steps=config.views.num_inference_steps,
         guidance_scale=config.views.guidance_scale,
+        rescale=config.views.rescale,
         num_views=config.camera.num_views,
         picture=picture,
         sampler=config.views.sampler,

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 from threedgen.cameras import Cameras, rays_of
+from threedgen.config.sampling import QuaternionNorm
 from threedgen.config.schema import Config
 from threedgen.config.training import Precision
 from threedgen.core.errors import ConfigError
@@ -53,12 +54,22 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     train, gaussians, device = config.train, config.gaussians, select_device(config.runtime)
     if gaussians.preset not in PRESETS:
         raise ConfigError(f"gaussians.preset={gaussians.preset}: there are {', '.join(PRESETS)}")
+    if train.accumulate > 1 or train.gradient_checkpointing:
+        raise ConfigError(
+            "train.accumulate, train.gradient_checkpointing: Gaussians are trained without; to save memory take fewer "
+            "train.batch_objects or gaussians.supervised_views"
+        )
     if gaussians.supervised_views > config.camera.num_views:
         raise ConfigError(f"gaussians.supervised_views: there are camera.num_views={config.camera.num_views} views")
     prior = load_prior(config)
     source = open_view_source(train.multiview_data, config, prior.image_size)
     if gaussians.weights:
         network = FeedForward.of(config, device).network.requires_grad_(True)
+        if network.config.quaternion_norm == QuaternionNorm.all.value:
+            raise ConfigError(
+                f"gaussians.weights={gaussians.weights}: quaternion_norm=all can be used, but not trained: its "
+                "rotations are none"
+            )
     else:
         with seeded(config.seed):
             network = LGMUNet(**PRESETS[gaussians.preset]).to(device)
@@ -109,6 +120,7 @@ class _Batch:
     cameras: Cameras  # N * V
     timestep: Tensor  # [N * V]
     noise: Tensor  # [N * V, *latent_shape]
+    behind: Tensor  # [N, 3] that the prior and the network see the objects on
     first: int  # number of the first input view
     compared: Tensor  # [N, K] numbers of the views of each that are compared
     backgrounds: Tensor  # [N, 3] that they are compared on
@@ -125,6 +137,7 @@ def _batch(
     config: Config, source: ViewSource, shape: tuple[int, ...], step: int, count: int, max_timestep: int
 ) -> _Batch:
     """A function of its arguments."""
+    behind = np.random.default_rng(stable_seed(config.seed, step, "gaussians' inputs"))
     rng = np.random.default_rng(stable_seed(config.seed, step, "gaussians"))
     drawn = [source.draw(int(rng.integers(len(source))), rng) for _ in range(count)]
     views = config.camera.num_views
@@ -141,6 +154,7 @@ def _batch(
         Cameras.joined(cameras),
         timestep,
         torch.from_numpy(rng.standard_normal((count * views, *shape), np.float32)),
+        torch.from_numpy(np.stack([draw_background(config.train.background, behind) for _ in range(count)])).float(),
         int(rng.integers(views)),
         torch.from_numpy(order),
         torch.from_numpy(rng.random((count, 3), np.float32)),
@@ -165,19 +179,15 @@ class _Objective:
             batch.pictures[chosen].to(self.prior.device),
             batch.cameras.take(chosen, forward.input_views),
         )
-        scenes = forward(self._on_background(pictures), cameras)
+        scenes = forward(_on_colors(pictures, batch.behind), cameras)
         with torch.autocast(pictures.device.type, enabled=False):
             return billboard_losses(scenes, pictures, cameras)
-
-    def _on_background(self, pictures: Tensor) -> Tensor:
-        behind = torch.from_numpy(draw_background(self.config.train.background, np.random.default_rng(0))).to(pictures)
-        return pictures[:, :3] + (1 - pictures[:, 3:]) * behind[:, None, None]
 
     @torch.no_grad()
     def denoised(self, batch: _Batch) -> tuple[Tensor, Cameras]:
         """The input views of each object as the prior sees them through the noise, [N * V', 3, S, S], and theirs."""
         prior, views = self.prior, self.config.camera.num_views
-        latents = encode_images(prior, self._on_background(batch.pictures))
+        latents = encode_images(prior, _on_colors(batch.pictures, batch.behind))
         timestep, noise = batch.timestep.to(prior.device), batch.noise.to(prior.device)
         alpha, sigma = prior.schedule.level(timestep)
         told = Conditions(prior.encode_text(batch.captions), batch.cameras, views)
@@ -201,6 +211,12 @@ class _Objective:
         mean, mean_opacity = torch.stack(color).mean(), torch.stack(opacity).mean()
         total = mean + self.config.gaussians.opacity_weight * mean_opacity
         return Losses(total, {"psnr": -10 * mean.log10(), "opacity": mean_opacity})
+
+
+def _on_colors(pictures: Tensor, colors: Tensor) -> Tensor:
+    """Premultiplied RGBA [N * V, 4, H, W], the views of each object on its colour [N, 3] -> [N * V, 3, H, W]."""
+    behind = colors.to(pictures).repeat_interleave(len(pictures) // len(colors), 0)
+    return pictures[:, :3] + (1 - pictures[:, 3:]) * behind[:, :, None, None]
 
 
 def billboard_losses(scenes: Sequence[Gaussians], pictures: Tensor, cameras: Cameras) -> Losses:
@@ -232,7 +248,7 @@ def _save_sheet(prior: MultiViewPrior, shown: FeedForward, config: Config, sourc
     """True views of the data's first objects, and what the Gaussians show of them through more and more noise."""
     objective, edge = _Objective(prior, shown, config), prior.unet.config.sample_size
     views, count = config.camera.num_views, min(_SHOWN_OBJECTS, len(source))
-    batch = _batch(config, source, (prior.unet.config.in_channels, edge, edge), 0, count, 0)
+    batch = replace(_batch(config, source, (prior.unet.config.in_channels, edge, edge), 0, count, 0), first=0)
     numbers = torch.arange(0, views, max(1, views // 8)) + 1 % views  # none of them an input view
     rows: dict[int, list[np.ndarray]] = {i: [] for i in range(count)}
     for timestep in _SHOWN_TIMESTEPS:

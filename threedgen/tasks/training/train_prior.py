@@ -18,10 +18,11 @@ from threedgen.config.schema import Config
 from threedgen.config.training import Precision, PriorNetwork, Trainable
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
+from threedgen.data.training_sources import CLIPS
 from threedgen.diffusion.checkpoints.folders import load_vae
 from threedgen.diffusion.checkpoints.locate import locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions, Picture
-from threedgen.diffusion.mini import IMAGE_SIZE, new_mini_prior
+from threedgen.diffusion.mini import IMAGE_SIZE, LEVELS, VAE_LEVELS, new_mini_prior
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import PICTURE_LAYERS, grow_vocabulary, start_prior
 from threedgen.runs.device import select_device
@@ -100,14 +101,16 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
             shown = ", ".join(new_words[:_SHOWN_WORDS]) + (", ..." if len(new_words) > _SHOWN_WORDS else "")
             print(f"{'new words':10} {len(new_words)} that {train.start_from} lacks: {shown}", flush=True)
     else:
+        size, vae = train.image_size or IMAGE_SIZE, _vae_of(train.vae, device) if train.vae else None
+        _latent_edge(size, len(vae.config.block_out_channels if vae else VAE_LEVELS), len(LEVELS))
         with first_process_first():  # and the VAE
-            sources = open_sources(config, train.image_size or IMAGE_SIZE)
-            vae = _vae_of(train.vae, device) if train.vae else train_vae(config, run, sources, device)
+            sources = open_sources(config, size)
+            vae = vae or train_vae(config, run, sources, device)
         with seeded(config.seed):
             prior = new_mini_prior(
                 sources.texts(), vae, train.view_attention, train.camera_input, train.layers_per_block
             ).to(device)
-        _set_image_size(prior, train.image_size)
+        _set_image_size(prior, size)
     if train.network is PriorNetwork.multiview:
         has_2d_steps = sources.images is not None and train.multiview_probability < 1
         prior.unet.register_to_config(has_2d_mode=has_2d_steps)
@@ -130,11 +133,16 @@ def _set_image_size(prior: MultiViewPrior, size: int) -> None:
     """Make `size` pixels the size of the prior's images; 0 leaves it."""
     if not size:
         return
-    per_latent = 2 ** (len(prior.vae.config.block_out_channels) - 1)
-    multiple = per_latent * 2 ** (len(prior.unet.config.block_out_channels) - 1)
+    levels = (len(network.config.block_out_channels) for network in (prior.vae, prior.unet))
+    prior.unet.register_to_config(sample_size=_latent_edge(size, *levels))
+
+
+def _latent_edge(size: int, vae_levels: int, unet_levels: int) -> int:
+    """Of a picture of `size` pixels. Raises ConfigError for one that the networks cannot halve as often as they do."""
+    multiple = 2 ** (vae_levels + unet_levels - 2)
     if size % multiple:
         raise ConfigError(f"train.image_size={size}: these networks need a multiple of {multiple}")
-    prior.unet.register_to_config(sample_size=size // per_latent)
+    return size // 2 ** (vae_levels - 1)
 
 
 def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: TrainingSources) -> MultiViewPrior:
@@ -178,8 +186,9 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
             log.samples(done, sheet, quality)
 
     log = TrainingLog(run, train, images_per_step, prior.device)
+    without_cameras = sources.images is not None or train.multiview_data == CLIPS
     job = Training(
-        _shared(_Objective(prior), has_2d_steps=sources.images is not None),
+        _shared(_Objective(prior), without_cameras),
         drawn,
         [parameter for _, parameter in named],
         optimizer,
@@ -240,9 +249,11 @@ def encode_images(prior: MultiViewPrior, images: Tensor) -> Tensor:
     return torch.cat([prior.encode_images(chunk) for chunk in chunks])
 
 
-def _shared(objective: nn.Module, has_2d_steps: bool) -> nn.Module:
-    """The objective, with gradients that are means over all processes where there are several."""
+def _shared(objective: nn.Module, without_cameras: bool) -> nn.Module:
+    """The objective, with gradients that are means over all processes where there are several.
+
+    without_cameras: some steps are, which leave the camera's layers out.
+    """
     if world_size() == 1:
         return objective
-    # 2D steps leave the camera's layers out
-    return DistributedDataParallel(objective, find_unused_parameters=has_2d_steps)
+    return DistributedDataParallel(objective, find_unused_parameters=without_cameras)
