@@ -147,10 +147,10 @@ class _Reader(Refusals):
         features: dict[str, list[Token]] = {}
         always_there = phrases(synonyms.ALWAYS_THERE.get(KINDS[kind].family, ""))
         for pattern in head.patterns:
-            name = self.known_pattern(pattern.roles["pattern"])
-            features.setdefault(name, [])
-            if name != pattern.roles["pattern"]:
-                self._hear(pattern, name)
+            said = pattern.roles["pattern"]
+            features.setdefault(self.known_pattern(said), [])
+            if said not in self.known:
+                self._hear(pattern, self.known_pattern(said))
         for noun in others:
             named = feature_of(kind, noun.token)
             name = named and self.known_pattern(named)
