@@ -20,6 +20,7 @@ from threedgen.config.schedules import Schedule, value_at
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.randomness import generator
+from threedgen.core.transfer import to_device
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.joint import Mix
@@ -141,8 +142,8 @@ def redraw(
     """
     timesteps = _timesteps(strength, settings.num_inference_steps, len(prior.schedule))
     latents = prior.encode_images(seen)
-    noise = torch.randn(latents.shape, generator=noise_of).to(latents)
-    alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0], device=latents.device))
+    noise = to_device(torch.randn(latents.shape, generator=noise_of), latents.device)
+    alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0]))
     guided = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
     denoiser = guided if mix is None else mix(guided)
     return prior.decode(ddim(denoiser, alpha * latents + sigma * noise, timesteps))

@@ -143,6 +143,7 @@ def fit(
                         live.after_step(scene, done, span.last, taken.told, taken.cameras, stop.is_asked)
                     asked = stop.is_asked()
                     is_kept = asked or done == span.last or is_due(done) or done % config.checkpoint_every == 0
+                    is_kept |= guard.wants_checkpoint
                     guard.look(done, is_kept)
                     if done % REPORT_EVERY == 0 or done == span.last:
                         loss, fields = taken.told()
