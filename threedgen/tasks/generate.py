@@ -28,6 +28,7 @@ from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import check_export, export_scene
+from threedgen.tasks.memory import saving
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
@@ -82,7 +83,8 @@ def optimize(
     if config.runtime.memory is MemoryUse.low:
         prior.vae.enable_gradient_checkpointing()
     take = distilling(scene, config, prior, text, negative_text, mix)
-    done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config))
+    save = saving(config.runtime, scene, prior)
+    done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config), save=save)
     return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done, mix)
 
 

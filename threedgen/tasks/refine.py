@@ -32,6 +32,7 @@ from threedgen.runs.directory import RunDirectory
 from threedgen.scene import regularizers
 from threedgen.scene.background import drawn_color
 from threedgen.scene.protocol import RayScene
+from threedgen.tasks.memory import saving
 from threedgen.tasks.scene_optimizer import SceneStep, Span, fit
 
 _SETS_AT_ONCE = 8  # of a round: bounds the memory of the UNet
@@ -65,7 +66,7 @@ def refine(
         ends = (value_at(settings.lr_scale, (number + k) / settings.rounds) for k in (0, 1))
         span = Span(first, first + settings.steps, Schedule(*ends))
         take = _Fitting(scene, config, cameras, targets, _colors_behind(config, first))
-        done = fit(scene, config, run, f"refine {number + 1}", take, span)
+        done = fit(scene, config, run, f"refine {number + 1}", take, span, save=saving(config.runtime, scene, prior))
     shutil.rmtree(pictures, ignore_errors=True)
     return done
 
