@@ -6,8 +6,11 @@
 The recipe's own step is taken on the meta device, whose tensors have a size and no numbers: networks of the real
 shapes, half precision as on a GPU, the kernels' results without the kernels. Of each operation its products and the
 bytes that it reads and writes are counted; memory is what is alive at once, weights included, without cuDNN's
-workspace, torch's caching and the driver's own. The march is done on the CPU to know how many samples there are. What
-takes the field's kernels their time is not counted here but by `gpu.py --count`.
+workspace, torch's caching and the driver's own. The UNet's attention has no matrix, as with fused kernels; that of the
+VAE's encoder, which is asked for gradients, counts with it. The march is done on the CPU to know how many samples there
+are. What takes the field's kernels their time is not counted here but by `gpu.py --count`. "GB of copies" is what comes
+on top where torch's GroupNorm knows no channels-last on CUDA (pytorch issue 111824) and the convolution that follows
+makes channels-last of its result again.
 
 Milliseconds are an estimate, not a measurement: of each operation the longer of its products at the stated 989
 TFLOP/s and its bytes at the stated 3.35 TB/s of an H100 (SXM), added up: no card comes near that. `full_size_gpu.py`
@@ -49,12 +52,14 @@ from threedgen.scene.nerf import NeRF
 
 TFLOPS, TB_PER_S = 989.0, 3.35  # of an H100 (SXM) by its data sheet: half precision without sparsity, memory
 META = torch.device("meta")
+NORMS = (torch.ops.aten.native_group_norm, torch.ops.aten.native_group_norm_backward)
 
 
 @dataclass
 class Cost:
     flop: float = 0.0
     moved: float = 0.0  # bytes
+    copied: float = 0.0  # bytes besides, where a norm changes the layout
     seconds: float = 0.0  # of an estimate
     peak: int = 0  # bytes
 
@@ -77,6 +82,10 @@ class CountedParts(Counting, Parts):
         flop, moved = _flop(func, args, kwargs or {}, result), _moved((args, kwargs), result)
         cost.flop += flop
         cost.moved += moved
+        if func.overloadpacket in NORMS:
+            cost.copied += (
+                4 * args[0].numel() * args[0].element_size()
+            )  # to the norm's layout and back, read and written
         cost.seconds += max(flop / (TFLOPS * 1e12), moved / (TB_PER_S * 1e12))
         return result
 
@@ -183,16 +192,17 @@ def main() -> None:
         step = first_step(config, fine)
         cameras = CameraSampler(config.camera, config.seed).sample(step, config.steps)
         print(f"{len(cameras)} x {cameras.height} x {cameras.width} px, {samples_of(config, step):,} samples")
-        print("| part | TFLOP | GB | GiB at most | ms, estimated |\n|---|---|---|---|---|")
+        print("| part | TFLOP | GB | GB of copies | GiB at most | ms, estimated |\n|---|---|---|---|---|---|")
         costs = count(config, step, dtype=getattr(torch, given.dtype)).costs
-        for part, cost in costs.items():
-            numbers = (
-                f"{cost.flop / 1e12:.2f} | {cost.moved / 1e9:.1f} | {cost.peak / GIB:.2f} | {1e3 * cost.seconds:.1f}"
+        fields = ("flop", "moved", "copied", "seconds")
+        total = Cost(*(sum(getattr(cost, name) for cost in costs.values()) for name in fields))
+        total.peak = max(cost.peak for cost in costs.values())
+        for part, cost in (costs | {"all": total}).items():
+            counted = (
+                f"{cost.flop / 1e12:.2f} | {cost.moved / 1e9:.1f} | {cost.copied / 1e9:.1f} | {cost.peak / GIB:.2f}"
             )
-            print(f"| {part} | {numbers} |")
-        flop, moved, seconds = (sum(getattr(c, name) for c in costs.values()) for name in ("flop", "moved", "seconds"))
-        peak = max(cost.peak for cost in costs.values())
-        print(f"| all | {flop / 1e12:.2f} | {moved / 1e9:.1f} | {peak / GIB:.2f} | {1e3 * seconds:.1f} |\n")
+            print(f"| {part} | {counted} | {1e3 * cost.seconds:.1f} |")
+        print()
 
 
 if __name__ == "__main__":

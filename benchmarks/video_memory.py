@@ -72,10 +72,10 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention as the fused kernels do it: nothing is made but its result, and a number a query for its gradient."""
+    """Attention as the fused kernels do it, where no gradient is asked for: nothing is made but its result."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.scaled_dot_product_attention:
+        if func is functional.scaled_dot_product_attention and not torch.is_grad_enabled():
             return _attended(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -88,9 +88,8 @@ def _attended(
     dropout_p: float = 0.0,
     is_causal: bool = False,
 ) -> Tensor:
-    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     fused = torch.ops.aten._scaled_dot_product_efficient_attention
-    return fused(query, key, value, attn_mask, learns, dropout_p, is_causal)[0]
+    return fused(query, key, value, attn_mask, False, dropout_p, is_causal)[0]
 
 
 def networks(image_conditioning: bool) -> dict[str, nn.Module]:

@@ -34,8 +34,3 @@ def test_attention_has_no_matrix(benchmark):
         q, k, v = torch.empty(1, 1, 1000, 8), torch.empty(1, 1, 500, 8), torch.empty(1, 1, 500, 4)
         # the kernel also says where the random numbers of a dropout stood, two of 8 bytes
         assert benchmark.peak(lambda: scaled_dot_product_attention(q, k, v)) == 1000 * 4 * 4 + 16
-        q.requires_grad_()
-        with torch.enable_grad(), benchmark.FusedAttention(), benchmark.Counting() as counting:
-            scaled_dot_product_attention(q, k, v).sum().backward()
-        gradients = (q.numel() + k.numel() + v.numel() + 1000 * 4) * 4
-        assert q.grad is not None and gradients < counting.peak < gradients + 3 * 1000 * 4 * 4 < 1000 * 500 * 4

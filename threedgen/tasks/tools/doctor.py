@@ -20,8 +20,8 @@ from threedgen.ops.backends import select_backend
 from threedgen.runs.device import multiplies_bfloat16
 
 GIB = 2**30
-# what a step of the full-size recipes needs on a GPU at least, with weights in half precision: estimated. Where there are
-# 20, nothing is computed again to save memory: 18.4 of tensors were measured (benchmarks/full_size_gpu.py)
+# what a step of the full-size recipes needs on a GPU at least, with weights in half precision: estimated. With 20
+# nothing is computed again to save memory: 18.4 of tensors were measured (benchmarks/full_size_gpu.py)
 FULL_SIZE_GIB = 11
 
 
