@@ -2,9 +2,11 @@
 
     python benchmarks/full_size_gpu.py              # one JSON object: seconds a step by part, memory, gradients
 
-The recipe is mvdream-sd21.yaml: its steps at 64 pixels (two objects' views) and at 256. `render`, `encode`, `unet`
-and `backward, optimizer` are times between CUDA events, `step` the clock's. Each size is measured twice, with a march
-that waits for the number of samples (`waiting`) and with one that does not, as training has it.
+The recipe is mvdream-sd21.yaml: its steps at 64 pixels (two objects' views) and at 256. `seconds` are times between
+CUDA events and `gib` the memory that is allocated at most, both by part; `step` is the clock's. Each size is measured
+with a march that waits for the number of samples (`waiting`) and with one that does not, as training has it; then in
+bfloat16, without channels-last, and with the VAE's encoder computed again for its gradients (`variant`).
+`full_size_count.py` counts the same parts without a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from full_size_cpu import SIZES, new_networks  # beside this file
 
-from threedgen.cameras import CameraSampler
+from threedgen.cameras import Cameras, CameraSampler
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
-from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
-from threedgen.diffusion.denoising import Denoised, Guided
+from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
-from threedgen.guidance.sds import ScoreDistillation
 from threedgen.scene.nerf import NeRF
+from threedgen.scene.output import RenderOutput
+from threedgen.tasks.generate import distilling
 from threedgen.tasks.scene_optimizer import SceneOptimizer
 
 TINY = ["camera.coarse_resolution=8", "camera.resolution=16", "guidance.image_size=64", "scene.samples_per_ray=16"]
@@ -45,16 +47,30 @@ LOSS_SCALES = (1.0, 2.0**10, 2.0**16)
 
 
 class Parts:
-    """Seconds of the parts of steps, by events on a GPU and by the clock on a CPU."""
+    """Seconds and peak memory of the parts of steps: each instant is of the part that was begun last.
+
+    Seconds are by events on a GPU and by the clock on a CPU, memory is a GPU's.
+    """
 
     def __init__(self, device: str) -> None:
-        self.on_gpu, self.marks = device == "cuda", defaultdict(list)
+        self.on_gpu, self._part = device == "cuda", ""
+        self.marks: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+        self.peaks: dict[str, int] = defaultdict(int)
+
+    def begin(self, part: str) -> None:
+        """ "": what follows is of none."""
+        now = self._now()
+        if self._part:
+            self.marks[self._part].append((self._since, now))
+            self.peaks[self._part] = max(self.peaks[self._part], self._peak())
+        self._part, self._since = part, now
 
     @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        start = self._now()
+    def of(self, part: str) -> Iterator[None]:
+        """The block; "guidance" follows."""
+        self.begin(part)
         yield
-        self.marks[name].append((start, self._now()))
+        self.begin("guidance")
 
     def _now(self) -> Any:
         if not self.on_gpu:
@@ -62,6 +78,14 @@ class Parts:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+    def _peak(self) -> int:
+        """Bytes at most since it was asked last."""
+        if not self.on_gpu:
+            return 0
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
 
     def seconds(self, steps: int) -> dict[str, float]:
         """Mean of each part a step."""
@@ -71,8 +95,8 @@ class Parts:
         return {name: sum(between(*pair) for pair in pairs) / steps for name, pairs in self.marks.items()}
 
 
-class TimedPrior:
-    """A prior for guidance whose two networks are timed: a codec and a model."""
+class WatchedPrior:
+    """A prior for guidance that tells when its two networks are asked: a codec and a model."""
 
     def __init__(self, prior: MultiViewPrior, parts: Parts) -> None:
         self.prior, self.parts = prior, parts
@@ -85,6 +109,39 @@ class TimedPrior:
     def denoise(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Denoised:
         with self.parts.of("unet"):
             return self.prior.denoise(noisy, timestep, told)
+
+
+def watched(config: Config, scene: NeRF, prior: MultiViewPrior, text: Tensor, parts: Parts) -> Callable[[int], Tensor]:
+    """The recipe's own step, step -> loss, whose parts are told to `parts`. text: [2, L, C], wanted and not."""
+    optimizer, render = SceneOptimizer(scene, config), scene.render
+
+    def watched_render(cameras: Cameras, **options: Any) -> RenderOutput:
+        with parts.of("render"):
+            output = render(cameras, **options)
+        output.rgb.register_hook(lambda gradient: parts.begin("render, backward"))
+        return output
+
+    scene.render = watched_render  # type: ignore[method-assign]
+    take = distilling(scene, config, WatchedPrior(prior, parts), text[:1], text[1:])  # type: ignore[arg-type]
+
+    def updates(step: int, loss: Tensor) -> bool:
+        parts.begin("optimizer")
+        return True
+
+    def step(number: int) -> Tensor:
+        loss = take(number).loss
+        parts.begin("encode, backward")
+        optimizer.step(loss, number, updates)
+        parts.begin("")
+        return loss.detach()
+
+    return step
+
+
+def first_step(config: Config, fine: bool) -> int:
+    """The first of the recipe's steps at the size of its pictures: the coarse one, or the other."""
+    sampler = CameraSampler(config.camera, config.seed)
+    return next(step for step in range(config.steps) if sampler.coarse(step, config.steps) != fine)
 
 
 def random_prior(size: str, device: str, dtype: torch.dtype) -> MultiViewPrior:
@@ -104,45 +161,58 @@ def random_prior(size: str, device: str, dtype: torch.dtype) -> MultiViewPrior:
     return prior.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What is measured beside the default, and what is there at that."""
+
+    name: str = ""
+    dtype: torch.dtype = torch.half
+    channels_last: bool = True
+    encodes_again: bool = False  # the encoder's activations, in the backward pass
+
+    def apply(self, prior: MultiViewPrior) -> None:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        for module in (prior.unet, prior.vae):
+            nn.Module.to(module, self.dtype)
+            for layer in module.modules():
+                if isinstance(layer, nn.Conv2d):
+                    layer.to(memory_format=layout)  # type: ignore[call-overload]
+        if self.encodes_again:
+            prior.vae.enable_gradient_checkpointing()
+        else:
+            prior.vae.disable_gradient_checkpointing()
+
+
 def steps(config: Config, prior: MultiViewPrior, fine: bool, count: int, waiting: bool, width: int) -> dict[str, Any]:
-    """Distil `count` steps of the recipe, after two to warm up; seconds by part and peak memory."""
+    """Distil `count` steps of the recipe, after two to warm up; seconds and memory by part."""
     device = prior.device.type
-    sampler, scene = CameraSampler(config.camera, config.seed), NeRF(config.scene, config.seed, prior.device)
+    scene = NeRF(config.scene, config.seed, prior.device)
     if waiting:
         scene.ops = replace(scene.ops, march_within=None)
-    optimizer = SceneOptimizer(scene, config)
+    parts, warm_up, first = Parts(device), 2, first_step(config, fine)
     text = torch.randn(2, 77, width, generator=torch.Generator().manual_seed(0)).to(device)
-    first = int(config.camera.coarse_fraction * config.steps) + 1 if fine else 0
-    warm_up = 2
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    step = watched(config, scene, prior, text, parts)
     for number in range(warm_up + count):
-        if number in (0, warm_up):
-            parts = Parts(device)
-            timed = TimedPrior(prior, parts)
-            guidance = ScoreDistillation(timed, config.guidance, config.seed)
+        if number == warm_up:
             if device == "cuda":
                 torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+            parts.marks.clear()
+            parts.peaks.clear()
             started = time.perf_counter()
-        step = first + number
-        cameras = sampler.sample(step, config.steps)
-        with parts.of("render"):
-            rgb = scene.render(cameras, generator=generator(config.seed, step, "render")).rgb
-        told = Conditions(text[:1], cameras, cameras.num_views)
-        denoiser = Guided(timed, told, text[1:], config.guidance.guidance_scale, config.guidance.rescale)
-        guided = guidance(rgb, denoiser, step, config.steps)
-        with parts.of("backward, optimizer"):
-            optimizer.step(guided.loss, step)
-    found: dict[str, Any] = parts.seconds(count)
-    found["step"] = (time.perf_counter() - started) / count
-    found |= {"pixels": cameras.height, "views": len(cameras), "waiting": waiting, "finite": bool(rgb.isfinite().all())}
+        loss = step(first + number)
+    seconds = parts.seconds(count)
+    found: dict[str, Any] = {"step": (time.perf_counter() - started) / count, "seconds": seconds}
+    cameras = CameraSampler(config.camera, config.seed).sample(first, config.steps)
+    found |= {"pixels": cameras.height, "views": len(cameras), "waiting": waiting, "finite": bool(loss.isfinite())}
     if device == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        found["gib"] = {part: peak / 2**30 for part, peak in parts.peaks.items()}
+        found["peak_gib"] = max(found["gib"].values())
     return found
 
 
 def half_gradients(prior: MultiViewPrior, size: int) -> list[dict[str, Any]]:
-    """What the encoder's gradient loses in half precision, with and without a loss scale, against float32.
+    """What the encoder's gradient loses in float16 and bfloat16, with and without a loss scale, against float32.
 
     The images are smooth and the latents' gradient is what distillation gives: (latents - x0) / B.
     """
@@ -159,11 +229,17 @@ def half_gradients(prior: MultiViewPrior, size: int) -> list[dict[str, Any]]:
         return found.float() / scale
 
     truth, rows = gradient(exact, 1.0), []
-    for scale in LOSS_SCALES:
+    for dtype, scale in ((dtype, scale) for dtype in (torch.half, torch.bfloat16) for scale in LOSS_SCALES):
+        nn.Module.to(prior.vae, dtype)
         found = gradient(prior, scale)
         finite = found.isfinite()
         error = ((found - truth)[finite].norm() / truth[finite].norm()).item() if finite.any() else None
-        row = {"loss_scale": scale, "relative_error": error, "finite": finite.float().mean().item()}
+        row = {
+            "dtype": str(dtype),
+            "loss_scale": scale,
+            "relative_error": error,
+            "finite": finite.float().mean().item(),
+        }
         rows.append(row | {"zeros": (found == 0).float().mean().item(), "norm": truth.norm().item()})
     return rows
 
@@ -183,6 +259,7 @@ def measure(device: str, tiny: bool, add: Callable[..., None]) -> None:
             rows.append(steps(config, prior, fine, count, waiting, width))
             print(json.dumps(rows[-1]), flush=True)
             add(steps=rows)
+    measure_variants(config, prior, count, width, Variant(dtype=dtype), add)
     per_step = [min(row["step"] for row in rows if row["pixels"] == pixels) for pixels in {r["pixels"] for r in rows}]
     hours = config.steps * sum(per_step) / len(per_step) / 3600
     peak = max(row.get("peak_gib", 0.0) for row in rows)
@@ -190,6 +267,24 @@ def measure(device: str, tiny: bool, add: Callable[..., None]) -> None:
     says = ", ".join(f"{row['pixels']} px {1e3 * row['step']:.0f} ms" for row in rows if not row["waiting"])
     add(says=f"{says} a step, {60 * hours:.0f} minutes for {config.steps} steps, {peak:.1f} GiB")
     add(half_gradients=half_gradients(prior, config.guidance.image_size))
+
+
+def measure_variants(
+    config: Config, prior: MultiViewPrior, count: int, width: int, usual: Variant, add: Callable[..., None]
+) -> None:
+    """Rows as those of `steps`, one thing at a time changed from what is usual, which is there again afterwards."""
+    rows: list[dict[str, Any]] = []
+    for variant in (
+        replace(usual, name="bfloat16", dtype=torch.bfloat16),
+        replace(usual, name="not channels-last", channels_last=False),
+        replace(usual, name="encoder computed again", encodes_again=True),
+    ):
+        variant.apply(prior)
+        for fine in (False, True):
+            rows.append({"variant": variant.name, **steps(config, prior, fine, count, False, width)})
+            print(json.dumps(rows[-1]), flush=True)
+            add(variants=rows)
+    usual.apply(prior)
 
 
 def main() -> int:

@@ -72,13 +72,24 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention as the fused kernels do it: nothing is made but its result."""
+    """Attention as the fused kernels do it, where no gradient is asked for: nothing is made but its result."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.scaled_dot_product_attention:
-            query, _, value = args[:3]
-            return query.new_empty((*query.shape[:-1], value.shape[-1]))
+        if func is functional.scaled_dot_product_attention and not torch.is_grad_enabled():
+            return _attended(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> Tensor:
+    fused = torch.ops.aten._scaled_dot_product_efficient_attention
+    return fused(query, key, value, attn_mask, False, dropout_p, is_causal)[0]
 
 
 def networks(image_conditioning: bool) -> dict[str, nn.Module]:

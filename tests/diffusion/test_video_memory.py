@@ -32,4 +32,5 @@ def test_a_chain_holds_two_neighbours_and_what_is_kept(benchmark):
 def test_attention_has_no_matrix(benchmark):
     with torch.device("meta"):
         q, k, v = torch.empty(1, 1, 1000, 8), torch.empty(1, 1, 500, 8), torch.empty(1, 1, 500, 4)
-        assert benchmark.peak(lambda: scaled_dot_product_attention(q, k, v)) == 1000 * 4 * 4
+        # the kernel also says where the random numbers of a dropout stood, two of 8 bytes
+        assert benchmark.peak(lambda: scaled_dot_product_attention(q, k, v)) == 1000 * 4 * 4 + 16

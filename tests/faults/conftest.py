@@ -57,14 +57,16 @@ def same_state(a, b):
 def toy(tmp_path):
     """toy(name, events, steps, every) optimises a toy in the run `name` of the test's folder, and gives it back.
 
+    Other arguments are those of `fit`.
+
     toy.scene: its class; toy.same(a, b): whether two are the same to the last bit.
     """
 
-    def run_toy(name, events=None, steps=30, every=10, scene=None):
+    def run_toy(name, events=None, steps=30, every=10, scene=None, **options):
         config = load_config(None, [f"steps={steps}", f"checkpoint_every={every}", "preview_every=1000000"])
         scene = scene or ToyScene(events)
         with open_run(tmp_path / name, config) as run:
-            fit(scene, config, run, "toy", scene.take)
+            fit(scene, config, run, "toy", scene.take, **options)
         return scene
 
     run_toy.scene, run_toy.same = ToyScene, same_state

@@ -90,13 +90,28 @@ def test_where_looking_is_dear_it_is_done_when_due_and_then_closely(toy, dear, c
     assert toy.same(found, toy("expected"))
 
 
-def test_where_looking_is_dear_it_is_done_closely_until_there_is_a_checkpoint(toy, dear, capsys, monkeypatch):
-    found = toy("found", {3: bad_gradient})
+@pytest.mark.parametrize(("bad", "seen"), [(0, [*range(30)]), (3, [*range(10), *range(1, 30)])])
+def test_where_looking_is_dear_only_the_first_step_is_done_closely(toy, dear, capsys, monkeypatch, bad, seen):
+    """There is nothing to go back to then; the checkpoint that follows it is what step 4 is undone by."""
+    found = toy("found", {bad: bad_gradient})
     messages = capsys.readouterr().err
-    assert "step 4 is left out: the gradient of scene.bias is not finite" in messages and "back to" not in messages
-    assert found.seen == [*range(30)]
-    monkeypatch.setattr(NumberGuard, "allows", lambda self, step, loss, norm=None: step != 3)
+    assert f"step {bad + 1} is left out: the gradient of scene.bias is not finite" in messages
+    assert ("step 10: the parameter scene.bias is not finite; back to the last checkpoint" in messages) == (bad == 3)
+    assert found.seen == seen
+    monkeypatch.setattr(NumberGuard, "allows", lambda self, step, loss, norm=None: step != bad)
     assert toy.same(found, toy("expected"))
+
+
+def test_a_network_is_looked_at_closely_until_there_is_a_checkpoint(tmp_path):
+    """Its checkpoints are large, so none is written for this."""
+    weight = torch.nn.Parameter(torch.ones(2, device="meta"))
+    guard, number = NumberGuard([weight], {}, "lr"), torch.zeros((), device="meta")
+    assert guard.wants_checkpoint
+    with pytest.raises(RuntimeError, match="meta"):  # it asks for the number
+        guard.allows(0, number, number)
+    (tmp_path / "step-000001").mkdir()
+    for _ in guard.attempts(lambda: 1, tmp_path):
+        assert not guard.wants_checkpoint and guard.allows(1, number, number)
 
 
 @pytest.mark.parametrize(

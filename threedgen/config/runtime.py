@@ -13,8 +13,9 @@ class DeviceName(Enum):
 
 
 class MemoryUse(Enum):
+    auto = "auto"  # normal, and low from the first step on that does not fit into a GPU's memory
     normal = "normal"
-    low = "low"  # for cards of 12 GB: large renders and the VAE's encoder are computed again for their gradients
+    low = "low"  # large renders and the VAE's encoder are computed again for their gradients
 
 
 class PriorPrecision(Enum):
@@ -30,7 +31,7 @@ class PriorPrecision(Enum):
 class RuntimeConfig:
     device: DeviceName = setting(DeviceName.auto, incidental=True)
     precision: PriorPrecision = PriorPrecision.auto
-    memory: MemoryUse = setting(MemoryUse.normal, incidental=True)
+    memory: MemoryUse = setting(MemoryUse.auto, incidental=True)
     threads: int = setting(0, 0, 1024, incidental=True)  # of a CPU; 0: as many as make steps fastest, by measuring them
     deterministic: bool = False  # on CUDA too the same run gives the same bits, more slowly; a CPU always does
 

@@ -18,7 +18,10 @@ class Denoised(NamedTuple):
 
 
 class Denoiser(Protocol):
-    """noisy [B, 4, h, w] at timestep [B] -> noise and x0; B is a whole number of objects with `num_views` views."""
+    """noisy [B, 4, h, w] at timestep [B] -> noise and x0; B is a whole number of objects with `num_views` views.
+
+    Timesteps are on the CPU, where samplers and losses make them: what depends on their values need not ask a GPU.
+    """
 
     @property
     def schedule(self) -> NoiseSchedule: ...

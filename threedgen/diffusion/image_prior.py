@@ -207,7 +207,7 @@ def _on_schedule(image: MultiViewPrior, schedule: NoiseSchedule) -> Model:
     """The 2D model, to be asked at the timesteps of `schedule`."""
     if torch.equal(image.alphas_cumprod, schedule.alphas_cumprod):
         return image
-    return OnSchedule(image, schedule, matching_timesteps(schedule, image.schedule))
+    return OnSchedule(image, schedule, matching_timesteps(schedule, image.schedule).cpu())
 
 
 def _check_levels(own: NoiseSchedule, schedule: NoiseSchedule, config: JointConfig) -> None:

@@ -76,7 +76,6 @@ class Joint:
         """The weight of each of the timesteps [B]; one where it never changes."""
         if self.weight.start == self.weight.end:
             return [self.weight.start]
-        # a GPU is waited for: which networks are asked must be known
         return [value_at(self.weight, progress_at(t, self.schedule)) for t in timestep.tolist()]
 
 
@@ -103,7 +102,7 @@ class OnSchedule:
 
     model: Model
     schedule: NoiseSchedule
-    timesteps: Tensor  # [T] of `model`, see `matching_timesteps`
+    timesteps: Tensor  # [T] of `model`, on the CPU, see `matching_timesteps`
 
     def denoise(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Denoised:
         noise, x0 = self.model.denoise(noisy, self.timesteps[timestep], told)

@@ -183,7 +183,7 @@ class MultiViewPrior(nn.Module):
             truncation=True,
             return_tensors="pt",
         )
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state.float()
+        return self.text_encoder(to_device(tokens.input_ids, self.device)).last_hidden_state.float()
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Scaled posterior means: [B, 3, H, W] in 0..1 -> [B, 4, H/f, W/f]. Differentiable."""
@@ -208,7 +208,7 @@ class MultiViewPrior(nn.Module):
             assert images is not None
             size = self.image_encoder.config.image_size
             resized = interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True)
-            mean, deviation = (resized.new_tensor(x)[:, None, None] for x in (_CLIP_MEAN, _CLIP_STD))
+            mean, deviation = to_device(torch.tensor((_CLIP_MEAN, _CLIP_STD)), resized.device)[:, :, None, None]
             seen = (resized.clamp(0, 1) - mean) / deviation
         return self.image_encoder(seen.to(self.image_encoder.dtype)).image_embeds.float()
 
@@ -224,7 +224,7 @@ class MultiViewPrior(nn.Module):
     def denoise(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Denoised:
         """The noise and the x0 of `noisy` [B, 4, h, w], whatever the network was trained to predict.
 
-        timestep: [B] or [].
+        timestep: [B] or [], on the CPU or on the prior's device.
         """
         prediction = self._predict(noisy, timestep, told)
         alpha, sigma = self.schedule.level(timestep)
@@ -251,6 +251,7 @@ class MultiViewPrior(nn.Module):
     def _predict(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Tensor:
         """What the network says, [B, 4, h, w] in float32. The one place where it is told anything."""
         count, views, dtype = len(noisy), told.num_views, self.unet.dtype
+        timestep = to_device(timestep, self.device)
         latents = noisy.to(dtype, memory_format=torch.channels_last)
         if isinstance(self.unet, MultiViewUNet):
             camera = self._camera_of(mvdream_camera_vectors, told.cameras, count)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from threedgen.cameras import Cameras
 from threedgen.config.sampling import Sampler
+from threedgen.core.transfer import to_device
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoiser, Guided
 from threedgen.diffusion.joint import Mix
@@ -40,7 +41,7 @@ def ddim(
     latents = noisy
     # After the last step the schedule's own first alpha_bar remains (set_alpha_to_one=False), as in the original
     for t, previous in zip(timesteps, [*timesteps[1:], 0], strict=True):
-        timestep = torch.full((len(latents),), t, device=latents.device)
+        timestep = torch.full((len(latents),), t)
         noise, x0 = denoiser(latents, timestep)
         alpha, sigma = denoiser.schedule.level(torch.full_like(timestep, previous))
         if eta == 0:
@@ -48,7 +49,7 @@ def ddim(
             continue
         alpha_now, sigma_now = denoiser.schedule.level(timestep)
         anew = eta * sigma / sigma_now * (1 - (alpha_now / alpha) ** 2).clamp(min=0).sqrt()
-        drawn = torch.randn(latents.shape, generator=generator).to(latents)
+        drawn = to_device(torch.randn(latents.shape, generator=generator), latents.device)
         latents = alpha * x0 + (sigma**2 - anew**2).clamp(min=0).sqrt() * noise + anew * drawn
     return latents
 
@@ -76,7 +77,7 @@ def solve(denoiser: Denoiser, noisy: Tensor, num_inference_steps: int, sampler: 
     solver.set_timesteps(num_inference_steps)
     latents = noisy
     for t in solver.timesteps:
-        x0 = denoiser(latents, torch.full((len(latents),), int(t), device=latents.device)).x0
+        x0 = denoiser(latents, torch.full((len(latents),), int(t))).x0
         latents = solver.step(x0, t, latents).prev_sample
     return latents
 
@@ -111,7 +112,7 @@ def sample_views(
     num_views = num_views if cameras is None else cameras.num_views
     edge = prior.unet.config.sample_size * (image_size or prior.image_size) // prior.image_size
     shape = (len(prompts) * num_views, prior.unet.config.in_channels, edge, edge)
-    noise = torch.randn(shape, generator=generator).to(prior.device)
+    noise = to_device(torch.randn(shape, generator=generator), prior.device)
     told = Conditions(prior.encode_text(prompts), cameras, num_views, picture)
     guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
     denoiser: Denoiser = guided if mix is None else mix(guided)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from threedgen.core.transfer import to_device
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -17,8 +19,11 @@ class NoiseSchedule:
         return len(self.alphas_cumprod)
 
     def level(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t = sqrt(alpha_bar_t) and sigma_t = sqrt(1 - alpha_bar_t), each [B, 1, 1, 1]. timestep: [B] or []."""
-        alpha_bar = self.alphas_cumprod[timestep].reshape(-1, 1, 1, 1)
+        """alpha_t = sqrt(alpha_bar_t) and sigma_t = sqrt(1 - alpha_bar_t), each [B, 1, 1, 1].
+
+        timestep: [B] or [], on the CPU or on the schedule's device.
+        """
+        alpha_bar = self.alphas_cumprod[to_device(timestep, self.alphas_cumprod.device)].reshape(-1, 1, 1, 1)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 

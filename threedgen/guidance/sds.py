@@ -69,7 +69,7 @@ class ScoreDistillation:
         timestep = self._draw_timestep(len(latents) // num_views, step, num_steps, len(denoiser.schedule))
         noise = torch.randn(latents.shape, generator=generator(self.seed, step, "guidance noise"))
         noise = to_device(noise, latents.device)
-        per_view = to_device(timestep.repeat_interleave(num_views), latents.device)
+        per_view = timestep.repeat_interleave(num_views)
         gradient, x0 = distillation_gradient(denoiser, latents.detach(), noise, per_view, self.config.loss)
         target = latents.detach() - self._clipped(gradient) * len(latents)
         loss = 0.5 * (latents - target).square().sum() / len(latents)

@@ -70,7 +70,7 @@ class NeuS(NeRF):
         """
         h, number = self.gradient_step, self.config.sdf.eikonal_points
         points = self.draw_points(number, h, seeded_generator(self.seed, step, "eikonal"))
-        offsets = h * torch.eye(3).to(self.table)
+        offsets = h * torch.eye(3, dtype=self.table.dtype, device=self.device)
         around = torch.stack([points[:, None] + offsets, points[:, None] - offsets])
         ahead, behind = self.signed_distance(around.view(-1, 3)).view(2, number, 3)
         return (ahead - behind) / (2.0 * h)

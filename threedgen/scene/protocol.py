@@ -61,6 +61,8 @@ class Scene(Protocol):
 class RayScene(Scene, RadianceField, Protocol):
     """One that single rays can be sent into, and that has a field: what reconstruction and export need."""
 
+    low_memory: bool  # large images are rendered part by part, and a part once more for its gradients
+
     def trace(self, rays: Rays, jitter: Tensor | None = None) -> tuple[Composite, RaySamples]:
         """What R rays see, without any background, and their samples. jitter: [R], see `ops.ray_jitter`."""
 

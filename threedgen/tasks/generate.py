@@ -28,6 +28,7 @@ from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene, Scene
 from threedgen.scene.shading import draw_shading
 from threedgen.tasks.export import check_export, export_scene
+from threedgen.tasks.memory import saving
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import draw_prompt, encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
@@ -78,10 +79,25 @@ def optimize(
     text, negative_text: [1, L, C], mix: see `encode_prompts`; the prior needs no text encoder any more. Returns the
     scene and how many steps it has behind it.
     """
-    sampler = CameraSampler(config.camera, config.seed)
     scene = make_scene(config, prior.device)
     if config.runtime.memory is MemoryUse.low:
         prior.vae.enable_gradient_checkpointing()
+    take = distilling(scene, config, prior, text, negative_text, mix)
+    save = saving(config.runtime, scene, prior)
+    done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config), save=save)
+    return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done, mix)
+
+
+def distilling(
+    scene: Scene,
+    config: Config,
+    prior: MultiViewPrior,
+    text: Tensor,
+    negative_text: Tensor,
+    mix: Mix | None = None,
+) -> Callable[[int], SceneStep]:
+    """What a step of score distillation into the scene is, by its number; arguments as those of `optimize`."""
+    sampler = CameraSampler(config.camera, config.seed)
     guidance = ScoreDistillation(prior, config.guidance, config.seed)
 
     def ask(cameras: Cameras) -> Denoiser:
@@ -98,12 +114,12 @@ def optimize(
         told, preview = lambda: _figures(guided, output), lambda: _preview(guided, output)
         return SceneStep(loss, told, preview, output.opacity_range, cameras)
 
-    done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config, sampler))
-    return scene, refine(scene, config, run, prior, text, negative_text, config.steps, done, mix)
+    return take
 
 
-def _grows_next(done: int, config: Config, sampler: CameraSampler) -> bool:
+def _grows_next(done: int, config: Config) -> bool:
     """Whether the next step's pictures are larger: what needs more memory may fail."""
+    sampler = CameraSampler(config.camera, config.seed)
     return sampler.coarse(done - 1, config.steps) and not sampler.coarse(done, config.steps)
 
 

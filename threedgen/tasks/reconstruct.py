@@ -15,6 +15,7 @@ from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_json_atomically
 from threedgen.core.randomness import generator
+from threedgen.core.transfer import to_device
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages, background_color, normalization
 from threedgen.imaging import contact_sheet, save_png, tile
@@ -115,17 +116,19 @@ def losses(scene: RayScene, training: PosedImages, background: Tensor | None, co
     weights, random = config.reconstruct, generator(config.seed, step, "rays")
     index = torch.randint(training.num_pixels, (weights.rays_per_step,), generator=random)
     rays, pixels = training.pixels(index)
-    cut_out = training.cut_out[training.views_of(index)].to(scene.device)
-    rays, pixels = Rays(rays.origins.to(scene.device), rays.directions.to(scene.device)), pixels.to(scene.device)
+    cut_out = to_device(training.cut_out[training.views_of(index)], scene.device)
+    rays = Rays(to_device(rays.origins, scene.device), to_device(rays.directions, scene.device))
+    pixels = to_device(pixels, scene.device)
     jitter = scene.ops.ray_jitter(int(torch.randint(2**32, (), generator=random)), len(pixels), scene.device)
     seen, samples = scene.trace(rays, jitter)
     target, opacity_loss = pixels[:, :3], torch.zeros_like(seen.opacity[0])
     if training.cut_out.all():
         behind = torch.zeros_like(target)
     else:
-        behind = scene.background(rays.directions) if background is None else background.to(scene.device)
+        behind = scene.background(rays.directions) if background is None else to_device(background, scene.device)
     if training.has_alpha:
-        alpha, random_color = pixels[:, 3:], torch.rand(len(pixels), 3, generator=random).to(scene.device)
+        random_color = to_device(torch.rand(len(pixels), 3, generator=random), scene.device)
+        alpha = pixels[:, 3:]
         target = target * alpha + random_color * (1.0 - alpha)  # of a photograph as it is, its alpha is 1
         behind = torch.where(cut_out[:, None], random_color, behind)
         known = torch.where(cut_out, alpha[:, 0], seen.opacity.detach())

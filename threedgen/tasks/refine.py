@@ -20,6 +20,7 @@ from threedgen.config.schedules import Schedule, value_at
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.randomness import generator
+from threedgen.core.transfer import to_device
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.joint import Mix
@@ -31,6 +32,7 @@ from threedgen.runs.directory import RunDirectory
 from threedgen.scene import regularizers
 from threedgen.scene.background import drawn_color
 from threedgen.scene.protocol import RayScene
+from threedgen.tasks.memory import saving
 from threedgen.tasks.scene_optimizer import SceneStep, Span, fit
 
 _SETS_AT_ONCE = 8  # of a round: bounds the memory of the UNet
@@ -64,7 +66,7 @@ def refine(
         ends = (value_at(settings.lr_scale, (number + k) / settings.rounds) for k in (0, 1))
         span = Span(first, first + settings.steps, Schedule(*ends))
         take = _Fitting(scene, config, cameras, targets, _colors_behind(config, first))
-        done = fit(scene, config, run, f"refine {number + 1}", take, span)
+        done = fit(scene, config, run, f"refine {number + 1}", take, span, save=saving(config.runtime, scene, prior))
     shutil.rmtree(pictures, ignore_errors=True)
     return done
 
@@ -141,8 +143,8 @@ def redraw(
     """
     timesteps = _timesteps(strength, settings.num_inference_steps, len(prior.schedule))
     latents = prior.encode_images(seen)
-    noise = torch.randn(latents.shape, generator=noise_of).to(latents)
-    alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0], device=latents.device))
+    noise = to_device(torch.randn(latents.shape, generator=noise_of), latents.device)
+    alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0]))
     guided = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
     denoiser = guided if mix is None else mix(guided)
     return prior.decode(ddim(denoiser, alpha * latents + sigma * noise, timesteps))

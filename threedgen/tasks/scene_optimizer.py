@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from PIL.Image import Image
@@ -26,6 +27,7 @@ from threedgen.runs.directory import RunDirectory
 from threedgen.runs.progress import REPORT_EVERY, ProgressLine, StepReport
 from threedgen.runs.stopping import stopping
 from threedgen.scene.protocol import Scene
+from threedgen.tasks.memory import within_memory
 from threedgen.training.guard import NumberGuard, SceneGuard
 from threedgen.training.threads import Threads
 from threedgen.viewer.live import watching
@@ -82,11 +84,19 @@ class SceneOptimizer:
 
         allows: (step, loss) -> bool, asked when the gradients are there.
         """
+        self.backward(loss)
+        self.update(loss, step, allows)
+
+    def backward(self, loss: Tensor) -> None:
+        """The first half of a step: the gradients."""
+        self.adamw.zero_grad()
+        loss.backward()
+
+    def update(self, loss: Tensor, step: int, allows: Callable[[int, Tensor], bool]) -> None:
+        """The second half, from the gradients on; see `step`."""
         scale = value_at(self.span.lr_scale, (step - self.span.first) / (self.span.last - self.span.first))
         for group, lr in zip(self.adamw.param_groups, self.peak_lr, strict=True):
             group["lr"] = lr * scale
-        self.adamw.zero_grad()
-        loss.backward()
         if allows(step, loss):
             self.adamw.step()
         self.scene.after_step(step, self.adamw)
@@ -100,15 +110,17 @@ def fit(
     take: Callable[[int], SceneStep],
     span: Span | None = None,
     is_due: Callable[[int], bool] = lambda done: False,
+    save: Callable[[], bool] = lambda: False,
 ) -> int:
     """Take the span's steps, from the run's latest checkpoint on if there is one, bit for bit as if never stopped.
 
     Returns how many steps the scene has behind it: those of the span, or more if a later span was begun before.
 
     label: of the progress line; take: a step as the scene is now; span: None: the config's own steps; is_due: whether a
-    checkpoint is to be written besides, when so many steps are done.
+    checkpoint is to be written besides, when so many steps are done; save: see `within_memory`.
 
-    Raises DivergedError if it comes to nothing, and what `stopping` raises.
+    Raises DivergedError if it comes to nothing, ThreedgenError if a step does not fit into a GPU's memory, and what
+    `stopping` raises.
     """
     span = span or Span.of(config)
     optimizer = SceneOptimizer(scene, config, span)
@@ -127,6 +139,11 @@ def fit(
             print(f"resumed    at step {start}")
         return start
 
+    def learn(step: int) -> SceneStep:
+        taken = take(step)
+        optimizer.backward(taken.loss)
+        return taken
+
     live = watching(config.viewer)
     guard = NumberGuard(parameters, saved, "optimizer.grid_lr, optimizer.network_lr", tell=tell)
     threads = Threads(run.checkpoints, config.runtime.threads, scene.device)
@@ -137,12 +154,13 @@ def fit(
             with guard, ProgressLine(label) as progress:
                 for step in range(max(start, span.first), span.last):
                     with threads.step(step):
-                        taken, done = take(step), step + 1
-                        optimizer.step(taken.loss, step, guard.allows)
+                        taken, done = within_memory(partial(learn, step), save, tell), step + 1
+                        optimizer.update(taken.loss, step, guard.allows)
                     if live is not None:
                         live.after_step(scene, done, span.last, taken.told, taken.cameras, stop.is_asked)
                     asked = stop.is_asked()
                     is_kept = asked or done == span.last or is_due(done) or done % config.checkpoint_every == 0
+                    is_kept |= guard.wants_checkpoint
                     guard.look(done, is_kept)
                     if done % REPORT_EVERY == 0 or done == span.last:
                         loss, fields = taken.told()

@@ -6,7 +6,8 @@ come again ends it with `DivergedError`.
 
 On a CPU every step is looked at before it is taken. On a GPU that would make every step wait, so the numbers are
 gathered there and looked at when they are read anyway. Every step is looked at before the first checkpoint, when
-nothing could undo it, and after a rollback, until the fault is passed.
+nothing could undo it (a scene's is therefore written after its first step), and after a rollback, until the fault is
+passed.
 """
 
 import sys
@@ -61,13 +62,18 @@ class NumberGuard:
         by_place = {tensor.data_ptr(): name for name, tensor in saved.items()}
         self._parameters = [(by_place.get(p.data_ptr(), f"number {i}"), p) for i, p in enumerate(parameters)]
         self._counts_loss, self._tell, self._advice = counts_loss, tell, _ADVICE.format(rates)
-        self._looks_always = not any(p.is_cuda for p in parameters)
+        self._looks_always = all(p.device.type == "cpu" for p in parameters)
         self._fault: Tensor | None = None  # [], of the steps since it was last looked: not finite if one of them was
         self._bad = 0  # steps in a row
         self._step = 0  # that was last looked at, counted from 1
         self._rolled_back_at = 0  # the step at which that became necessary; those up to it are looked at one by one
         self._problem: NotFinite | None = None
         self._is_kept = False  # a state to go back to
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether one would spare steps: each is looked at until there is a state to go back to, where that is dear."""
+        return not self._looks_always and not self._is_kept
 
     def allows(self, step: int, loss: Tensor, norm: Tensor | None = None) -> bool:
         """Whether the step may be taken. loss: []; norm: [], of all gradients, if it is known. Raises NotFinite."""

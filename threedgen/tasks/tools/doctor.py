@@ -20,9 +20,9 @@ from threedgen.ops.backends import select_backend
 from threedgen.runs.device import multiplies_bfloat16
 
 GIB = 2**30
-# what a step of the full-size recipes needs on a GPU, with weights in half precision. normal: 18.4 of tensors measured
-# (benchmarks/full_size_gpu.py), and what CUDA takes; low: estimated
-FULL_SIZE_GIB = {"normal": 20, "low": 11}
+# what a step of the full-size recipes needs on a GPU at least, with weights in half precision: estimated. With 20
+# nothing is computed again to save memory: 18.4 of tensors were measured (benchmarks/full_size_gpu.py)
+FULL_SIZE_GIB = 11
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -81,10 +81,8 @@ def _check_weights(weights: str) -> None:
     if not torch.cuda.is_available():
         raise ConfigError("the weights are there, but without a GPU a step takes minutes")
     largest = max(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / GIB
-    if largest < FULL_SIZE_GIB["low"]:
-        raise ConfigError(f"the GPU has {largest:.0f} GiB, about {FULL_SIZE_GIB['low']} are needed")
-    if largest < FULL_SIZE_GIB["normal"]:
-        raise ConfigError(f"the GPU has {largest:.0f} GiB: add runtime.memory=low")
+    if largest < FULL_SIZE_GIB:
+        raise ConfigError(f"the GPU has {largest:.0f} GiB, about {FULL_SIZE_GIB} are needed")
 
 
 def _line(kind: str, name: str, check: Callable[[], object]) -> str:

@@ -21,6 +21,7 @@ from threedgen.config.training import DreamboothConfig
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import generator, seeded, stable_seed
+from threedgen.core.transfer import to_device
 from threedgen.data.captioned_views import composite_on
 from threedgen.data.subject_images import read_subject_images
 from threedgen.diffusion.checkpoints.adapters import add_adapter, save_adapter
@@ -162,7 +163,7 @@ class _Batches:
             pictures.append(composite_on(source[index.numpy()], background.numpy()))
         images = torch.from_numpy(np.concatenate(pictures)).movedim(-1, 1)
         with torch.no_grad():
-            return prior.encode_images(images.to(prior.device))
+            return prior.encode_images(to_device(images, prior.device))
 
 
 def mean_change(parameters: Sequence[Tensor], start_values: Sequence[Tensor]) -> Tensor:
@@ -193,8 +194,8 @@ def _train(
     def objective(batch: tuple[int, Tensor]) -> Losses:
         step, latents = batch
         rng = generator(config.seed, step, "noise")
-        noise = torch.randn(latents.shape, generator=rng).to(latents)
-        timestep = torch.randint(1000, (len(latents),), generator=rng).to(latents.device)
+        noise = to_device(torch.randn(latents.shape, generator=rng), latents.device)
+        timestep = torch.randint(1000, (len(latents),), generator=rng)
         text = prior.encode_text(prompts).repeat_interleave(settings.batch_size, 0)
         subject, *others = prior.losses(latents, noise, timestep, Conditions(text)).split(settings.batch_size)
         change = mean_change(trained, start_values)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from threedgen.config.training import TrainConfig
+from threedgen.core.transfer import to_device
 from threedgen.runs.directory import RunDirectory
 from threedgen.runs.distributed import rank, sum_over_processes
-from threedgen.runs.progress import ProgressLine, StepReport
+from threedgen.runs.progress import REPORT_EVERY, ProgressLine, StepReport
 from threedgen.runs.tensorboard import TensorBoard
 from threedgen.tasks.training.batches import NUM_TIMESTEPS, Batch
 from threedgen.training.loop import Losses
@@ -23,7 +24,7 @@ _QUARTERS = ("t0", "t250", "t500", "t750")
 class TrainingLog:
     """Means over `log_every` steps and all processes, on the progress line, in events.jsonl and in `tensorboard/`.
 
-    Only the first process writes.
+    Only the first process writes. The progress line has every step on a CPU, and on a GPU every tenth: reading waits.
     """
 
     def __init__(self, run: RunDirectory, train: TrainConfig, images_per_step: int, device: torch.device) -> None:
@@ -31,7 +32,8 @@ class TrainingLog:
         self._writes = rank() == 0
         self._sums = torch.zeros(2, len(_MODES), len(_QUARTERS), dtype=torch.float64, device=device)  # of losses; count
         self._steps, self._since = 0, time.monotonic()
-        self._last: tuple[int, dict[str, float]] = (0, {})
+        self._report_every = 1 if device.type == "cpu" else REPORT_EVERY
+        self._last: tuple[int, Tensor, Tensor, float] | None = None  # done, loss, gradient's norm, lr; not yet written
 
     def begin(self, start: int) -> Self:
         """start: steps done when this begins; what was counted before is forgotten, after a rollback it comes again."""
@@ -55,7 +57,7 @@ class TrainingLog:
     def add(self, batch: Batch, losses: Losses) -> None:
         """Count the loss of each view of a part of a step."""
         loss = losses.others["views"]
-        quarter = (batch.timestep * len(_QUARTERS) // NUM_TIMESTEPS).to(loss.device)
+        quarter = to_device(batch.timestep * len(_QUARTERS) // NUM_TIMESTEPS, loss.device)
         values = torch.stack([loss.detach().double(), torch.ones_like(loss, dtype=torch.float64)])
         is_multiview = batch.num_views > 1 or batch.cameras is not None  # also of videos without cameras
         self._sums[:, int(is_multiview)].index_add_(1, quarter, values)
@@ -63,26 +65,23 @@ class TrainingLog:
     def step(self, done: int, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
         """Report a step. done: steps done so far; loss: this process's mean, for the progress line."""
         self._steps += 1
-        norm = grad_norm.item()
-        pace = self._steps * self._images_per_step / max(1e-9, time.monotonic() - self._since)
-        if self._writes:
-            fields = {"grad_norm": norm, "images/s": pace}
-            self._progress.update(StepReport(done, self._train.steps, loss.item(), fields))
-        self._last = done, {"grad_norm": norm, "lr": lr, "images_per_second": pace}
+        self._last = done, loss, grad_norm, lr
         if done % self._train.log_every == 0:
             self.finish()
+        elif done % self._report_every == 0:
+            self._report(*self._last)
 
     def finish(self) -> None:
         """Write down what the last steps gave and is not written yet."""
-        if not self._steps:
+        if self._last is None:
             return
-        done, others = self._last
+        done, others = self._last[0], self._report(*self._last)
         losses = self._losses()  # every process takes part in the sum
         if self._writes:
             self._run.events.write("step", step=done, **losses, **others)
             self._board.scalars(done, {f"loss/{name}": mean for name, mean in losses.items()} | others)
         self._sums.zero_()
-        self._steps, self._since = 0, time.monotonic()
+        self._steps, self._since, self._last = 0, time.monotonic(), None
 
     def samples(self, step: int, sheet: Path, quality: float | None) -> None:
         """Tell of a sheet of sampled views. quality: its PSNR in dB, where there is a truth to compare with."""
@@ -92,6 +91,15 @@ class TrainingLog:
         self._board.scalars(step, measured)
         if quality is not None:
             print(f"held-out views at step {step}: {quality:.2f} dB inside the silhouettes", flush=True)
+
+    def _report(self, done: int, loss: Tensor, grad_norm: Tensor, lr: float) -> dict[str, float]:
+        """Show a step; what is kept of it beside its losses."""
+        norm = grad_norm.item()  # first: the pace is that of steps that are done
+        pace = self._steps * self._images_per_step / max(1e-9, time.monotonic() - self._since)
+        if self._writes:
+            fields = {"grad_norm": norm, "images/s": pace}
+            self._progress.update(StepReport(done, self._train.steps, loss.item(), fields))
+        return {"grad_norm": norm, "lr": lr, "images_per_second": pace}
 
     def _losses(self) -> dict[str, float]:
         """The mean loss of everything, of each mode, and of each mode's quarters, those that there were."""

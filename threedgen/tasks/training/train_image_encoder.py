@@ -15,6 +15,7 @@ from torch import Tensor
 from threedgen.config.schema import Config
 from threedgen.config.training import Precision
 from threedgen.core.randomness import stable_seed
+from threedgen.core.transfer import to_device
 from threedgen.diffusion.checkpoints.locate import IMAGE_ENCODER, locate_base, locate_part
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import RunDirectory
@@ -44,7 +45,7 @@ def train_image_encoder(config: Config, run: RunDirectory, prior: MultiViewPrior
     optimizer = torch.optim.AdamW(parameters, betas=train.betas, weight_decay=train.weight_decay, fused=True)
 
     def objective(batch: _Batch) -> Losses:
-        images = batch.images.to(prior.device)
+        images = to_device(batch.images, prior.device)
         with torch.no_grad():
             latents = images.float() if images.dtype == torch.float16 else prior.encode_images(images)
         return Losses(caption_error(prior, latents, batch.captions), {})

@@ -18,6 +18,7 @@ from threedgen.config.schema import Config
 from threedgen.config.training import Precision, PriorNetwork, Trainable
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import seeded
+from threedgen.core.transfer import to_device
 from threedgen.data.training_sources import CLIPS
 from threedgen.diffusion.checkpoints.folders import load_vae
 from threedgen.diffusion.checkpoints.locate import locate_part, locate_weights
@@ -227,14 +228,14 @@ class _Objective(nn.Module):
         """Of each view, [B], as "views"."""
         prior, device = self.prior, self.prior.device
         is_encoded = batch.images.dtype == torch.float16
-        latents = batch.images.to(device).float() if is_encoded else encode_images(prior, batch.images)
+        latents = to_device(batch.images, device).float() if is_encoded else encode_images(prior, batch.images)
         picture = None
         if prior.is_shown_a_picture:
             first = latents[:: batch.num_views]
-            pixels = None if is_encoded else batch.images[:: batch.num_views].to(device)
-            picture = Picture(prior.look(first, pixels) * batch.shown.to(device)[:, None], first)
+            pixels = None if is_encoded else to_device(batch.images[:: batch.num_views], device)
+            picture = Picture(prior.look(first, pixels) * to_device(batch.shown, device)[:, None], first)
         told = Conditions(prior.encode_text(batch.captions), batch.cameras, batch.num_views, picture)
-        views = prior.losses(latents, batch.noise.to(device), batch.timestep.to(device), told)
+        views = prior.losses(latents, to_device(batch.noise, device), batch.timestep, told)
         return Losses(views.mean(), {"views": views})
 
 
@@ -245,7 +246,7 @@ def encode_images(prior: MultiViewPrior, images: Tensor) -> Tensor:
     Its spread is far below the noise that diffusion adds at all but the first timesteps, so that drawing from it would
     teach nothing more, and the mean makes the target a function of the picture.
     """
-    chunks = images.to(prior.device).split(_ENCODED_AT_ONCE)
+    chunks = to_device(images, prior.device).split(_ENCODED_AT_ONCE)
     return torch.cat([prior.encode_images(chunk) for chunk in chunks])
 
 

@@ -12,6 +12,7 @@ from threedgen.config.schema import Config
 from threedgen.config.training import Precision, TrainBackground
 from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import generator, seeded, stable_seed
+from threedgen.core.transfer import to_device
 from threedgen.data.captioned_views import composite_on
 from threedgen.diffusion.mini import new_mini_vae
 from threedgen.runs.directory import RunDirectory
@@ -41,13 +42,13 @@ def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, devic
     average = MovingAverage(vae, _AVERAGE_DECAY)
 
     def objective(batch: _Batch) -> Losses:
-        images = batch.images.to(device)
+        images = to_device(batch.images, device)
         posterior = vae.encode(images).latent_dist
         latents = posterior.sample(generator=generator(config.seed, batch.step, "vae posterior"))
         error = vae.decode(latents).sample.float() - images
         kl = posterior.kl().float().mean() / latents[0].numel()  # nats per latent value
         psnr = -10 * (error.square().mean() / 4).log10()
-        total = reconstruction_loss(error, batch.opacity.to(device)) + _KL_WEIGHT * kl
+        total = reconstruction_loss(error, to_device(batch.opacity, device)) + _KL_WEIGHT * kl
         return Losses(total, {"psnr": psnr, "kl": kl})
 
     def batches(start: int) -> Generator[_Batch]:
