@@ -12,6 +12,8 @@ from threedgen.data.miniworld.kinds import KINDS
 from threedgen.data.miniworld.parts import WORN
 from threedgen.data.miniworld.reading import read
 from threedgen.data.miniworld.textures import MATERIALS, PATTERNS
+from threedgen.diffusion.checkpoints.locate import BUNDLED, locate_part, locate_weights
+from threedgen.diffusion.text.word_file import WordFile
 
 _WIDTH = 100
 _EXAMPLES = (
@@ -31,6 +33,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _patterns() -> str:
+    """Those that the bundled weights have learned; the others are known to trainings on miniworld."""
+    words = WordFile.of_folder(locate_part(locate_weights(BUNDLED), "tokenizer"))
+    learned = [pattern for pattern in PATTERNS if words is None or pattern in words.get_vocab()]
+    others = [f"{pattern} as {synonyms.FALLBACKS[pattern]}" for pattern in PATTERNS if pattern not in learned]
+    return f"with ... {', '.join(learned)}: anything" + (f" (drawn are {', '.join(others)})" if others else "")
+
+
 def _lines() -> list[str]:
     lines = [_entry("colours", COLORS), _entry("materials", [f"{', '.join(MATERIALS)}: in place of a colour"]), ""]
     for family in dict.fromkeys(kind.family for kind in KINDS.values()):
@@ -42,7 +52,7 @@ def _lines() -> list[str]:
         _entry("with", ["a part in brackets above, in a colour of its own"]),
         _entry("wearing", [f"{' or '.join(WORN)}: {wearers}"]),
         _entry("on", [f"{', '.join(BASES)}: {' '.join(SMALL)}"]),
-        _entry("patterns", [f"with ... {', '.join(PATTERNS)}: anything"]),
+        _entry("patterns", [_patterns()]),
         "",
         "Plain English is read as the caption that means the same; notes say what was changed or left out. Read too:",
         "",
