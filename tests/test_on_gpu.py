@@ -48,9 +48,10 @@ def test_every_stage_runs_without_a_gpu(tmp_path):
     assert figures["tests"]["passed"] > 0 and not figures["tests"]["failures"]
     assert all(row["ms"] > 0 for row in figures["kernels"]["steps"] + figures["kernels"]["splats"])
     assert figures["generate"]["timing"]["optimize"] > 0 and figures["generate"]["scores"]
-    parts = {"render", "encode", "unet", "backward, optimizer"}
-    assert all(sum(row[part] for part in parts) <= row["step"] for row in figures["distill"]["steps"])
-    assert figures["distill"]["half_gradients"][0]["relative_error"] == 0  # a CPU computes in float32
+    for row in figures["distill"]["steps"]:
+        assert {"render", "encode", "unet"} < row["seconds"].keys()
+        assert min(row["seconds"].values()) > 0 and sum(row["seconds"].values()) <= row["step"]
+    assert all(0 < row["relative_error"] < 0.1 for row in figures["distill"]["half_gradients"])
     assert figures["train"]["steps"][-1]["images_per_second"] > 0
     assert (tmp_path / "train-prior/unet").is_dir()
 
