@@ -25,7 +25,7 @@ from threedgen.data.miniworld import Spec, build, draw_training_specs, of_kinds,
 
 _FRONT_DEG = 75.0  # photographs show fronts: most single images look from within this angle of the front
 _FRONT_PROBABILITY = 0.8
-CLIPS = "clips"  # the kind of recipe whose cameras move along paths
+ALONG_PATHS = "clips"  # the kind of recipe whose cameras move along paths
 _VERSION = 5  # part of the cache's key: raise it when the pictures change
 
 
@@ -93,42 +93,21 @@ def multiview_captures(
     patterned_share: float = 0.0,
     pattern_scale: float = 1.0,
     *,
-    num_random: int,
+    num_random: int = 0,
+    cameras: str = "multiview",
 ) -> CapturedViews:
     """`num_objects` jittered objects of the training captions, each seen by `camera.num_views` evenly spaced cameras
-    and by `num_random` others.
+    and by `num_random` others; or, with cameras=ALONG_PATHS, in a video of so many frames (`clips.clip_cameras`).
 
     kinds: of these only; none: of all. patterned_share: of the objects those with patterns, which are `pattern_scale`
     times as coarse. Raises ConfigError for an unknown kind.
     """
-    captions = _training_captions(num_objects, seed, kinds, patterned_share)
-    recipe = _Recipe("multiview", captions, camera.num_views, num_random, camera, size, seed, pattern_scale)
-    return _cached(cache, recipe, workers)
-
-
-def clip_captures(
-    cache: Path,
-    num_objects: int,
-    camera: CameraConfig,
-    size: int,
-    seed: int,
-    workers: int,
-    kinds: Sequence[str] = (),
-    patterned_share: float = 0.0,
-    pattern_scale: float = 1.0,
-) -> CapturedViews:
-    """The same objects, each in a video of `camera.num_views` frames (`clips.clip_cameras`)."""
-    captions = _training_captions(num_objects, seed, kinds, patterned_share)
-    return _cached(cache, _Recipe(CLIPS, captions, camera.num_views, 0, camera, size, seed, pattern_scale), workers)
-
-
-def _training_captions(
-    num_objects: int, seed: int, kinds: Sequence[str], patterned_share: float = 0.0
-) -> tuple[str, ...]:
     patterned = round(patterned_share * num_objects)
     specs = draw_training_specs(Random(stable_seed(seed, 0, "objects")), num_objects - patterned, kinds)
     specs += _patterned_specs(patterned, stable_seed(seed, 0, "patterned objects"), kinds)
-    return tuple(spec.caption for spec in specs)
+    captions = tuple(spec.caption for spec in specs)
+    recipe = _Recipe(cameras, captions, camera.num_views, num_random, camera, size, seed, pattern_scale)
+    return _cached(cache, recipe, workers)
 
 
 def _patterned_specs(count: int, seed: int, kinds: Sequence[str]) -> list[Spec]:
@@ -195,7 +174,7 @@ def _draw_cameras(recipe: _Recipe) -> Cameras:
     """One camera a picture: an object has one elevation, field of view and distance."""
     rng = np.random.default_rng(stable_seed(recipe.seed, 0, f"{recipe.kind} cameras"))
     count, views = len(recipe.captions), recipe.num_even + recipe.num_random
-    if recipe.kind == CLIPS:
+    if recipe.kind == ALONG_PATHS:
         return clip_cameras(recipe.camera, count, views, recipe.size, rng)
 
     def uniform(bounds: tuple[float, float]) -> NDArray[np.floating]:

@@ -13,8 +13,8 @@ from threedgen.config.schema import Config
 from threedgen.config.training import PriorNetwork
 from threedgen.data.captioned_images import FolderImages, ShardImages, captioned_pictures
 from threedgen.data.captioned_views import (
+    ALONG_PATHS,
     CapturedViews,
-    clip_captures,
     front_probabilities,
     multiview_captures,
     patterned_captures,
@@ -102,7 +102,7 @@ def _miniworld_objects(config: Config, image_size: int) -> CapturedViews:
         train.pattern_scale,
     )
     if train.multiview_data == CLIPS:
-        return clip_captures(_cache(config), *sizes)
+        return multiview_captures(_cache(config), *sizes, cameras=ALONG_PATHS)
     num_random = 0 if _is_video(config) else config.camera.num_views
     return multiview_captures(_cache(config), *sizes, num_random=num_random)
 
