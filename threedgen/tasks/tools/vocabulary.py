@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
 def _patterns() -> str:
     """Those that the bundled weights have learned; the others are known to trainings on miniworld."""
     words = WordFile.of_folder(locate_part(locate_weights(BUNDLED), "tokenizer"))
-    learned = [pattern for pattern in PATTERNS if words is None or pattern in words.get_vocab()]
+    assert words is not None  # the bundled weights know words one by one
+    learned = [pattern for pattern in PATTERNS if pattern in words.get_vocab()]
     others = [f"{pattern} as {synonyms.FALLBACKS[pattern]}" for pattern in PATTERNS if pattern not in learned]
     return f"with ... {', '.join(learned)}: anything" + (f" (drawn are {', '.join(others)})" if others else "")
 
