@@ -15,7 +15,8 @@ _INSTALLED = "threedgen"  # the command, and the package that `python -m` runs
 def program() -> str:
     """What this program is called in messages and help: "threedgen" where it is installed, else "launch.py"."""
     started = Path(sys.argv[0])
-    return _INSTALLED if _INSTALLED in (started.name, started.parent.name) else "launch.py"
+    is_module = started.name == "__main__.py" and started.parent.name == _INSTALLED
+    return _INSTALLED if is_module or started.name == _INSTALLED else "launch.py"
 
 
 def command() -> str:
