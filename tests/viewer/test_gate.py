@@ -51,6 +51,11 @@ def test_the_token_opens_it_and_a_cookie_keeps_it_open(door):
     assert ask(door, "/", f"{cookie}0")[0].status == 403
 
 
+def test_cookies_of_other_servers_on_the_same_host_are_no_obstacle(door):
+    ours = ask(door, "/?token=a%20secret%20%26%20more")[0].getheader("Set-Cookie").partition(";")[0]
+    assert ask(door, "/", f'theirs={{"dark": true}}; a b; =; {ours}')[0].status == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/", "//[", "/?token=", "/?token=a", "/?token=a+secret", "/?Token=a%20secret%20%26%20more"]
 )
