@@ -141,8 +141,13 @@ def test_closing_stops_everything(tmp_path):
     assert (tmp_path / "a/checkpoint").exists() and not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize(("visible", "expected"), [("0,3", ["0", "3"]), ("1", [None]), ("", None)])
+@pytest.mark.parametrize(
+    ("visible", "expected"), [("0,3", ["0", "3"]), ("1", [None]), ("", [None]), (None, ["0", "1"])]
+)
 def test_devices(monkeypatch, visible, expected):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    cards = len(os.listdir("/proc/driver/nvidia/gpus")) if os.path.exists("/proc/driver/nvidia/gpus") else 0
-    assert devices() == (expected or ([str(i) for i in range(cards)] if cards > 1 else [None]))
+    monkeypatch.setattr(jobs_module.Path, "glob", lambda folder, pattern: [folder / "one", folder / "other"])
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices() == expected

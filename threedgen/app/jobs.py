@@ -153,9 +153,10 @@ class Jobs:
 def devices() -> list[str | None]:
     """CUDA_VISIBLE_DEVICES of each device that can work by itself, without asking torch; [None] for a single one."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = (
-        given.split(",") if given else [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
-    )
+    if given is None:
+        found = [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+    else:
+        found = given.split(",")  # "": none may be used
     return [*found] if len(found) > 1 else [None]
 
 
