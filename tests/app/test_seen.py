@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from threedgen.app.seen import downloads, history, look, planned_steps, remainin
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config, Task
 from threedgen.runs.directory import open_run
+from threedgen.runs.events import EventLog
 
 PROMPT = "a <b>red</b> cat"
 
@@ -52,6 +54,50 @@ def test_how_far_a_run_is(begun):
     assert seen.results is None and seen.title == PROMPT
     said = texts.of_run(seen, State.running, 0, "", None)
     assert "step 30 of 40" in said and "0:05 left" in said and "width:75.0%" in said
+
+
+def test_the_pace_is_none_of_the_time_that_a_run_stood_still(begun):
+    later = [
+        {"time": 9000.0, "event": "started"},
+        {"time": 9009.0, "event": "step", "step": 32},
+        {"time": 9011.0, "event": "step", "step": 34},
+    ]
+    whole = (begun / "events.jsonl").read_text().rpartition("\n")[0]
+    for count, expected in ((1, (30, None)), (2, (32, None)), (3, (34, 6.0))):
+        (begun / "events.jsonl").write_text("\n".join([whole, *map(json.dumps, later[:count])]) + "\n")
+        seen = look(begun)
+        assert (seen.step, seen.remaining) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "state", "told"),
+    [
+        ("EmptyMeshError", "the scene has no surface", State.failed, "the scene has no surface"),
+        ("MemoryError", "", State.failed, "MemoryError"),
+        ("Terminated", "", State.stopped, ""),
+        ("KeyboardInterrupt", "", State.stopped, ""),
+    ],
+)
+def test_how_a_run_ended_that_another_process_did(begun, error, message, state, told):
+    with EventLog(begun / "events.jsonl") as log:
+        log.write("stopped", error=error, message=message)
+    seen = look(begun)
+    assert (seen.state, seen.error) == (state, told)
+
+
+def test_a_run_that_is_done_or_at_work(finished):
+    assert look(finished).state is State.done
+    (finished / "result.json").unlink()
+    assert (look(finished).state, look(finished).error) == (State.stopped, "")
+
+
+@pytest.mark.parametrize("file", ["events.jsonl", "result.json", "config.yaml"])
+@pytest.mark.parametrize("content", [b"\0\0\0\n", b"\xff\xfe\n", b"{\n"])
+def test_a_damaged_folder_hides_no_other(begun, tmp_path, file, content):
+    other = tmp_path / "mini/another"
+    shutil.copytree(begun, other)
+    (other / file).write_bytes(content)
+    assert [seen.folder for seen in history(tmp_path, 5)] == [begun]
 
 
 def test_folders_that_show_nothing(tmp_path, begun):

@@ -71,12 +71,12 @@ class Actions:
         path = Path(folder)
         job, seen = (self.jobs.of(path), look(path)) if folder else (None, None)
         nothing = [_SKIP] * (6 + len(FILES))
-        if job is None and seen is None:
-            return nothing
         if job is not None:
             state, error = job.state, job.error
+        elif seen is not None:
+            state, error = seen.state, seen.error
         else:
-            state, error = State.done if seen and seen.results is not None else State.stopped, ""
+            return nothing
         ahead = self.jobs.ahead_of(job) if job is not None and state is State.waiting else 0
         key = repr((folder, state, ahead, error, seen and (seen.views, seen.preview, seen.step)))
         if key == shown:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from threedgen.app.jobs import State
 from threedgen.config.load import load_config
 from threedgen.config.sampling import AssetFrom
 from threedgen.config.schema import DRAWING, Config, Task
@@ -21,6 +22,7 @@ from threedgen.runs.directory import SAMPLED_VIEWS, finished_results, slug
 from threedgen.runs.events import read_events
 
 _RECENT_REPORTS = 20  # of steps, from which the pace is judged
+_WISHED = ("KeyboardInterrupt", "Terminated")  # what ends a run that is stopped from outside
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,14 @@ class Seen:
     num_steps: int
     remaining: float | None  # seconds to the last step
     results: Mapping[str, Path] | None  # of a finished run, name -> path
-    error: str  # why it ended, if it did not finish
+    error: str  # why it failed, if it did
+
+    @property
+    def state(self) -> State:
+        """As far as the folder tells: a run that another process works on looks as if it was stopped."""
+        if self.results is not None:
+            return State.done
+        return State.failed if self.error else State.stopped
 
     @property
     def views(self) -> list[Path]:
@@ -57,17 +66,20 @@ class Seen:
 
 
 def look(folder: Path) -> Seen | None:
-    """The run in a folder; None if there is none yet, or none that draws something of a prompt or a picture."""
+    """The run in a folder; None if there is none yet, or none that draws something of a prompt or a picture.
+
+    A folder that cannot be read, or holds what no run has written, is none.
+    """
     try:
         config = _config(folder / "config.yaml", (folder / "config.yaml").stat().st_mtime_ns)
-        events = read_events(folder / "events.jsonl")
-    except (FileNotFoundError, ConfigError):
+        events, results = read_events(folder / "events.jsonl"), finished_results(folder)
+    except (OSError, ValueError, ConfigError):
         return None
     if config.task not in DRAWING:
         return None
-    steps = [(float(str(e["time"])), int(str(e["step"]))) for e in events if e["event"] == "step"]
+    begun = max((i for i, event in enumerate(events) if event["event"] == "started"), default=0)
+    steps, since = _reports(events), _reports(events[begun:])  # the pace is none of the time that it stood still
     num_steps = planned_steps(config)
-    last = events[-1] if events else {}
     return Seen(
         folder,
         config,
@@ -76,10 +88,22 @@ def look(folder: Path) -> Seen | None:
         preview=max(folder.glob("previews/step-*.png"), default=None),
         step=steps[-1][1] if steps else 0,
         num_steps=num_steps,
-        remaining=remaining_seconds(steps[-_RECENT_REPORTS:], num_steps),
-        results=finished_results(folder),
-        error=str(last.get("message") or last.get("error", "")) if last.get("event") == "stopped" else "",
+        remaining=remaining_seconds(since[-_RECENT_REPORTS:], num_steps),
+        results=results,
+        error=_failure(events[-1]) if events else "",
     )
+
+
+def _reports(events: list[dict[str, object]]) -> list[tuple[float, int]]:
+    """Time in seconds and number of the steps among them."""
+    return [(float(str(event["time"])), int(str(event["step"]))) for event in events if event["event"] == "step"]
+
+
+def _failure(last: dict[str, object]) -> str:
+    """Why a run failed whose last event this is; empty if it did not."""
+    if last["event"] != "stopped" or last["error"] in _WISHED:
+        return ""
+    return str(last["message"] or last["error"])
 
 
 def planned_steps(config: Config) -> int:
