@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
-_GIB = 2**20  # of the KiB that the system counts in
+_GIB = 2**20  # of the KiB that Linux counts in
 
 
 def forget_peak() -> None:
@@ -21,4 +22,5 @@ def peak_gib() -> float:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / _GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _GIB
+    counted_in = 1024 if sys.platform == "darwin" else 1  # of a KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / counted_in / _GIB
