@@ -122,3 +122,29 @@ def test_smoothing_takes_the_grain_and_leaves_size_and_thin_parts():
     volume = trimesh.Trimesh(smoothed, rod.faces, process=False).volume
     assert volume == pytest.approx(rod.volume, rel=0.03)
     assert smooth(noisy, rod.faces, 0) is noisy
+
+
+def ellipsoid(subdivisions, center=(0.0, 0.0, 0.0)):
+    ball = trimesh.creation.icosphere(subdivisions)
+    return trimesh.Trimesh(ball.vertices * [1.5, 1.0, 0.7] + center, ball.faces, process=False)
+
+
+@pytest.mark.parametrize("iterations", [12, 100, 1000])
+def test_few_faces_and_many_iterations_leave_each_part_its_volume_and_place(iterations):
+    parts = [ellipsoid(2), ellipsoid(1, (5.0, 0.0, 1.0))]
+    both = trimesh.util.concatenate(parts)
+    smoothed = smooth(both.vertices, both.faces, iterations)
+    for part, after in zip(parts, np.split(smoothed, [len(parts[0].vertices)]), strict=True):
+        assert trimesh.Trimesh(after, part.faces, process=False).volume == pytest.approx(part.volume, rel=1e-9)
+        assert np.abs(after.mean(0) - part.vertices.mean(0)).max() < 0.05
+        assert np.ptp(after, axis=0).max() < 1.1 * 3.0
+
+
+def test_no_wave_grows():
+    """Bumps of a size at which 1000 of Taubin's own steps would double them."""
+    ball = trimesh.creation.icosphere(4)
+    x, y, z = ball.vertices.T
+    bumps = 0.05 * np.cos(7 * np.arctan2(y, x)) * (1 - z**2) ** 3.5  # a spherical harmonic of degree 7
+    smoothed = smooth(ball.vertices * (1 + bumps)[:, None], ball.faces, 1000)
+    heights = np.linalg.norm(smoothed, axis=1) - 1
+    assert abs(heights @ bumps) < 1.02 * (bumps @ bumps)

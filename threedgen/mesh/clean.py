@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import fast_simplification
 import numpy as np
 from scipy.sparse import coo_array
@@ -41,18 +43,36 @@ def keep_large_components(vertices: Array, faces: Array) -> tuple[Array, Array]:
 
 
 def smooth(vertices: Array, faces: Array, iterations: int) -> Array:
-    """Vertices [V, 3] after Taubin's filter (1995): a step of 0.5 to the neighbours' mean, one of -0.53 back.
+    """Vertices [V, 3] after Taubin's filter (1995): a step of 0.5 to the neighbours' mean, one of mu = -0.53 back.
 
-    Grain of the size of a few faces goes; volume and thin parts stay, which they do not when only averaging.
+    Grain of the size of a few faces goes; volume and thin parts stay, which they do not when only averaging. What the
+    two steps make of a wave is at most 1 + (|mu| - 0.5)^2 / (2 |mu|) of it: from twelve iterations on mu is nearer to
+    -0.5, so that all of them add 1 % at most. Each connected part then gets back the volume that it had (Desbrun et al.
+    1999), which few faces would lose.
     """
+    if iterations == 0:
+        return vertices
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     edges = np.concatenate([edges, edges[:, ::-1]])
     neighbours = coo_array((np.ones(len(edges)), edges.T), shape=(len(vertices), len(vertices))).tocsr()
     count = np.maximum(neighbours.sum(axis=1), 1)[:, None]
+    before, back = vertices, 0.5 + min(0.03, 0.1 / math.sqrt(iterations))
     for _ in range(iterations):
-        for step in (0.5, -0.53):
+        for step in (0.5, -back):
             vertices = vertices + step * (neighbours @ vertices / count - vertices)
-    return vertices
+    num_parts, part = connected_components(neighbours, directed=False)
+    volumes, volumes_before = (_volumes(each, faces, part, num_parts) for each in (vertices, before))
+    is_solid = volumes * volumes_before > 0
+    scale = np.cbrt(np.divide(volumes_before, volumes, where=is_solid, out=np.ones(num_parts)))[part, None]
+    size = np.bincount(part)
+    centers = np.stack([np.bincount(part, axis) / size for axis in vertices.T], 1)[part]
+    return centers + scale * (vertices - centers)
+
+
+def _volumes(vertices: Array, faces: Array, part: Array, num_parts: int) -> Array:
+    """[num_parts] of closed surfaces; part: the one that each vertex belongs to."""
+    a, b, c = vertices[faces].transpose(1, 0, 2)
+    return np.bincount(part[faces[:, 0]], (a * np.cross(b, c)).sum(1), minlength=num_parts) / 6.0
 
 
 def simplify(vertices: Array, faces: Array, max_faces: int) -> tuple[Array, Array]:
