@@ -176,6 +176,14 @@ def test_a_distance_without_an_inside_is_refused(least, words):
     assert "\n" not in str(caught.value)
 
 
+def test_an_inside_of_a_single_point_is_refused():
+    """So little below 0 in one sample that in the numbers of files the surface around it is a point."""
+    point = torch.full((3,), 0.3125)  # of the coarse grid, and of a fine one of 8 cells around it
+    outside = lambda p: torch.where((p - point).norm(dim=-1) < 0.01, -1e-9, 1.0)  # noqa: E731
+    with pytest.raises(EmptyMeshError, match="is a point"):
+        extract_isosurface(DistanceField(outside), 8)
+
+
 def test_a_broken_scene_is_refused(analytic):
     field = analytic.Field(lambda p: torch.full((len(p),), math.nan))
     with pytest.raises(EmptyMeshError, match="not a number"):

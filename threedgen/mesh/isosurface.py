@@ -35,14 +35,16 @@ def extract_isosurface(scene: RadianceField, resolution: int, threshold: float =
 
     Raises:
         EmptyMeshError: the density nowhere exceeds the threshold, is not a number, or is too thin to look solid; the
-            distance is nowhere negative, or not a number.
+            distance is nowhere negative, or not a number; or the surface is so small that it is but a point.
     """
     if isinstance(scene, DistanceField):
         vertices, faces = _where_distance_is_0(scene, resolution)
     else:
         vertices, faces = _where_density_is(scene, resolution, threshold)
-    vertices, faces = keep_large_components(vertices, faces)
-    return separate_sheets(*merge_by_position(vertices, faces))
+    vertices, faces = separate_sheets(*merge_by_position(*keep_large_components(vertices, faces)))
+    if len(faces) == 0:
+        raise EmptyMeshError("the scene has no surface: all that there is of it is a point. Optimise for more steps")
+    return vertices, faces
 
 
 def _where_distance_is_0(scene: DistanceField, resolution: int) -> tuple[Array, Array]:
