@@ -27,7 +27,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Container, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -213,7 +213,7 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     try:
-        config = load_config("train-mini.yaml", [f"weights={given.weights}"])
+        config = replace(load_config("train-mini.yaml"), weights=given.weights)
         prior = load_prior(config)
     except ThreedgenError as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)

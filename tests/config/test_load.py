@@ -76,6 +76,29 @@ def error_of(*arguments) -> str:
     return message
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["task=train_prior", "weights=a/folder"],
+            "weights='a/folder' (on the command line): task train_prior does not read it: set train.start_from",
+        ),
+        (["task=train_prior", "steps=400"], "set train.steps"),
+        (["task=train_gaussians", "checkpoint_every=10"], "set train.checkpoint_every"),
+        (["task=train_gaussians", "preview_every=10"], "set train.sample_every"),
+        (
+            ["aware.every=5"],
+            "aware.every=5 (on the command line): task generate has no 3D-aware steps; dense_views has",
+        ),
+        (["task=sample_views", "aware.steps=[10,20]"], "aware.steps=[10, 20] (on the command line): task sample_views"),
+    ],
+)
+def test_settings_of_other_tasks_that_would_be_ignored(words, message):
+    assert message in error_of(None, words)
+    load_config(None, ["task=train_gaussians", "weights=mini-video"])
+    load_config(None, ["task=dense_views", "aware.every=5"])
+
+
 def test_no_recipe_gives_the_schemas_defaults():
     assert load_config(None, []) == Config()
 

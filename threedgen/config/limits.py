@@ -11,6 +11,7 @@ from typing import Any
 from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_TABLES
 from threedgen.config.export import EXPORT_FORMATS
 from threedgen.config.guidance import JointConfig, JointMode
+from threedgen.config.sampling import AwareConfig
 from threedgen.config.scene import Geometry
 from threedgen.config.schedules import Schedule, value_at
 from threedgen.config.schema import Config, Task
@@ -44,6 +45,20 @@ LIMITS = {
 _JOINT_IN = {
     "views": (Task.sample_views, Task.dense_views, Task.generate, Task.dreambooth),
     "guidance": (Task.generate, Task.evaluate, Task.reconstruct, Task.dense_views),
+}
+# task -> a setting of other tasks, which it does not read -> its own in place of it
+_OWN = {
+    Task.train_prior: {
+        "weights": "train.start_from",
+        "steps": "train.steps",
+        "checkpoint_every": "train.checkpoint_every",
+        "preview_every": "train.sample_every",
+    },
+    Task.train_gaussians: {
+        "steps": "train.steps",
+        "checkpoint_every": "train.checkpoint_every",
+        "preview_every": "train.sample_every",
+    },
 }
 # settings that change how a run is carried out, never what comes out
 INCIDENTAL = tuple(key for key, metadata in _described(Config()) if metadata.get("incidental"))
@@ -112,6 +127,13 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         fail("export.threshold", "must be 0 with scene.geometry=sdf, whose surface is where the distance is 0")
     if config.image and config.task is not Task.dense_views:
         fail("image", f"task {config.task.name} shows no picture to its model; dense_views does")
+    defaults = flatten(Config())
+    for key, own in _OWN.get(config.task, {}).items():
+        if flat[key] != defaults[key]:
+            fail(key, f"task {config.task.name} does not read it: set {own}")
+    if config.task is not Task.dense_views and config.aware != AwareConfig():
+        odd = next(key for key in flat if key.startswith("aware.") and flat[key] != defaults[key])
+        fail(odd, f"task {config.task.name} has no 3D-aware steps; dense_views has")
     if config.train.network is PriorNetwork.video:
         for name in ("view_attention", "camera_input"):
             if getattr(config.train, name) is not getattr(TrainConfig(), name):
