@@ -33,14 +33,21 @@ def test_a_recipe_of_ones_own_that_is_wrong_is_one_line_among_the_others(capsys,
 
 
 @pytest.mark.parametrize(
-    ("gib", "said"), [(None, "without a GPU"), (8, "about 11 are needed"), (12, "yes"), (24, "yes")]
+    ("gib", "capability", "said"),
+    [
+        (None, 0, "without a GPU"),
+        (6, 8, "has 6.0 GiB, about 7 are needed"),
+        (7.8, 8, "yes"),  # what a card of 8 GiB has
+        (7.8, 7, "about 11 are needed"),  # it has not the fused kernels of the field
+        (12, 7, "yes"),
+    ],
 )
-def test_full_size_weights_need_a_gpu_that_holds_a_step(tmp_path, monkeypatch, gib, said):
+def test_full_size_weights_need_a_gpu_that_holds_a_step(tmp_path, monkeypatch, gib, capability, said):
     for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler"):
         (tmp_path / part).mkdir()
     with open(tmp_path / "unet/model.safetensors", "wb") as file:
         file.truncate(2 * doctor.GIB)  # takes no space
-    card = SimpleNamespace(name="card", total_memory=(gib or 0) * doctor.GIB)
+    card = SimpleNamespace(name="card", total_memory=int((gib or 0) * doctor.GIB), major=capability)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gib is not None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
