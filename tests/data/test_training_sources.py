@@ -119,6 +119,14 @@ def test_miniworld_is_opened_by_its_name(tmp_path):
     assert single.image.shape == (12, 12, 4) and (single.image[..., :3] <= single.image[..., 3:]).all()
 
 
+def test_patterned_pictures_of_which_none_are_shown_are_not_drawn(tmp_path):
+    train = TrainConfig(num_objects=2, num_patterned_images=3, render_workers=1, patterned_share=0.0)
+    pictures = open_image_source("miniworld", Config(output_root=str(tmp_path), train=train), 12)
+    assert len(list(tmp_path.rglob("multiview-*"))) == 1 and not list(tmp_path.rglob("patterned-*"))
+    assert len(pictures) == 2
+    assert {pictures.draw(index, rng(index)).caption for index in range(2)} == set(pictures.captured.captions)
+
+
 def world_sides():
     """World direction -> colour of a cube whose file has its front at +z and y upwards (glTF)."""
     return {(1, 0, 0): RED, (-1, 0, 0): GREEN, (0, 1, 0): BLUE, (0, -1, 0): YELLOW, (0, 0, 1): CYAN}

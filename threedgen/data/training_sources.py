@@ -68,16 +68,7 @@ def open_image_source(where: str, config: Config, image_size: int) -> ImageSourc
     """
     if where == MINIWORLD:
         train = config.train
-        patterned = patterned_captures(
-            _cache(config),
-            train.num_patterned_images,
-            config.camera,
-            image_size,
-            config.seed,
-            train.render_workers,
-            train.kinds,
-            train.pattern_scale,
-        )
+        patterned = _patterned(config, image_size) if train.patterned_share > 0 else None
         return MiniworldPhotographs(_miniworld_objects(config, image_size), patterned, train.patterned_share)
     source: ShardImages | FolderImages
     if is_shards(where):
@@ -86,6 +77,20 @@ def open_image_source(where: str, config: Config, image_size: int) -> ImageSourc
         source = FolderImages(captioned_pictures(Path(where)), image_size)
     source.check(where)
     return source
+
+
+def _patterned(config: Config, image_size: int) -> CapturedViews:
+    train = config.train
+    return patterned_captures(
+        _cache(config),
+        train.num_patterned_images,
+        config.camera,
+        image_size,
+        config.seed,
+        train.render_workers,
+        train.kinds,
+        train.pattern_scale,
+    )
 
 
 def _miniworld_objects(config: Config, image_size: int) -> CapturedViews:
@@ -169,23 +174,25 @@ class MiniworldPhotographs:
     """Patterned pictures, a share of all and evenly among them; the others are views picked as photographs of objects,
     mostly from the front."""
 
-    def __init__(self, captured: CapturedViews, patterned: CapturedViews, patterned_share: float = 0.5):
+    def __init__(self, captured: CapturedViews, patterned: CapturedViews | None, patterned_share: float = 0.5):
+        """patterned: None: there are none, and patterned_share is 0."""
         self.captured, self.patterned, self.patterned_share = captured, patterned, patterned_share
         self._probabilities = front_probabilities(captured.azimuth_deg)
 
     def __len__(self) -> int:
         share = self.patterned_share
-        halves = ((self.patterned, share), (self.captured, 1 - share))
+        halves = ((self.patterned or (), share), (self.captured, 1 - share))
         return max(math.ceil(len(views) / part) for views, part in halves if part > 0)
 
     def draw(self, index: int, rng: np.random.Generator) -> CaptionedImage:
         before, with_it = (math.ceil(i * self.patterned_share) for i in (index, index + 1))  # patterned ones
-        is_object = with_it == before
-        captured, number = (self.captured, index - before) if is_object else (self.patterned, before)
+        captured, number = self.captured, index - before
+        if self.patterned is not None and with_it > before:
+            captured, number = self.patterned, before
         if number >= len(captured):  # of the smaller part: the numbers that it lacks stand for any of it
             number = int(rng.integers(len(captured)))
         views = captured.images[number]
-        chosen = rng.choice(len(views), p=self._probabilities[number]) if is_object else 0
+        chosen = rng.choice(len(views), p=self._probabilities[number]) if captured is self.captured else 0
         return CaptionedImage(np.array(views[chosen]), captured.captions[number])
 
     def texts(self) -> Sequence[str]:

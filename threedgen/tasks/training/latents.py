@@ -62,5 +62,6 @@ def encoded(sources: TrainingSources, encode: Encode, kind: TrainBackground, see
     if isinstance(views, (MiniworldViews, MiniworldOrbits)):
         views = type(views)(of(views.captured))
     if isinstance(images, MiniworldPhotographs):
-        images = MiniworldPhotographs(of(images.captured), of(images.patterned), images.patterned_share)
+        patterned = None if images.patterned is None else of(images.patterned)
+        images = MiniworldPhotographs(of(images.captured), patterned, images.patterned_share)
     return TrainingSources(views, images)
