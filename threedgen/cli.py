@@ -172,7 +172,8 @@ def _run_batch(config: Config, arguments: argparse.Namespace) -> int:
     if len(jobs) < len(found):
         print(f"note       {len(found) - len(jobs)} runs are the same as another and are left out", flush=True)
     title = Path(config.prompts).stem or config.prompt
-    folder = Path(config.output_root) / name / "batches" / f"{slug(title) or 'batch'}-{config_hash(config, name)}"
+    of_seeds = f"{name} seeds={config.seeds}" if config.seeds else name  # which are no part of a run's own settings
+    folder = Path(config.output_root) / name / "batches" / f"{slug(title) or 'batch'}-{config_hash(config, of_seeds)}"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         gallery = Gallery(folder, title, jobs)

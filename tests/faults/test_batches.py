@@ -60,6 +60,12 @@ def test_what_happens_to_one_prompt_costs_this_one_alone(batch, capsys):
     assert calls().count("a good") == 1 and calls().count("a empty") == 2
 
 
+def test_a_prompt_that_no_process_can_be_told_costs_this_one_alone(batch):
+    assert batch(["a good", "a \0 good", "é" * 70_000, "b good"]) == 1
+    assert [row["state"] for row in table()] == ["done", "failed", "failed", "done"]
+    assert "embedded null byte" in table()[1]["error"] and "Argument list too long" in table()[2]["error"]
+
+
 def test_one_that_hangs_is_ended(batch):
     started = time.monotonic()
     assert batch(["a deaf"], "batch.timeout=0.05") == 1
@@ -95,6 +101,13 @@ def test_two_dispatchers_do_not_work_on_one_batch(batch, capsys):
         assert batch(["a good", "b good"]) == 1
     assert "another process is working in outputs/tiny/batches/list-" in capsys.readouterr().err
     assert calls() == ["a good"]
+
+
+def test_other_seeds_of_the_same_prompts_have_a_page_of_their_own(batch):
+    for seeds in ("seeds=0..1", "seeds=2", "seeds=0..1"):
+        assert batch(["a good"], seeds) == 0
+    rows = [path.read_text().splitlines()[1:] for path in Path("outputs/tiny/batches").glob("*/summary.csv")]
+    assert sorted(map(len, rows)) == [1, 2]
 
 
 def test_lines_have_settings_and_prompts_have_seeds(batch):

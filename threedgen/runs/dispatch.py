@@ -73,7 +73,11 @@ def run_apart(
                     print(f"[{number + 1}/{len(jobs)}] {jobs[number]}", flush=True)
                     log = logs / f"{number + 1:04d}.log"
                     log.write_bytes(b"")
-                    running[number] = start(jobs[number], log)
+                    try:
+                        running[number] = start(jobs[number], log)
+                    except (OSError, ValueError) as error:  # a prompt with a NUL, or longer than a process can be told
+                        reason = f"its process could not be started: {error}"
+                        end(number, Outcome(str(jobs[number]), 0.0, None, reason))
             for number, one in list(running.items()):
                 if one.is_over():
                     del running[number]
