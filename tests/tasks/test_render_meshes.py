@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,22 @@ def test_files_of_one_name_get_folders_of_their_own(meshes, tmp_path, capsys):
     assert (sources["ball-obj"], sources["ball-obj-obj"]) == ("ball-obj.stl", "ball.obj")
     assert render(meshes, tmp_path / "shards", "--shards", 8) == 0
     assert len(Shards([tmp_path / "shards/00000.tar"])) == 5
+
+
+def test_names_of_many_files_are_compared_once():
+    """Of 1000 files none is compared with every other one: a folder may have a hundred thousand."""
+    compared = []
+
+    class Counted(type(Path())):
+        def __eq__(self, other):
+            compared.append(1)
+            return super().__eq__(other)
+
+        __hash__ = Path.__hash__
+
+    files = [Counted(f"{number}.{ending}") for number in range(500) for ending in ("glb", "obj")]
+    names = render_meshes._own_names(files)
+    assert len(set(map(str, names))) == 1000 and len(compared) < 20_000
 
 
 def test_a_library_says_nothing_of_its_own(tmp_path, capfd):

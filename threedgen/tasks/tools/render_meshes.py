@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -185,15 +186,16 @@ def _own_names(files: Sequence[Path]) -> list[Path]:
     folder chair is chair-obj.
     """
     plain = [file.with_suffix("") for file in files]
+    count = Counter(plain)
     folders = {folder for file in files for folder in file.parents}
-    names: list[Path] = []
+    names: dict[Path, None] = {}  # in order; a list would be searched from end to end for each of them
     for file, name in zip(files, plain, strict=True):
-        if plain.count(name) > 1 or name in folders:
+        if count[name] > 1 or name in folders:
             name = name.with_name(f"{name.name}-{file.suffix[1:].lower()}")
-            while name in names or name in plain or name in folders:
+            while name in names or name in count or name in folders:
                 name = name.with_name(f"{name.name}-{file.suffix[1:].lower()}")
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
 def _read_captions(source: Path, files: Sequence[tuple[str, Path]]) -> dict[str, str]:
