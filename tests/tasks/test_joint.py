@@ -99,6 +99,7 @@ def test_settings_that_cannot_work_are_one_line(words, message):
     [
         (["views.joint.weights=weights/nowhere"], 3, "no weights at weights/nowhere"),
         (["views.joint.weights=mini-video"], 2, "has no 2D mode"),
+        (["task=generate", "weights=mini-video", "camera.num_views=1"], 2, "weights=mini-video have no such 2D mode"),
         (["weights=mini-video", "views.joint.weights=own"], 2, "joint.weights=own: the prior has no 2D mode"),
         (["weights=mini-video", "views.joint.weights=mini", "views.joint.mode=consistency"], 2, "self_camera=true"),
         (["task=generate", "guidance.joint.weights=mini-video"], 2, "has no 2D mode"),

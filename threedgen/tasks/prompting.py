@@ -10,6 +10,7 @@ from torch import Tensor
 from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.guidance import JointConfig
 from threedgen.config.schema import Config
+from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading
 from threedgen.diffusion.image_prior import ImagePrior
@@ -45,8 +46,13 @@ def encode_prompts(
     `guidance.joint` beside the prior, which has read them too.
 
     typed: the config before its prompts were read for the prior, which the 2D model reads in its own way; None: the
-    same.
+    same. Raises ConfigError where the prior is to be asked for single pictures and has no 2D mode.
     """
+    if config.camera.num_views == 1 and not prior.has_2d_mode:
+        raise ConfigError(
+            f"camera.num_views=1 asks the prior for pictures without a camera, and weights={config.weights} have no "
+            "such 2D mode: they are a video network's, or were trained on sets of views alone"
+        )
     mix = _told(load_joint(config.guidance.joint, prior), typed or config)
     return prior.encode_text([config.prompt]), prior.encode_text([config.negative_prompt]), mix
 
