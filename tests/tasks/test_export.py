@@ -86,11 +86,23 @@ def test_the_report_is_strict_and_true(folder):
     assert report["settings"]["resolution"] == 20 and report["settings"]["colors"] == "texture"
 
 
+def test_an_object_that_the_cube_cuts_off_is_told(folder, tmp_path, capsys):
+    """The ball that a scene starts as, in a cube that it fits into and in one that it does not."""
+    make_run(tmp_path / "cut", "scene.radius=0.25")
+    assert cli.main(["export", str(tmp_path / "cut")]) == 0
+    assert "warning: the scene's cube cuts the object off" in capsys.readouterr().err
+    reports = [json.loads((run / "report.json").read_text()) for run in (folder, tmp_path / "cut")]
+    assert [report["cut_off"] for report in reports] == [False, True]
+    assert np.abs(reports[1]["bounds"]).max() == pytest.approx(0.25, rel=0.1)
+
+
 def test_the_psnr_falls_when_the_mesh_is_not_the_scenes(folder, monkeypatch):
     config = load_config(folder / "config.yaml")
     scene = make_run(folder / "other")[1]
     monkeypatch.setattr("threedgen.mesh.bake.surface_colors", lambda scene, points, normals: 1 - points * 0)
-    write_assets(scene, config, folder, folder, 7)
+    write_assets(scene, config, folder, folder, 12)
+    page = (folder / "preview.html").read_text()
+    assert "<th>steps</th><td>12</td>" in page  # of 7, and then of a refinement
     assert json.loads((folder / "report.json").read_text())["mesh_vs_scene_psnr"] < 20
 
 
@@ -115,7 +127,7 @@ def test_another_export_takes_the_place_of_the_first(folder, capsys):
     assert len(trimesh.load(folder / "asset.ply").faces) == pytest.approx(200, rel=0.1)
     report = json.loads((folder / "report.json").read_text())
     assert report["settings"]["colors"] == "vertex" and report["texture_size"] is None and report["step"] == 3
-    assert report["watertight"]
+    assert report["watertight"] and "<th>steps</th><td>3 of 7</td>" in (folder / "preview.html").read_text()
     assert contents(folder / "checkpoints") == checkpoints and (folder / "config.yaml").read_bytes() == config
     assert json.loads((folder / "result.json").read_text())["ply"] == "asset.ply"
     assert [event["event"] for event in read_events(folder / "events.jsonl")][-2:] == ["exported", "finished"]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -127,6 +128,14 @@ def _write_all(
 ) -> dict[str, Path]:
     started = time.monotonic()
     surface = extract_surface(scene, config.export)
+    is_cut = bool(np.abs(surface.vertices).max() > scene.radius)  # where it leaves the cube it is closed just beyond
+    if is_cut:
+        print(
+            "warning: the scene's cube cuts the object off, which is flat there: give it room by a larger scene.radius "
+            "(in a reconstruction by a smaller reconstruct.scale)",
+            file=sys.stderr,
+            flush=True,
+        )
     mesh = paint(scene, surface, config.export, rasterizer)
     lift = -float(surface.vertices[:, 2].min()) if config.export.on_floor else 0.0
     results = _write_formats(lifted(mesh, lift), scene, surface, lift, config.export, folder)
@@ -152,6 +161,7 @@ def _write_all(
         "step": step,
         **describe_mesh(lifted(mesh, lift), rasterizer),
         "lifted_by": round(lift, 6),
+        "cut_off": is_cut,
         "mesh_vs_scene_psnr": round(quality, 2) if math.isfinite(quality) else None,
         "scene_vs_prior": noted.fit,
         "seconds": {
@@ -258,6 +268,11 @@ def _plain(config: ExportConfig) -> dict[str, Any]:
     return {name: value.name if isinstance(value, Enum) else value for name, value in values.items()}
 
 
+def _steps(done: int, planned: int) -> str:
+    """How far a run is; the steps of a refinement come after those that were planned."""
+    return f"{done:,} of {planned:,}" if done < planned else f"{done:,}"
+
+
 def _write_preview(
     glb: bytes, results: dict[str, Path], rows: list[Row], report: dict[str, Any], config: Config, run_folder: Path
 ) -> None:
@@ -282,7 +297,7 @@ def _write_preview(
     }
     run_facts = {
         "seed": f"{config.seed}",
-        **({"steps": f"{report['step']:,} of {config.steps:,}"} if report["step"] else {}),
+        **({"steps": _steps(report["step"], config.steps)} if report["step"] else {}),
         **({"pictures": config.data} if config.task is Task.reconstruct else {"weights": config.weights}),
     }
     write_preview(
