@@ -39,6 +39,24 @@ def test_a_terminal_gets_one_line_redrawn():
     assert all(len(after) >= len(before.rstrip()) for before, after in itertools.pairwise(redrawn))
 
 
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (90, "optimise 90/200  45%  loss 512.3  grad_norm 35.91  t 612  opacity 0.1833  ETA 1:50"),
+        (80, "optimise 90/200  45%  loss 512.3  grad_norm 35.91  t 612  ETA 1:50"),
+        (45, "optimise 90/200  45%  loss 512.3  ETA 1:50"),
+        (30, "optimise 90/200  45%  loss 51"),
+    ],
+)
+def test_a_terminal_gets_no_line_that_wraps(monkeypatch, columns, line):
+    monkeypatch.setenv("COLUMNS", f"{columns}")
+    stream = Terminal()
+    progress = ProgressLine("optimise", stream, clock=iter([0.0, 1.0]).__next__)
+    for step in (89, 90):
+        progress.update(StepReport(step, 200, 512.3, {"grad_norm": 35.91, "t": 612, "opacity": 0.1833}))
+    assert stream.getvalue().split("\r")[-1].rstrip() == line
+
+
 def test_the_eta_follows_a_pace_that_changes():
     progress = ProgressLine("optimise", io.StringIO(), clock=iter([*range(100), *range(104, 504, 4)]).__next__)
     for step in range(1, 201):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import deque
@@ -23,7 +24,8 @@ class StepReport:
 
 
 class ProgressLine:
-    """Redrawn in place on a terminal; elsewhere (a log file) a new line every `interval` seconds.
+    """Redrawn in place on a terminal, with as many of the numbers as fit into its width; elsewhere (a log file) a new
+    line every `interval` seconds.
 
     The remaining time is judged by the last 50 reports, because steps grow slower as a run's resolution grows.
 
@@ -86,12 +88,18 @@ class ProgressLine:
 
     def _line(self, report: StepReport) -> str:
         percent = 100 * report.step // report.num_steps
-        parts = [f"{self._label} {report.step}/{report.num_steps} {percent:3d}%", f"loss {report.loss:.4g}"]
-        parts += [f"{name} {value:.4g}" for name, value in report.fields.items()]
+        head = [f"{self._label} {report.step}/{report.num_steps} {percent:3d}%", f"loss {report.loss:.4g}"]
+        fields = [f"{name} {value:.4g}" for name, value in report.fields.items()]
         remaining = self.remaining_seconds(report)
-        if remaining is not None:
-            parts.append(f"ETA {format_seconds(remaining)}")
-        return "  ".join(parts)
+        tail = [] if remaining is None else [f"ETA {format_seconds(remaining)}"]
+        line = "  ".join([*head, *fields, *tail])
+        if not self._on_terminal:
+            return line
+        fitting = shutil.get_terminal_size().columns - 1  # what is wrapped cannot be redrawn in place
+        while fields and len(line) > fitting:
+            fields.pop()
+            line = "  ".join([*head, *fields, *tail])
+        return line[:fitting]
 
 
 def format_seconds(seconds: float) -> str:
