@@ -7,6 +7,7 @@ import pytest
 
 from threedgen import cli
 from threedgen.app.choices import EXAMPLES, check, choices, command, surprise
+from threedgen.config.schema import Task
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.data.miniworld.reading import read
 from threedgen.diffusion.checkpoints.locate import PARTS
@@ -104,3 +105,17 @@ def test_a_picture_is_taken_where_the_network_has_the_input(tmp_path, sees):
     (weights / "scheduler/scheduler_config.json").write_text("{}")
     (choice,) = choices(["videomv-mini"], [f"weights={weights}"])
     assert choice.takes_picture is sees
+
+
+def test_a_subjects_weights_are_offered_for_what_they_can_do(tmp_path):
+    """The folder of a run that made an adapter, as docs/howto/app.md says it: it has no video network, no Gaussians."""
+    (tmp_path / "prior/unet").mkdir(parents=True)
+    (tmp_path / "prior/adapter.json").write_text('{"base": "mini"}')
+    words = [f"weights={tmp_path}"]
+    offered = choices([], words)
+    assert {"mvdream-mini", "views-mini"} <= {choice.name for choice in offered}
+    assert not any(choice.config.task is Task.dense_views or choice.takes_picture for choice in offered)
+    (asked,) = choices(["videomv-mini"], words)  # the run will say what it lacks
+    assert not asked.takes_picture and not asked.has_all
+    with pytest.raises(WeightsMissingError, match="no weights at nowhere"):
+        choices([], ["weights=nowhere"])

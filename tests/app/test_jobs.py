@@ -1,6 +1,5 @@
 """The queue of the app, with a small program in place of the command line."""
 
-import os
 import sys
 import time
 

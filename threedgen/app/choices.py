@@ -13,11 +13,19 @@ import yaml
 
 from threedgen.config.load import config_folders, config_name, find_config, load_config
 from threedgen.config.schema import DRAWING, Config, Task
+from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.core.randomness import random_seed
 from threedgen.data.miniworld.grammar import training_specs
 from threedgen.data.miniworld.reading import read
-from threedgen.diffusion.checkpoints.locate import BUNDLED, BUNDLED_NAMES, locate_part, locate_weights
+from threedgen.diffusion.checkpoints.locate import (
+    BUNDLED,
+    BUNDLED_NAMES,
+    GAUSSIANS,
+    locate_base,
+    locate_part,
+    locate_weights,
+)
 from threedgen.runs.directory import run_folder
 
 # what the recipes of the bundled models are called for people, in the order of the page
@@ -64,12 +72,20 @@ class Choice:
         """Whether its model is shown a picture."""
         if self.config.task is not Task.dense_views:
             return False
-        settings = locate_part(locate_weights(self.config.weights), "unet") / "config.json"
+        settings = locate_part(locate_base(self.config.weights), "unet") / "config.json"
         return bool(json.loads(settings.read_text("utf-8")).get("image_conditioning"))
+
+    @property
+    def has_all(self) -> bool:
+        """Whether its weights have what the task needs besides the prior: Gaussians, for dense views."""
+        if self.config.task is not Task.dense_views or self.config.gaussians.weights:
+            return True
+        return locate_part(locate_weights(self.config.weights), GAUSSIANS).is_dir()
 
 
 def choices(recipes: Sequence[str] = (), settings: Sequence[str] = ()) -> list[Choice]:
-    """The recipes given; none: those of the bundled models, and all others that draw with weights that are here.
+    """The recipes given; none: those of the bundled models, and all others that draw with weights that are here, but
+    none that the weights among the settings are not for.
 
     settings: key=value words for all of them. Raises ConfigError for what cannot be used, WeightsMissingError where the
     weights of a recipe that was asked for are missing.
@@ -82,10 +98,11 @@ def choices(recipes: Sequence[str] = (), settings: Sequence[str] = ()) -> list[C
             locate_weights(choice.config.weights)
         return found
     paths = {path.stem: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
-    offered = [_choice(paths[name], settings) for name in _KNOWN if name in paths]
-    known = {choice.config.weights for choice in offered}
+    bundled = [_choice(paths[name], settings) for name in _KNOWN if name in paths]
+    known = {choice.config.weights for choice in bundled}
     others = (path for name, path in sorted(paths.items()) if name not in _KNOWN and _is_here(path, known))
-    return offered + [choice for path in others if (choice := _choice(path, settings)).config.task in DRAWING]
+    found = [*bundled, *(_choice(path, settings) for path in others)]
+    return [choice for choice in found if choice.config.task in DRAWING and choice.has_all]
 
 
 def command(choice: Choice, prompt: str, seed: int, picture: str, settings: Sequence[str]) -> tuple[Path, list[str]]:
@@ -118,7 +135,7 @@ def check(prompt: str, choice: Choice) -> Check:
     try:
         reading = read(prompt)
     except ConfigError as error:
-        reason = str(error).partition(" (launch.py")[0].partition("; try ")[0].partition("; nearest that")[0]
+        reason = str(error).partition(f" ({program()} ")[0].partition("; try ")[0].partition("; nearest that")[0]
         return Check(False, reason, offers=tuple(_captions(str(error)))[:_MOST_OFFERS])
     return Check(True, reading.text, reading.notes)
 
