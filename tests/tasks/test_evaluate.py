@@ -120,6 +120,15 @@ def test_evaluation_runs_and_keeps_its_scores(tmp_path, monkeypatch):
     assert [json.loads((folder / "score.json").read_text()) for folder in folders] == kept
 
 
+def test_refinement_draws_and_fits_as_many_images_whatever_the_number_of_views(tmp_path):
+    config = load_config("eval-mini.yaml")
+    jobs = [scenes.scene_job(c, parse(CAPTION), 0, config, tmp_path) for c in evaluate.table_of([4, 2, 1]).conditions]
+    for one in (job.config for job in jobs):
+        assert one.refine.sets * one.camera.num_views == 4 * config.refine.sets
+        assert one.camera.sets_per_step * one.camera.num_views == 4
+    assert jobs[0].config.refine == config.refine
+
+
 @pytest.fixture
 def scored(monkeypatch):
     """Scores a caption in a folder as `evaluate.score` does, with a scene that takes so much memory: what it keeps."""

@@ -152,7 +152,10 @@ def scene_job(condition: Condition, spec: Spec, seed: int, config: Config, folde
     """A caption to be optimised under a condition, in `folder`."""
     one = with_settings(config, condition.settings)
     camera = with_num_views(replace(one.camera, num_views=config.camera.num_views), one.camera.num_views)
-    one = replace(one, task=Task.generate, prompt=spec.caption, seed=seed, camera=camera, ablation=AblationConfig())
+    # refinement too draws as many images a round, and fits as many a step
+    sets = max(1, one.refine.sets * config.camera.num_views // camera.num_views)
+    one = replace(one, camera=camera, refine=replace(one.refine, sets=sets))
+    one = replace(one, task=Task.generate, prompt=spec.caption, seed=seed, ablation=AblationConfig())
     return Job(condition.name, one, folder, (Sample(spec, folder),))
 
 
