@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -136,6 +137,7 @@ def scored(monkeypatch):
     for name, result in {"truth_of": None, "compare": likeness, "surface_figures": {}}.items():
         monkeypatch.setattr(evaluate, name, lambda *_, result=result: result)
     monkeypatch.setattr(evaluate, "render_scene", lambda *_: np.zeros((4, 8, 8, 3)))
+    monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)
 
     def score(folder, numbers=1):
         monkeypatch.setattr(evaluate, "optimized", lambda job, run: np.ones(numbers).sum())
@@ -159,11 +161,27 @@ def test_a_scene_that_goes_on_has_no_seconds(tmp_path, scored):
     assert scored(tmp_path)["seconds"] is None
 
 
+def test_the_first_scene_of_a_process_does_not_pay_for_loading_the_prior(tmp_path, monkeypatch, scored):
+    seconds = [0.0]
+
+    @cache
+    def load(weights, **runtime):
+        seconds[0] += 60.0
+
+    monkeypatch.setattr(scenes, "_loaded_prior", load)
+    monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(evaluate, "optimized", lambda job, run: scenes.prior_of(job.config))
+    condition, config = evaluate.table_of([4]).conditions[0], load_config("eval-mini.yaml")
+    evaluate.score(scenes.scene_job(condition, parse(CAPTION), 0, config, tmp_path))
+    assert json.loads((tmp_path / "score.json").read_text())["seconds"] == 0 and seconds == [60]
+
+
 def test_a_scene_that_fails_is_named(tmp_path, monkeypatch):
     def fails(job, run):
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(evaluate, "optimized", fails)
+    monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)
     config = load_config("eval-mini.yaml", ["eval.prompts=1", "eval.views=[2]"])
     with open_run(tmp_path / "run", config) as run:
         with pytest.raises(ThreedgenError, match=rf"1 jobs failed.*2-views: {held_out()[0].caption}: Run.*: no luck"):

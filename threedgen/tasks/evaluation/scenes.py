@@ -176,9 +176,14 @@ def measure(table: Table, config: Config, run: RunDirectory, work: Callable[[Job
     return measured(table.name, jobs, work or optimize_and_compare, config, "scenes to optimise", chunk=chunk)
 
 
+def prior_of(config: Config) -> MultiViewPrior:
+    """The config's, loaded once a process: before the clock of a job starts, or the first one's time has it too."""
+    return _loaded_prior(config.weights, **asdict(config.runtime))
+
+
 def optimized(job: Job, run: RunDirectory) -> RayScene:
-    """The scene of a job, made in its run. The prior is loaded once a process."""
-    prior = _loaded_prior(job.config.weights, **asdict(job.config.runtime))
+    """The scene of a job, made in its run."""
+    prior = prior_of(job.config)
     config = read_prompts(job.config, prior)
     return optimize(config, run, prior, *encode_prompts(config, prior, job.config))[0]
 
@@ -190,7 +195,7 @@ def optimize_and_compare(job: Job, more: Callable[[RayScene, Truth, Config], Fig
     former, both of all threads; loading the prior is not counted. None of a scene that was begun by another process.
     """
     config = job.config
-    _loaded_prior(config.weights, **asdict(config.runtime))
+    prior_of(config)
     started = time.process_time()
     with open_run(job.folder, config) as run:
         goes_on = has_checkpoint(run.checkpoints)
