@@ -13,6 +13,8 @@ aware     3D-aware denoising: at which steps, how far, and where guidance stands
 guidance  the scale of classifier-free guidance, without and with 3D-aware denoising
 steps     fewer of them: of DDIM, of solvers that look back (without 3D-aware denoising), and with 3D-aware denoising
 
+`--row` adds one: settings of `aware`, the weights, and the steps, sampler, guidance and rescaling of `views`.
+
 All from the same noise for a caption. Views: PSNR inside the silhouettes against the caption's object. The other
 figures are those of benchmarks/dense_views.py. Below: differences of the mean with 95 % intervals over captions.
 
@@ -23,6 +25,7 @@ interrupted command goes on, and --kept shows what is there meanwhile.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,6 +88,8 @@ COLUMNS = {
 Settings = tuple[str, ...]
 SAMPLING = "views.num_inference_steps=25", "views.guidance_scale=2", "aware.steps=[10,15,20]"
 PLAIN = "aware.steps=[]"
+# what a row may set: the views of all rows are of the same things, from the same noise and cameras
+OF_A_ROW = re.compile(r"weights|aware\.\w+|views\.(sampler|rescale|guidance_scale|num_inference_steps)")
 SCALES = 2, 3, 1.5, 1
 
 
@@ -115,8 +120,17 @@ class Table:
         return Table({name: self.rows[name] for name in names}, tuple(p for p in self.compared if {*p} <= {*names}))
 
     def beside(self, words: list[str]) -> Table:
-        """With further rows, named as they are set, compared with the first of this table."""
+        """With further rows, named as they are set, compared with the first of this table.
+
+        Raises ConfigError for a setting that a row has no use for.
+        """
         rows = {word: tuple(word.split()) for word in words}
+        for setting in (setting for settings in rows.values() for setting in settings):
+            if not OF_A_ROW.fullmatch(setting.partition("=")[0]):
+                raise ConfigError(
+                    f"--row {setting}: rows differ in weights, aware.*, views.num_inference_steps, views.sampler, "
+                    "views.guidance_scale and views.rescale only"
+                )
         first = next(iter(self.rows))
         return Table({**self.rows, **rows}, (*self.compared, *((name, first) for name in rows)))
 

@@ -130,7 +130,7 @@ def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
     guidance = [] if given.guidance is None else [f"views.guidance_scale={given.guidance}"]
     config = load_config("videomv-i2v-mini.yaml", [f"weights={given.weights}", *sampling, *guidance])
     of_text = load_config("videomv-mini.yaml", sampling)
-    cameras, specs = ring(config), chosen(given.captions + 1)  # the last one is another's only
+    cameras, specs = ring(config), chosen(given.captions + 1)  # the last one is another's only, if there are as many
 
     @cache
     def prior(weights: str) -> MultiViewPrior:
@@ -147,7 +147,7 @@ def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
         def draw(number: int, caption: str) -> np.ndarray:
             picture = None
             if shown is not None:
-                picture = torch.from_numpy(truth(number + shown).rgb[:1]).movedim(-1, 1)
+                picture = torch.from_numpy(truth((number + shown) % len(specs)).rgb[:1]).movedim(-1, 1)
             text = caption if has_caption else ""
             return sampled_sets(prior(its.weights), its, [text], cameras, step=number, pictures=picture)[0]
 

@@ -9,7 +9,7 @@ PSNR by set     the same of eight views, an eighth of a turn apart, drawn in set
 Janus           of `--sets` sets (held-out captions whose front shows a colour that the back does not) those with that
                 colour behind
 named pattern   views that show the pattern of their caption, one that the prior has a word for; a third as many sets,
-                of held-out captions
+                of held-out captions; none where it has no word for any
 azimuth         from where a view looks to be seen against what was asked, at 24 azimuths of a twentieth as many
                 held-out captions (at least one): median of the absolute errors, and the share below 15 degrees
 
@@ -76,7 +76,7 @@ class Quality:
     psnr_by_set: dict[int, float]  # number of views of a set -> dB
     janus_rate: float
     janus_sets: int
-    pattern_rate: float
+    pattern_rate: float | None  # None: nothing was asked for
     pattern_views: int
     pattern_confusion: dict[str, dict[str, int]]
     azimuth_median_deg: float
@@ -96,7 +96,7 @@ def measure(draw: Draw, config: Config, size: int, sets: int, known: Container[s
         psnr_by_set={views: psnr_in_sets(draw, config, size, views) for views in SET_SIZES},
         janus_rate=float(np.mean(janus)),
         janus_sets=len(janus),
-        pattern_rate=patterns.rate,
+        pattern_rate=patterns.rate if patterns.seen else None,
         pattern_views=len(patterns.seen),
         pattern_confusion=patterns.confusion(),
         azimuth_median_deg=azimuths.median_deg,
@@ -142,8 +142,11 @@ def janus_verdicts(draw: Draw, config: Config, size: int, count: int) -> list[bo
 
 def pattern_verdicts(draw: Draw, config: Config, size: int, count: int, known: Container[str]) -> PatternVerdicts:
     captions = [spec.caption for spec in patterned(config, count, known)]
+    if not captions:
+        return PatternVerdicts((), ())
     views = drawn_in_parts(draw, captions, rings(config, [20.0], size), "patterns")
-    return named_patterns(np.concatenate(views), np.repeat(captions, 4).tolist(), rings(config, [20.0] * count, size))
+    cameras = rings(config, [20.0] * len(captions), size)
+    return named_patterns(np.concatenate(views), np.repeat(captions, 4).tolist(), cameras)
 
 
 def azimuths_seen(draw: Draw, config: Config, size: int, count: int) -> AzimuthErrors:
@@ -170,9 +173,9 @@ def round_trip_psnr(prior: MultiViewPrior, config: Config, specs: Sequence[Spec]
 
 
 def patterned(config: Config, count: int, known: Container[str]) -> list[Spec]:
-    """known: words, among them the patterns that are asked for."""
+    """At most `count` of them. known: words, among them the patterns that are asked for."""
     specs = [spec for spec in held_out_patterned() if spec.feature in known]
-    return Random(stable_seed(config.seed, 0, "patterns")).sample(specs, count)
+    return Random(stable_seed(config.seed, 0, "patterns")).sample(specs, min(count, len(specs)))
 
 
 def rings(config: Config, starts: Sequence[float], size: int) -> Cameras:
@@ -197,7 +200,7 @@ def table(q: Quality) -> str:
         ("PSNR inside silhouettes", f"{q.psnr:.2f} dB", f"{q.psnr_sets} sets"),
         *((f"PSNR in sets of {n}", f"{db:.2f} dB", f"{PROMPTS * AROUND} views") for n, db in q.psnr_by_set.items()),
         ("Janus rate", f"{q.janus_rate:.1%}", f"{q.janus_sets} sets"),
-        ("named pattern shown", f"{q.pattern_rate:.1%}", f"{q.pattern_views} views"),
+        ("named pattern shown", "" if q.pattern_rate is None else f"{q.pattern_rate:.1%}", f"{q.pattern_views} views"),
         ("azimuth error, median (signed)", f"{q.azimuth_median_deg:.1f}° ({q.azimuth_bias_deg:+.1f}°)", ""),
         (f"azimuth error below {NEAR_DEG:.0f}°", f"{q.azimuth_near:.1%}", f"{q.azimuth_views} views"),
     ]

@@ -11,7 +11,7 @@ Chamfer   mean distance to the nearest point of the other surface, both ways, fr
 normals   mean angle between the normals there, both ways
 IoU       of the silhouettes in 16 pictures of 256 px whose cameras are not those of the input
 PSNR      of the same pictures on mid grey, the mesh that was given against the mesh that came out
-NeRF      PSNR of the scene in the held-out pictures
+NeRF      PSNR of the scene in the held-out pictures; none with reconstruct.held_out_every=0
 
 Without arguments: a horse inflated from scikit-image's silhouette (CC0; one brown, so that it is lit), a knotted tube
 (colours at the vertices) and a vase, hollow and open, with scikit-image's cat (CC0) as its texture.
@@ -134,7 +134,7 @@ def measure(source: Path, size: int, folder: Path, settings: list[str]) -> dict[
         "mesh": name,
         "size": size,
         **scores,
-        "held_out_psnr": quality["held_out"]["psnr"],
+        "held_out_psnr": quality["held_out"] and quality["held_out"]["psnr"],
         "mesh_vs_scene_psnr": report["mesh_vs_scene_psnr"],
         "watertight": report["watertight"],
         "faces": report["faces"],
@@ -175,7 +175,8 @@ def table(scores: list[dict[str, Any]]) -> str:
     for s in scores:
         cells = [s["mesh"], s["size"], f"{s['chamfer']:.4f}", f"{s['normals']:.1f}°"]
         cells += [f"{s['iou']:.3f}", f"{s['psnr']:.2f}", f"{s['ssim']:.3f}"]
-        cells += [f"{s['held_out_psnr']:.2f}", s["faces"], "yes" if s["watertight"] else "no", f"{s['seconds']:.0f}"]
+        held_out = "" if s["held_out_psnr"] is None else f"{s['held_out_psnr']:.2f}"
+        cells += [held_out, s["faces"], "yes" if s["watertight"] else "no", f"{s['seconds']:.0f}"]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
 

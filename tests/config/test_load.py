@@ -358,6 +358,20 @@ def test_every_shipped_recipe_loads():
         load_config(recipe, [])
 
 
+@pytest.mark.parametrize(
+    ("training", "drawing"),
+    [
+        ("train-mini.yaml", "mvdream-mini.yaml"),
+        ("train-video-clips-mini.yaml", "videomv-mini.yaml"),
+        ("train-video-mini.yaml", "videomv-mini.yaml"),
+        ("train-video-i2v-mini.yaml", "videomv-i2v-mini.yaml"),
+    ],
+)
+def test_sample_sheets_of_a_training_are_guided_as_its_weights_are_drawn_with(training, drawing):
+    scales = [load_config(name).views.guidance_scale for name in (training, drawing)]
+    assert scales[0] == scales[1]
+
+
 def test_config_name_is_safe_and_survives_a_run(tmp_path):
     assert config_name("configs/mvdream-mini.yaml") == "mvdream-mini"
     assert config_name("/a/b c;$(x)/we ird;.yaml") == "we-ird"

@@ -53,3 +53,11 @@ def test_faults_are_found(benchmark):
     assert 0.3 < found.azimuth_near < 0.7  # the views from behind look as from the front
     turned = quality(benchmark, sets=1, turn_deg=30.0)
     assert turned.azimuth_bias_deg == pytest.approx(30, abs=1) and turned.azimuth_near == 0
+
+
+def test_a_prior_without_a_word_for_any_pattern_has_no_figure_of_patterns(benchmark):
+    config, draw = load_config("train-mini.yaml"), drawing()
+    found = benchmark.pattern_verdicts(draw, config, 64, 20, known={"cat", "red"})
+    assert found.seen == () and len(benchmark.patterned(config, 10**6, {"dots"})) < 10**6
+    figures = dict.fromkeys(benchmark.Quality.__dataclass_fields__, 0.5) | {"psnr_by_set": {}, "pattern_rate": None}
+    assert "| named pattern shown |  | 0.5 views |" in benchmark.table(benchmark.Quality(**figures))

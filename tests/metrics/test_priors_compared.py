@@ -132,3 +132,39 @@ def test_tables_hold_what_their_rows_are_compared_by(dense):
         dense.TABLES["priors"].only(["vidoe"])
     with pytest.raises(ConfigError, match="there is no table 'prior' among priors, "):
         dense.Table.joined(["prior"])
+
+
+@pytest.mark.parametrize("word", ["negative_prompt=ugly", "camera.fov_y_deg_range=[50,50]", "views.camera_azimuth=0"])
+def test_a_row_cannot_set_what_it_would_not_follow(dense, word):
+    """Its views would be found among those of another row, or seen from elsewhere than the figures say."""
+    with pytest.raises(ConfigError, match=f"--row {word.partition('=')[0]}.*: rows differ in weights, "):
+        dense.TABLES["priors"].beside([f"aware.blend=0.5 {word}"])
+
+
+@pytest.fixture(scope="module")
+def pictured(load_benchmark):
+    return load_benchmark("picture_priors")
+
+
+def test_the_last_of_all_objects_is_shown_the_picture_of_the_first(pictured, monkeypatch):
+    known, shown, opaque = [SimpleNamespace(caption=name) for name in "xy"], [], np.ones((24, 2, 2, 1))
+
+    def sampled(prior, config, captions, cameras, step, pictures):
+        shown.append(None if pictures is None else float(pictures.mean()))
+        return np.zeros((1, 24, 2, 2, 3))
+
+    monkeypatch.setattr(pictured, "chosen", lambda count: known[:count])
+    monkeypatch.setattr(pictured, "build", lambda spec, random=None: known.index(spec))
+    monkeypatch.setattr(
+        pictured,
+        "true_views",
+        lambda number, cameras: SimpleNamespace(rgb=np.full((24, 2, 2, 3), number + 1.0), opacity=opaque),
+    )
+    monkeypatch.setattr(pictured, "sampled_sets", sampled)
+    monkeypatch.setattr(pictured, "fingerprint", lambda *_: "")
+    monkeypatch.setattr(pictured.MultiViewPrior, "from_pretrained", lambda weights: None)
+    given = SimpleNamespace(
+        captions=2, steps=1, guidance=None, weights="mini-video-i2v", kept=False, bfloat16=False, out=None
+    )
+    pictured.compare(given, pictured.Kept(None))
+    assert shown == [None, 1, 1, 2, None, 2, 2, 1]  # caption, picture, both, another's

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +121,15 @@ def test_evaluation_runs_and_keeps_its_scores(tmp_path, monkeypatch):
     assert [json.loads((folder / "score.json").read_text()) for folder in folders] == kept
 
 
+def test_refinement_draws_and_fits_as_many_images_whatever_the_number_of_views(tmp_path):
+    config = load_config("eval-mini.yaml")
+    jobs = [scenes.scene_job(c, parse(CAPTION), 0, config, tmp_path) for c in evaluate.table_of([4, 2, 1]).conditions]
+    for one in (job.config for job in jobs):
+        assert one.refine.sets * one.camera.num_views == 4 * config.refine.sets
+        assert one.camera.sets_per_step * one.camera.num_views == 4
+    assert jobs[0].config.refine == config.refine
+
+
 @pytest.fixture
 def scored(monkeypatch):
     """Scores a caption in a folder as `evaluate.score` does, with a scene that takes so much memory: what it keeps."""
@@ -127,6 +137,7 @@ def scored(monkeypatch):
     for name, result in {"truth_of": None, "compare": likeness, "surface_figures": {}}.items():
         monkeypatch.setattr(evaluate, name, lambda *_, result=result: result)
     monkeypatch.setattr(evaluate, "render_scene", lambda *_: np.zeros((4, 8, 8, 3)))
+    monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)
 
     def score(folder, numbers=1):
         monkeypatch.setattr(evaluate, "optimized", lambda job, run: np.ones(numbers).sum())
@@ -150,11 +161,27 @@ def test_a_scene_that_goes_on_has_no_seconds(tmp_path, scored):
     assert scored(tmp_path)["seconds"] is None
 
 
+def test_the_first_scene_of_a_process_does_not_pay_for_loading_the_prior(tmp_path, monkeypatch, scored):
+    seconds = [0.0]
+
+    @cache
+    def load(weights, **runtime):
+        seconds[0] += 60.0
+
+    monkeypatch.setattr(scenes, "_loaded_prior", load)
+    monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(evaluate, "optimized", lambda job, run: scenes.prior_of(job.config))
+    condition, config = evaluate.table_of([4]).conditions[0], load_config("eval-mini.yaml")
+    evaluate.score(scenes.scene_job(condition, parse(CAPTION), 0, config, tmp_path))
+    assert json.loads((tmp_path / "score.json").read_text())["seconds"] == 0 and seconds == [60]
+
+
 def test_a_scene_that_fails_is_named(tmp_path, monkeypatch):
     def fails(job, run):
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(evaluate, "optimized", fails)
+    monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)
     config = load_config("eval-mini.yaml", ["eval.prompts=1", "eval.views=[2]"])
     with open_run(tmp_path / "run", config) as run:
         with pytest.raises(ThreedgenError, match=rf"1 jobs failed.*2-views: {held_out()[0].caption}: Run.*: no luck"):

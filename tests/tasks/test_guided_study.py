@@ -1,13 +1,17 @@
 """The study of guided sampling, with drawers whose quality is known in place of the priors."""
 
 import json
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from threedgen.config.load import load_config
+from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import build, parse, render
+from threedgen.imaging import save_strip
 from threedgen.runs.directory import open_run
 from threedgen.tasks.evaluation import ablation, guided, guided_assets
 from threedgen.tasks.evaluation.tables import Condition
@@ -78,6 +82,24 @@ def test_sets_are_compared_on_their_own_backgrounds(found):
     near, far = found["image"]["of_set"], found["multiview"]["of_set"]
     # pairs of the same picture are in the cross term alone, so the estimate falls a little below 0
     assert -0.1 * far["kernel"] < near["kernel"] <= 0 and near["frechet"] < 0.05 * far["frechet"]
+
+
+def test_few_captions_have_no_distances_of_sets(tmp_path):
+    """16 pictures have no covariance of 64 features."""
+    specs = [parse(caption) for caption in ("a red cat with white stripes", "a blue cube with red dots", "a red cat")]
+    job = guided.judging("image", load_config("eval-guided-mini.yaml"), tmp_path, specs)
+    for sample in job.samples:
+        sample.folder.mkdir(parents=True)
+        save_strip(np.zeros((8, 64, 64, 3)), sample.folder / guided.ALL_VIEWS)
+    assert guided.distances(job) == {} == guided.distances(replace(job, samples=job.samples[2:]))
+
+
+@pytest.mark.parametrize("module", ["torchmetrics.image.fid", "matplotlib.backends.backend_agg"])
+def test_what_is_not_installed_is_told_before_anything_is_trained(monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(guided, "mixtures", None)
+    with pytest.raises(ConfigError, match=f"pip install {module.split('.')[0]}"):
+        guided.measure(guided.TABLE, load_config("eval-guided-mini.yaml"), None)
 
 
 def test_what_is_trained_and_fitted_for_the_study_runs_as_the_study_does(tmp_path, monkeypatch):

@@ -68,6 +68,18 @@ def test_known_shapes_come_back(benchmark, shapes, tmp_path, name, least_psnr, l
     assert results["held out"].stat().st_size > 1000
 
 
+def test_the_benchmark_goes_on_where_nothing_is_held_out(benchmark, tmp_path, monkeypatch):
+    results = {name: tmp_path / f"{name}.json" for name in ("quality", "report", "glb")}
+    results["quality"].write_text(json.dumps({"held_out": None, "scene_from_data": np.eye(4).tolist()}))
+    results["report"].write_text(json.dumps({"mesh_vs_scene_psnr": 30.0, "watertight": True, "faces": 12}))
+    scores = {"chamfer": 0.01, "normals": 5.0, "iou": 0.9, "psnr": 20.0, "ssim": 0.9}
+    monkeypatch.setattr(benchmark, "write_views", lambda *_: None)
+    monkeypatch.setattr(benchmark.reconstruct, "run", lambda config, run: results)
+    monkeypatch.setattr(benchmark, "compare_meshes", lambda *_: (scores, [("", np.zeros((1, 8, 8, 3)))]))
+    found = benchmark.measure(tmp_path / "box.ply", 64, tmp_path, ["reconstruct.held_out_every=0"])
+    assert "| box | 64 | 0.0100 | 5.0° | 0.900 | 20.00 | 0.900 |  | 12 | yes |" in benchmark.table([found])
+
+
 def test_the_command_reconstructs_from_transforms_without_alpha(tmp_path, capsys):
     """A red box far from the origin on white photographs: found, normalised, and as large as it was."""
     box = trimesh.creation.box((1.0, 1.0, 0.5))

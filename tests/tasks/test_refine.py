@@ -123,6 +123,24 @@ def test_a_set_that_comes_again_is_seen_by_other_samples():
     assert first == again != other
 
 
+def test_a_step_fits_as_many_sets_as_a_step_of_distillation_shows():
+    camera = replace(CONFIG.camera, sets_per_step=2, coarse_sets_per_step=3)
+    config = replace(refining(smoothness_weight=0.0, coarse_rounds=1), camera=camera)
+    assert [refine._sets_a_step(config, number) for number in (0, 1)] == [3, 2]
+    scene, shown = NeRF(CONFIG.scene, CONFIG.seed), []
+    scene.ops = replace(scene.ops, ray_jitter=lambda seed, count, device: torch.full((count,), 0.5))
+    cameras = refine._round_cameras(config, 4, 1)
+    targets = [torch.full((4, 24, 24, 3), 0.1 * k) for k in range(3)]
+    one, two = (refine._Fitting(scene, config, cameras, targets, [None] * 3, n) for n in (1, 2))
+    for step in range(3):
+        taken = two(step)
+        alone = [one(2 * step + k) for k in (0, 1)]
+        assert taken.loss.item() == pytest.approx(np.mean([each.loss.item() for each in alone]), rel=1e-5)
+        assert torch.equal(taken.cameras.azimuth, torch.cat([each.cameras.azimuth for each in alone]))
+        shown += taken.cameras.azimuth.tolist()
+    assert sorted(shown) == sorted(2 * torch.cat([each.azimuth for each in cameras]).tolist())  # each as often
+
+
 def test_strength_and_size_follow_the_rounds():
     config = refining(rounds=3, strength=Schedule(1.0, 0.5), sets=3, num_inference_steps=4, coarse_rounds=2)
     config = replace(config, camera=replace(config.camera, coarse_resolution=12, coarse_fraction=1.0))

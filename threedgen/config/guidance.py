@@ -53,7 +53,8 @@ class RefineConfig:
     and the scene is fitted to them (SDEdit, Meng et al. 2022, in rounds)."""
 
     rounds: int = setting(0, 0, 1000)
-    sets: int = setting(8, 1, 1024)  # of camera.num_views views that a round draws
+    # of camera.num_views views that a round draws; a step fits camera.sets_per_step of them
+    sets: int = setting(8, 1, 1024)
     # the timestep that they are noised to, as a fraction of the schedule: from the first round to the last
     strength: Schedule = setting(lambda: Schedule(0.5, 0.5), 0.001, 1)
     num_inference_steps: int = setting(40, 1, 1000)  # of the whole schedule

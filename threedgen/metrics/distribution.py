@@ -29,6 +29,16 @@ class SetDistance:
     kernel: float
 
 
+def require_torchmetrics() -> tuple[Any, Any]:
+    """Its Fréchet and kernel distance. Raises ConfigError where it is not installed."""
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.image.kid import KernelInceptionDistance
+    except ImportError as error:
+        raise ConfigError(f"distances of sets need torchmetrics ({error}): pip install torchmetrics") from error
+    return FrechetInceptionDistance, KernelInceptionDistance
+
+
 def set_distance(images: Any, reference: Any, features: Features) -> SetDistance:
     """How far some pictures [N, H, W, 3] in 0..1 are from others [M, H, W, 3], in `features` averaged over a picture.
 
@@ -36,20 +46,16 @@ def set_distance(images: Any, reference: Any, features: Features) -> SetDistance
         ConfigError: torchmetrics is not installed.
         ValueError: N or M is not larger than the number of features, so that a covariance would be singular.
     """
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-        from torchmetrics.image.kid import KernelInceptionDistance
-    except ImportError as error:
-        raise ConfigError(f"distances of sets need torchmetrics ({error}): pip install torchmetrics") from error
+    frechet_distance, kernel_distance = require_torchmetrics()
     vectors = [_vectors(pictures, features) for pictures in (reference, images)]
     smallest, channels = min(map(len, vectors)), vectors[0].shape[1]
     if smallest <= channels:
         raise ValueError(f"{channels} features need more than {channels} pictures in each set, got {smallest}")
     network = _AsTheyAre(channels)
-    frechet = FrechetInceptionDistance(network)
+    frechet = frechet_distance(network)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric .* will save all extracted features", UserWarning)
-        kernel = KernelInceptionDistance(network, subsets=1, subset_size=smallest)
+        kernel = kernel_distance(network, subsets=1, subset_size=smallest)
     for metric in (frechet, kernel):
         for rows, real in zip(vectors, (True, False), strict=True):
             metric.update(rows[:smallest] if metric is kernel else rows, real=real)

@@ -31,6 +31,7 @@ from threedgen.runs.checkpoint import load_latest_checkpoint, save_checkpoint
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene import regularizers
 from threedgen.scene.background import drawn_color
+from threedgen.scene.output import RenderOutput
 from threedgen.scene.protocol import RayScene
 from threedgen.tasks.memory import saving
 from threedgen.tasks.scene_optimizer import SceneStep, Span, fit
@@ -65,7 +66,7 @@ def refine(
             save_checkpoint(pictures, first, {f"{i}": target for i, target in enumerate(targets)}, {})
         ends = (value_at(settings.lr_scale, (number + k) / settings.rounds) for k in (0, 1))
         span = Span(first, first + settings.steps, Schedule(*ends))
-        take = _Fitting(scene, config, cameras, targets, _colors_behind(config, first))
+        take = _Fitting(scene, config, cameras, targets, _colors_behind(config, first), _sets_a_step(config, number))
         done = fit(scene, config, run, f"refine {number + 1}", take, span, save=saving(config.runtime, scene, prior))
     shutil.rmtree(pictures, ignore_errors=True)
     return done
@@ -85,6 +86,12 @@ def _round_cameras(config: Config, step: int, number: int) -> list[Cameras]:
     size = camera.coarse_resolution if number < config.refine.coarse_rounds else camera.resolution
     sampler = CameraSampler(replace(camera, resolution=size, coarse_fraction=0.0), config.seed)
     return [sampler.sample(step + k, config.steps)[: camera.num_views] for k in range(config.refine.sets)]
+
+
+def _sets_a_step(config: Config, number: int) -> int:
+    """That a step of round `number`, counted from 0, fits: as many as one of distillation at its size shows."""
+    is_coarse = number < config.refine.coarse_rounds
+    return (is_coarse and config.camera.coarse_sets_per_step) or config.camera.sets_per_step
 
 
 def _colors_behind(config: Config, step: int) -> list[Tensor | None]:
@@ -164,7 +171,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 
 class _Fitting:
-    """Step after step one of the sets, in an order that is drawn anew for each time through them."""
+    """Step after step the next `at_once` sets, in an order that is drawn anew for each time through all of them."""
 
     def __init__(
         self,
@@ -173,21 +180,24 @@ class _Fitting:
         cameras: Sequence[Cameras],
         targets: Sequence[Tensor],
         behind: Sequence[Tensor | None],
+        at_once: int = 1,
     ) -> None:
         self.scene, self.config, self.cameras, self.targets = scene, config, cameras, targets
+        self.at_once = at_once
         # the prior keeps a plain background plain, but not its very colour
         self.backgrounds = [
             color if color is None else _edge_color(t) for color, t in zip(behind, targets, strict=True)
         ]
 
     def __call__(self, step: int) -> SceneStep:
-        turn, place = divmod(step, len(self.targets))
-        order = torch.randperm(len(self.targets), generator=generator(self.config.seed, turn, "refine order"))
-        chosen = int(order[place])
-        target = self.targets[chosen]
+        chosen = [self._set_of(step * self.at_once + k) for k in range(self.at_once)]
+        cameras = Cameras.joined([self.cameras[i] for i in chosen])
+        target = torch.cat([self.targets[i] for i in chosen])
         # Samples are shifted: these few rays alone would only be right where theirs lie
         jitter = generator(self.config.seed, step, "refine render")
-        seen = self.scene.render(self.cameras[chosen], generator=jitter, background=self.backgrounds[chosen])
+        seen = _joined(
+            [self.scene.render(self.cameras[i], generator=jitter, background=self.backgrounds[i]) for i in chosen]
+        )
         difference = mse_loss(seen.rgb, target)
         weights = self.config.refine
         loss = difference + weights.opaque_weight * regularizers.opaque(seen)
@@ -201,8 +211,20 @@ class _Fitting:
             lambda: (loss.item(), {"psnr": -10.0 * difference.log10().item()}),
             lambda: tile([seen.rgb.detach(), target]),
             seen.opacity_range,
-            self.cameras[chosen],
+            cameras,
         )
+
+    def _set_of(self, turn: int) -> int:
+        """Which set has turn 0, 1, ..."""
+        time, place = divmod(turn, len(self.targets))
+        order = torch.randperm(len(self.targets), generator=generator(self.config.seed, time, "refine order"))
+        return int(order[place])
+
+
+def _joined(sets: Sequence[RenderOutput]) -> RenderOutput:
+    """The images of several sets, all of one size, as one batch."""
+    images = zip(*((each.rgb, each.opacity, each.depth) for each in sets), strict=True)
+    return RenderOutput(*map(torch.cat, images))
 
 
 def _edge_color(views: Tensor) -> Tensor:

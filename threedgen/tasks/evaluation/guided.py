@@ -17,11 +17,12 @@ from threedgen.core.randomness import generator
 from threedgen.data.miniworld import Spec, build
 from threedgen.diffusion.image_prior import ImagePrior
 from threedgen.imaging import read_strip
-from threedgen.metrics.distribution import set_distance
+from threedgen.metrics.distribution import require_torchmetrics, set_distance
 from threedgen.metrics.image import GREY, border_color
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks.evaluation.dense_views import calibrated, encoder_stage
 from threedgen.tasks.evaluation.jobs import Job, measured, with_settings
+from threedgen.tasks.evaluation.plots import require_matplotlib
 from threedgen.tasks.evaluation.priors import (
     ALL_VIEWS,
     cameras_at,
@@ -109,7 +110,10 @@ TABLE = Table(
 
 
 def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
-    """The table of views, distances of sets included."""
+    """The table of views, distances of sets included. Raises ConfigError, before anything is trained or drawn, if what
+    these or the plot are made with is not installed."""
+    require_torchmetrics()
+    require_matplotlib()
     jobs = mixtures(table, config, run, judged_specs(config, config.ablation.prompts // 4))
     found = measured(table.name, jobs, draw_and_judge, config, MIXTURES)
     return replace(found, of_sets={job.condition: distances(job) for job in jobs if job.is_done})
@@ -159,7 +163,7 @@ def draw_and_judge(job: Job) -> str:
 
 
 def distances(job: Job) -> Figures:
-    """Of all patterned views from true ones on the same backgrounds."""
+    """Of all patterned views from true ones on the same backgrounds; none of as few as there are features."""
     drawn, true = [], []
     for spec, folder in job.samples:
         if spec.form == "pattern":
@@ -167,10 +171,14 @@ def distances(job: Job) -> Figures:
             _, truth = judged_truth(spec, job.config.camera, views.shape[1], job.config.train.pattern_scale)
             drawn.append(views)
             true.append(truth.rgb + (1 - truth.opacity) * (border_color(views)[:, None, None] - np.array(GREY)))
+    if not true:
+        return {}
     all_true = np.concatenate(true)
     with torch.no_grad():  # each feature counts as much as another: over the true views its mean is 0, its spread 1
         known = torch.from_numpy(all_true).float().movedim(-1, 1)
         means = torch.cat([encoder_stage(part).mean((2, 3)) for part in known.split(64)])
+        if len(means) <= means.shape[1]:
+            return {}
         middle, spread = means.mean(0)[:, None, None], means.std(0)[:, None, None]
     found = set_distance(np.concatenate(drawn), all_true, lambda images: (encoder_stage(images) - middle) / spread)
     return {"frechet": found.frechet, "kernel": found.kernel}

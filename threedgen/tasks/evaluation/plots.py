@@ -16,23 +16,29 @@ _SIZE, _DPI = (8.5, 4.6), 100  # inches
 _MARKERS = "os^"
 
 
-def plot(table: Table, scores: Scores, across: str, up: str) -> Image.Image:
-    """Each condition's means with their intervals; the line joins those that no other is better than in both.
-
-    across, up: keys of the table's columns, of both of which more is better. Raises ConfigError without matplotlib.
-    """
+def require_matplotlib() -> tuple[Any, Any]:
+    """Its canvas that draws without a window, and its figure. Raises ConfigError where it is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(f"plots need matplotlib ({error}): pip install matplotlib") from error
+    return FigureCanvasAgg, Figure
+
+
+def plot(table: Table, scores: Scores, across: str, up: str) -> Image.Image:
+    """Each condition's means with their intervals; the line joins those that no other is better than in both.
+
+    across, up: keys of the table's columns, of both of which more is better. Raises ConfigError without matplotlib.
+    """
+    canvas_of, figure_of = require_matplotlib()
     columns = {column.key: column for column in table.columns}
     points: dict[str, tuple[Interval, Interval]] = {}
     for condition in table.conditions:
         x, y = (mean_of(scores, condition.name, key) for key in (across, up))
         if x is not None and y is not None:
             points[condition.label] = (x, y)
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    figure = figure_of(figsize=_SIZE, dpi=_DPI, layout="constrained")
     axes: Any = figure.subplots()
     best = sorted(pareto_front([(x.mean, y.mean) for x, y in points.values()]))
     axes.plot(*zip(*best, strict=True), color="#c9a227", linewidth=2, zorder=1)
@@ -48,7 +54,7 @@ def plot(table: Table, scores: Scores, across: str, up: str) -> Image.Image:
     axes.grid(alpha=0.25)
     axes.set_title(table.title, fontsize=11)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
-    canvas, file = FigureCanvasAgg(figure), io.BytesIO()
+    canvas, file = canvas_of(figure), io.BytesIO()
     canvas.print_png(file)
     return Image.open(file).convert("RGB")
 

@@ -152,7 +152,10 @@ def scene_job(condition: Condition, spec: Spec, seed: int, config: Config, folde
     """A caption to be optimised under a condition, in `folder`."""
     one = with_settings(config, condition.settings)
     camera = with_num_views(replace(one.camera, num_views=config.camera.num_views), one.camera.num_views)
-    one = replace(one, task=Task.generate, prompt=spec.caption, seed=seed, camera=camera, ablation=AblationConfig())
+    # refinement too draws as many images a round, and fits as many a step
+    sets = max(1, one.refine.sets * config.camera.num_views // camera.num_views)
+    one = replace(one, camera=camera, refine=replace(one.refine, sets=sets))
+    one = replace(one, task=Task.generate, prompt=spec.caption, seed=seed, ablation=AblationConfig())
     return Job(condition.name, one, folder, (Sample(spec, folder),))
 
 
@@ -173,9 +176,14 @@ def measure(table: Table, config: Config, run: RunDirectory, work: Callable[[Job
     return measured(table.name, jobs, work or optimize_and_compare, config, "scenes to optimise", chunk=chunk)
 
 
+def prior_of(config: Config) -> MultiViewPrior:
+    """The config's, loaded once a process: before the clock of a job starts, or the first one's time has it too."""
+    return _loaded_prior(config.weights, **asdict(config.runtime))
+
+
 def optimized(job: Job, run: RunDirectory) -> RayScene:
-    """The scene of a job, made in its run. The prior is loaded once a process."""
-    prior = _loaded_prior(job.config.weights, **asdict(job.config.runtime))
+    """The scene of a job, made in its run."""
+    prior = prior_of(job.config)
     config = read_prompts(job.config, prior)
     return optimize(config, run, prior, *encode_prompts(config, prior, job.config))[0]
 
@@ -187,7 +195,7 @@ def optimize_and_compare(job: Job, more: Callable[[RayScene, Truth, Config], Fig
     former, both of all threads; loading the prior is not counted. None of a scene that was begun by another process.
     """
     config = job.config
-    _loaded_prior(config.weights, **asdict(config.runtime))
+    prior_of(config)
     started = time.process_time()
     with open_run(job.folder, config) as run:
         goes_on = has_checkpoint(run.checkpoints)
