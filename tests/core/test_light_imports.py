@@ -25,9 +25,11 @@ def run(code: str) -> str:
     return ended.stdout.strip()
 
 
-def test_what_a_generation_imports_leaves_out_what_is_slow_and_a_compiler_can_still_come():
+def test_what_a_generation_imports_and_loads_leaves_out_what_is_slow_and_a_compiler_can_still_come():
     code = f"""{LIGHT}
 import threedgen.tasks.generate, threedgen.tasks.sample_views
+from threedgen.diffusion.prior import MultiViewPrior
+MultiViewPrior.from_pretrained("mini")
 slow = ("torch._dynamo", "sympy", "peft", "accelerate", "transformers.modeling_utils", "scipy.stats", "matplotlib")
 print([name for name in slow if name in sys.modules])
 import gc, torch

@@ -180,13 +180,17 @@ def test_held_out_captions_are_never_trained_on():
 
 
 def test_captions_round_trip_and_others_are_refused():
-    for spec in (*training_specs(), *patterned_specs(), *held_out()):
+    specs = (*training_specs(), *patterned_specs(), *held_out())
+    for spec in specs:
         assert parse(spec.caption) == spec
+    assert {word for spec in specs for word in words(spec.caption)} == {*vocabulary()} - {",", "3d", "asset"}
     assert parse("A  Red CAT") == parse("a red cat")
     with pytest.raises(ConfigError, match="zebra"):
         parse("a red zebra")
     with pytest.raises(ConfigError):
         parse("cat red a")
+    with pytest.raises(ConfigError):
+        parse("a red")
 
 
 def test_patterns_show_both_colours_on_the_body_alone():

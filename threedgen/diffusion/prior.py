@@ -187,7 +187,7 @@ class MultiViewPrior(nn.Module):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Scaled posterior means: [B, 3, H, W] in 0..1 -> [B, 4, H/f, W/f]. Differentiable."""
-        images = (images * 2 - 1).to(self.vae.dtype, memory_format=torch.channels_last)
+        images = (images * 2 - 1).to(_dtype_of(self.vae), memory_format=torch.channels_last)
         return self.vae.encode(images).latent_dist.mean.float() * self.vae.config.scaling_factor
 
     def show(self, images: Tensor) -> Picture:
@@ -214,7 +214,7 @@ class MultiViewPrior(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [B, 4, h, w] -> images [B, 3, H, W] in 0..1."""
-        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        latents = (latents / self.vae.config.scaling_factor).to(_dtype_of(self.vae))
         return (self.vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @property
@@ -250,7 +250,7 @@ class MultiViewPrior(nn.Module):
 
     def _predict(self, noisy: Tensor, timestep: Tensor, told: Conditions) -> Tensor:
         """What the network says, [B, 4, h, w] in float32. The one place where it is told anything."""
-        count, views, dtype = len(noisy), told.num_views, self.unet.dtype
+        count, views, dtype = len(noisy), told.num_views, _dtype_of(self.unet)
         timestep = to_device(timestep, self.device)
         latents = noisy.to(dtype, memory_format=torch.channels_last)
         if isinstance(self.unet, MultiViewUNet):
@@ -273,7 +273,7 @@ class MultiViewPrior(nn.Module):
             if self.is_shown_a_picture:
                 raise ConfigError("these weights draw from a picture, which only task dense_views shows (image=FILE)")
             return {}
-        dtype, shown = self.unet.dtype, picture.of_objects(objects)
+        dtype, shown = _dtype_of(self.unet), picture.of_objects(objects)
         return {
             "image_embedding": shown.embedding.to(dtype),
             "local_image": shown.latent.to(dtype).unsqueeze(2),
@@ -284,5 +284,10 @@ class MultiViewPrior(nn.Module):
         """What the network is told of the cameras of `count` views, [count, 16]."""
         if cameras is None:
             return None
-        vectors = to_device(encode(cameras), self.device).to(self.unet.dtype)
+        vectors = to_device(encode(cameras), self.device).to(_dtype_of(self.unet))
         return vectors.repeat(count // len(vectors), 1)
+
+
+def _dtype_of(network: nn.Module) -> torch.dtype:
+    """Of its weights; to say it, diffusers' own property looks at every module, which takes as long as a layer."""
+    return next(network.parameters()).dtype

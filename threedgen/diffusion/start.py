@@ -15,6 +15,7 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.diffusion.checkpoints.folders import read_config
 from threedgen.diffusion.checkpoints.locate import locate_base, locate_part
+from threedgen.diffusion.formats.tensor_files import on_meta
 from threedgen.diffusion.mini import new_image_encoder
 from threedgen.diffusion.networks.deepening import deepened_tensors, pass_on
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, MultiViewUNet
@@ -124,7 +125,7 @@ def inflate_unet(
     if layers_per_block:
         tensors = deepened_tensors(unet, layers_per_block)
         config["layers_per_block"] = list(layers_per_block)
-    with torch.device("meta"):
+    with on_meta():
         inflated = MultiViewUNet.from_config(unet.config, **config)
     shapes = {name: value.shape for name, value in inflated.state_dict().items()}
     if any(shapes.get(name) != tensor.shape for name, tensor in tensors.items()):
@@ -156,7 +157,7 @@ def video_unet_of(
             changed |= {"image_tokens": image_tokens}
         if all(unet.config[word] == value for word, value in changed.items()):
             return unet.requires_grad_(True)
-        with torch.device("meta"):
+        with on_meta():
             told = VideoUNet.from_config(unet.config, **changed)
         return _completed(told, unet, unet.state_dict())
     if image_conditioning:
@@ -168,7 +169,7 @@ def video_unet_of(
         raise ValueError("no Stable Diffusion 2 that a video network could be made of")
     is_mini = widths[0] < _HEADS_OF_FRAMES[0] * _HEADS_OF_FRAMES[1] * 2
     entry_heads, entry_width = _HEADS_OF_FRAMES if is_mini else (8, 64)
-    with torch.device("meta"):
+    with on_meta():
         video = VideoUNet(
             sample_size=config.sample_size,
             in_channels=config.in_channels,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from threedgen.core.files import write_bytes_atomically
 from threedgen.mesh.types import Array, ColoredMesh, Mesh, TexturedMesh
@@ -45,10 +43,8 @@ def glb_bytes(mesh: Mesh) -> bytes:
             flipped = np.stack([mesh.uvs[:, 0], 1.0 - mesh.uvs[:, 1]], -1)  # glTF's v runs down the image
             attributes["TEXCOORD_0"] = buffer.accessor(flipped.astype("<f4"), _FLOAT)
             surface["baseColorTexture"] = {"index": 0}
-            png = io.BytesIO()
-            Image.fromarray(mesh.texture).save(png, "PNG")
             images = {
-                "images": [{"name": "asset", "mimeType": "image/png", "bufferView": buffer.view(png.getvalue())}],
+                "images": [{"name": "asset", "mimeType": "image/png", "bufferView": buffer.view(mesh.png)}],
                 "samplers": [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP, "wrapS": _CLAMP, "wrapT": _CLAMP}],
                 "textures": [{"source": 0, "sampler": 0}],
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -75,12 +76,15 @@ def render_views(
     behind = np.array(background, np.float32)
 
     def picture(layers: Iterable[tuple[Fragments, Array]]) -> tuple[Array, Array]:
-        samples = np.zeros((finer.height, finer.width, 4), np.float32)
+        samples = np.zeros((finer.height * finer.width, 4), np.float32)
         for seen, weights in layers:
             rgb = mesh.color_at(seen.faces, seen.barycentric)
-            samples[seen.rows, seen.columns] += weights[:, None] * np.pad(rgb, ((0, 0), (0, 1)), constant_values=1.0)
+            weighted = np.concatenate([rgb * weights[:, None], weights[:, None]], 1)
+            samples[seen.rows * finer.width + seen.columns] += weighted
+        samples = samples.reshape(finer.height, finer.width, 4)
         offsets = [(i, j) for i in range(supersample) for j in range(supersample)]
-        pixels = np.add.reduce([samples[i::supersample, j::supersample] for i, j in offsets]) / np.float32(len(offsets))
+        summed = reduce(np.add, [samples[i::supersample, j::supersample] for i, j in offsets])
+        pixels = summed / np.float32(len(offsets))
         rgb, opacity = pixels[..., :3], pixels[..., 3:]
         return rgb + (1.0 - opacity) * behind, opacity
 

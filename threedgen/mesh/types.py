@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 Array = np.ndarray
@@ -53,6 +56,13 @@ class TexturedMesh(Surface):
 
     uvs: Array  # [V, 2] float32 in 0..1
     texture: Array  # [T, T, 3] uint8, sRGB
+
+    @cached_property
+    def png(self) -> bytes:
+        """The texture as a PNG file, which several formats hold."""
+        file = io.BytesIO()
+        Image.fromarray(self.texture).save(file, "PNG")
+        return file.getvalue()
 
     def color_at(self, faces: Array, barycentric: Array) -> Array:
         """Colours [K, 3] float32 in 0..1 at points of faces [K] with corner weights [K, 3]."""

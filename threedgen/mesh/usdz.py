@@ -8,7 +8,6 @@ from typing import Any
 
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_bytes_atomically
-from threedgen.imaging import save_png
 from threedgen.mesh.gltf import to_linear, to_y_up
 from threedgen.mesh.types import ColoredMesh, Mesh, TexturedMesh
 
@@ -69,7 +68,7 @@ def _write_layer(mesh: Mesh, path: Path) -> None:
     types, primvars = Sdf.ValueTypeNames, UsdGeom.PrimvarsAPI(shape)
     match mesh:
         case TexturedMesh():
-            save_png(mesh.texture, path.with_name("asset.png"))
+            path.with_name("asset.png").write_bytes(mesh.png)
             uvs = primvars.CreatePrimvar(_UV, types.TexCoord2fArray, UsdGeom.Tokens.vertex)
             uvs.Set(Vt.Vec2fArray.FromNumpy(mesh.uvs.astype("f4")))
             color = _shader(stage, "texture", "UsdUVTexture", sourceColorSpace="sRGB", wrapS="clamp", wrapT="clamp")

@@ -5,15 +5,15 @@ STL, which is for printing, has z up, as programs for that expect.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
 from threedgen.core.files import write_bytes_atomically, write_text_atomically
-from threedgen.imaging import save_png
 from threedgen.mesh.gltf import to_y_up
-from threedgen.mesh.types import ColoredMesh, Mesh, Surface, TexturedMesh
+from threedgen.mesh.types import Array, ColoredMesh, Mesh, Surface, TexturedMesh
+
+_ROWS_AT_ONCE = 1 << 14  # of a table as text; bounds the memory
 
 
 def write_obj(mesh: Mesh, path: str | Path) -> None:
@@ -24,25 +24,28 @@ def write_obj(mesh: Mesh, path: str | Path) -> None:
     `v` lines, which Blender, MeshLab and others read.
     """
     path = Path(path)
-    text = io.StringIO()
     vertices = to_y_up(mesh.vertices)
     corners = mesh.faces + 1
     match mesh:
         case TexturedMesh():
             material, texture = path.with_suffix(".mtl"), path.with_suffix(".png")
-            save_png(mesh.texture, texture)
+            write_bytes_atomically(texture, mesh.png)
             lines = f"newmtl asset\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {texture.name}\n"
             write_text_atomically(material, lines)
-            text.write(f"mtllib {material.name}\nusemtl asset\n")
-            np.savetxt(text, vertices, fmt="v %.8g %.8g %.8g")
-            np.savetxt(text, mesh.uvs, fmt="vt %.6g %.6g")
+            text = f"mtllib {material.name}\nusemtl asset\n"
+            text += _lines("v %.8g %.8g %.8g", vertices) + _lines("vt %.6g %.6g", mesh.uvs)
             face, repeats = "f %d/%d/%d %d/%d/%d %d/%d/%d", 3
         case ColoredMesh():
-            np.savetxt(text, np.hstack([vertices, mesh.colors / 255.0]), fmt="v %.8g %.8g %.8g %.4f %.4f %.4f")
+            text = _lines("v %.8g %.8g %.8g %.4f %.4f %.4f", np.hstack([vertices, mesh.colors / 255.0]))
             face, repeats = "f %d//%d %d//%d %d//%d", 2
-    np.savetxt(text, to_y_up(mesh.normals), fmt="vn %.4g %.4g %.4g")
-    np.savetxt(text, np.repeat(corners, repeats, axis=1), fmt=face)
-    write_text_atomically(path, text.getvalue())
+    text += _lines("vn %.4g %.4g %.4g", to_y_up(mesh.normals)) + _lines(face, np.repeat(corners, repeats, axis=1))
+    write_text_atomically(path, text)
+
+
+def _lines(form: str, table: Array) -> str:
+    """A line for each row, as `numpy.savetxt` writes them: many at once, which takes a third of the time."""
+    pieces = (table[start : start + _ROWS_AT_ONCE] for start in range(0, len(table), _ROWS_AT_ONCE))
+    return "".join(f"{form}\n" * len(piece) % tuple(piece.ravel().tolist()) for piece in pieces)
 
 
 def write_ply(mesh: ColoredMesh, path: str | Path) -> None:

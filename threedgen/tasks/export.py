@@ -138,7 +138,8 @@ def _write_all(
         )
     mesh = paint(scene, surface, config.export, rasterizer)
     lift = -float(surface.vertices[:, 2].min()) if config.export.on_floor else 0.0
-    results = _write_formats(lifted(mesh, lift), scene, surface, lift, config.export, folder)
+    standing = lifted(mesh, lift)
+    results = _write_formats(standing, scene, surface, lift, config.export, folder)
     mesh_seconds = time.monotonic() - started
 
     results["turntable"] = _write_turntable(mesh, config, rasterizer, folder)
@@ -159,7 +160,7 @@ def _write_all(
         "prompt_as_read": as_read,
         "seed": config.seed,
         "step": step,
-        **describe_mesh(lifted(mesh, lift), rasterizer),
+        **describe_mesh(standing, rasterizer),
         "lifted_by": round(lift, 6),
         "cut_off": is_cut,
         "mesh_vs_scene_psnr": round(quality, 2) if math.isfinite(quality) else None,
@@ -172,7 +173,7 @@ def _write_all(
         "settings": _plain(config.export),
     }
     results["preview"] = folder / "preview.html"
-    _write_preview(glb_bytes(lifted(mesh, lift)), results, rows, report, config, run_folder)
+    _write_preview(glb_bytes(standing), results, rows, report, config, run_folder)
     results["report"] = folder / "report.json"
     write_json_atomically(results["report"], report)
     watertight = "watertight" if report["watertight"] else "NOT watertight"

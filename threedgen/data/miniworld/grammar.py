@@ -10,7 +10,7 @@ a red cat with white stripes             patterns (see textures.py): in the 2D i
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -85,18 +85,23 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def _specs_3d() -> Iterator[Spec]:
+def _specs_3d(kinds: Collection[str] = KINDS) -> Iterator[Spec]:
     pairs = list(permutations(COLORS, 2))
-    wearers = [name for name, kind in KINDS.items() if kind.head]
-    features = [(name, feature) for name, kind in KINDS.items() for feature in kind.features]
-    for kind, color in product(KINDS, (*COLORS, *MATERIALS)):
+    small, wearers = [kind for kind in SMALL if kind in kinds], [kind for kind in kinds if KINDS[kind].head]
+    features = [(kind, feature) for kind in kinds for feature in KINDS[kind].features]
+    for kind, color in product(kinds, (*COLORS, *MATERIALS)):
         yield Spec(kind, color)
     for (kind, feature), (color, other) in product(features, [*pairs, *product(MATERIALS, COLORS)]):
         yield Spec(kind, color, feature, other)
-    for kind, base, (color, other) in product(SMALL, BASES, [*pairs, *product(COLORS, MATERIALS)]):
+    for kind, base, (color, other) in product(small, BASES, [*pairs, *product(COLORS, MATERIALS)]):
         yield Spec(kind, color, base, other)
     for kind, clothing, (color, other) in product(wearers, WORN, pairs):
         yield Spec(kind, color, clothing, other)
+
+
+def _specs_patterned(kinds: Collection[str] = KINDS) -> Iterator[Spec]:
+    for kind, pattern, (color, other) in product(kinds, PATTERNS, permutations(COLORS, 2)):
+        yield Spec(kind, color, pattern, other)
 
 
 @cache
@@ -116,8 +121,7 @@ def training_specs() -> tuple[Spec, ...]:
 @cache
 def patterned_specs() -> tuple[Spec, ...]:
     """Objects with patterns: of single images, and of objects seen from all sides where a training asks for them."""
-    kinds = product(KINDS, PATTERNS, permutations(COLORS, 2))
-    return tuple(Spec(kind, color, pattern, other) for kind, pattern, (color, other) in kinds)
+    return tuple(_specs_patterned())
 
 
 def held_out_patterned() -> tuple[Spec, ...]:
@@ -156,13 +160,16 @@ def draw_training_specs(random: Random, count: int, kinds: Sequence[str] = ()) -
 
 
 @cache
-def _spec_of_caption() -> dict[str, Spec]:
-    return {spec.caption: spec for spec in (*_specs_3d(), *patterned_specs())}
+def _spec_of_caption(kind: str) -> dict[str, Spec]:
+    """All that can be said of a kind: of all kinds together it would take longer than reading a prompt may."""
+    return {spec.caption: spec for spec in (*_specs_3d((kind,)), *_specs_patterned((kind,)))}
 
 
 def parse(caption: str) -> Spec:
     """The object that a caption of the grammar names. Raises ConfigError for any other text."""
-    spec = _spec_of_caption().get(" ".join(words(caption)))
+    said = words(caption)
+    kind = said[2] if len(said) > 2 else ""  # after an article and a colour
+    spec = _spec_of_caption(kind).get(" ".join(said)) if kind in KINDS else None
     if spec is None:
         raise ConfigError(f"{caption!r} is not a miniworld caption; one is 'a red cat with a green face'")
     return spec
@@ -176,4 +183,6 @@ def words(text: str) -> list[str]:
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Every word of the grammar, and those of the suffix ", 3d asset", sorted."""
-    return tuple(sorted({word for caption in _spec_of_caption() for word in words(caption)} | {",", "3d", "asset"}))
+    names = (*KINDS, *(feature for kind in KINDS.values() for feature in kind.features), *WORN, *PATTERNS)
+    said = ("a", "an", "with", "on", "wearing", *COLORS, *MATERIALS, *names)
+    return tuple(sorted({*said, ",", "3d", "asset"}))

@@ -7,6 +7,7 @@ kind's default, or the body's colour. A group of parts grows and shrinks togethe
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from threedgen.data.miniworld.primitives import Shape
 from threedgen.data.miniworld.textures import Color
@@ -73,7 +74,7 @@ class Kind:
     def parts(self) -> tuple[Part, ...]:
         return tuple(part for group in self.groups for part in group.parts)
 
-    @property
+    @cached_property
     def features(self) -> tuple[str, ...]:
         """The parts that a caption can give a colour of their own, in the order of the table."""
         paints = dict.fromkeys(part.paint for part in self.parts)

@@ -19,7 +19,7 @@ from threedgen.diffusion.checkpoints.locate import (
     locate_weights,
     shared_with_base,
 )
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, listed, open_tensors
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, listed, on_meta, open_tensors
 from threedgen.diffusion.formats.text_towers import match_clip_text
 from threedgen.diffusion.formats.video_unet import is_video_unet, own_words
 from threedgen.diffusion.networks.lgm_unet import LGMUNet, match_lgm_unet
@@ -48,7 +48,7 @@ def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> M
     else:
         module: MultiViewUNet | VideoUNet
         try:
-            with torch.device("meta"):
+            with on_meta():
                 if is_video_unet(config):
                     module = VideoUNet(**own_words(config, str(folder)))
                 else:
@@ -64,7 +64,7 @@ def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> M
 
 def load_vae(folder: Path, dtype: torch.dtype, device: torch.device | str) -> AutoencoderKL:
     """The autoencoder in `folder`."""
-    with torch.device("meta"):
+    with on_meta():
         module = AutoencoderKL.from_config(read_config(folder))
     vae = _match_own(module, _weights(folder, UNET_AND_VAE_FILE), folder)
     vae.fill(dtype, device)
@@ -193,7 +193,7 @@ def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device | 
 
     config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
     tensors = {key: t for key, t in _weights(folder, TEXT_ENCODER_FILE).items() if not key.endswith(".position_ids")}
-    with torch.device("meta"):
+    with on_meta():
         module = CLIPVisionModelWithProjection(config)
     count = (config.image_size // config.patch_size) ** 2 + 1
     # no file holds the positions any more, and a buffer on the meta device has no values

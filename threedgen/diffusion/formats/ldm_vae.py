@@ -3,11 +3,10 @@
 import re
 from collections.abc import Mapping
 
-import torch
 from diffusers import AutoencoderKL
 
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, on_meta
 
 SCALING_FACTOR = 0.18215  # times a latent of Stable Diffusion's encoder gives standard deviation 1
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
@@ -36,7 +35,7 @@ def match_ldm_vae(tensors: Mapping[str, StoredTensor], where: str) -> MatchedTen
     if not blocks or (missing := [key for key in ends if key not in shapes]):
         raise ThreedgenError(f"{where}: keys missing ({', '.join(missing) if blocks else 'encoder.down.*'})")
     channels = [_channels(shapes, level, where) for level in range(1 + max(level for level, _ in blocks))]
-    with torch.device("meta"):
+    with on_meta():
         vae = AutoencoderKL(
             in_channels=shapes["encoder.conv_in.weight"][1],
             out_channels=shapes["decoder.conv_out.weight"][0],

@@ -7,20 +7,44 @@ assigned (or written) on its own.
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from threedgen.core.errors import ThreedgenError
 
 NAMED_IN_ERRORS = 5
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPES |= {"I64": torch.int64}  # of buffers; weights are of the four above
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Normal numbers stay undrawn."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (nn.init.normal_, Tensor.normal_):
+            return next(iter((*args, *kwargs.values())))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """What is built meanwhile stands on the meta device: shapes without numbers, of which none are drawn either.
+
+    (For normal numbers without numbers torch would import its compiler, which takes a second.)
+    """
+    with torch.device("meta"), _NothingDrawn():
+        yield
 
 
 class StoredTensor(NamedTuple):

@@ -3,10 +3,8 @@
 import re
 from collections.abc import Mapping
 
-import torch
-
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, on_meta
 from threedgen.diffusion.text.encoder import TextConfig, TextEncoder
 
 PREFIX = "text_model."  # in the files of CLIPTextModel, though not in every version's module
@@ -30,7 +28,7 @@ _OPEN_CLIP_LAYERS = {
 
 def new_text_encoder(config: TextConfig) -> TextEncoder:
     """A text encoder whose parameters are on the meta device."""
-    with torch.device("meta"):
+    with on_meta():
         return TextEncoder(config)
 
 

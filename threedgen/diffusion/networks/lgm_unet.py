@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
 from threedgen.config.sampling import QuaternionNorm
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, stored_tensors
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, on_meta, stored_tensors
 from threedgen.diffusion.networks.view_attention import fused_attention_is_slow
 
 IN_CHANNELS, OUT_CHANNELS = 9, 14  # a colour and a ray; a Gaussian, see `scene.gaussians.lgm`
@@ -250,7 +250,7 @@ def match_lgm_unet(
     """As `lgm_unet_from_released`, with nothing read yet and the network on the meta device."""
     words = _words_of_shapes({key: tensor.shape for key, tensor in tensors.items()}) | dict(config)
     _check_words(words, where)
-    with torch.device("meta"):
+    with on_meta():
         unet = LGMUNet(**words)
     return MatchedTensors(unet, {name: Source(name) for name in unet.state_dict()}, tensors, where)
 

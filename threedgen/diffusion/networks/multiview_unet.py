@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from threedgen.cameras import Cameras
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.diffusion.formats.ldm_unet import unet_config, unet_sources, words_of_shapes
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, stored_tensors
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, on_meta, stored_tensors
 from threedgen.diffusion.networks.epipolar import ViewGeometry
 from threedgen.diffusion.networks.epipolar_blocks import add_epipolar_consistency, add_rays
 from threedgen.diffusion.networks.view_attention import (
@@ -152,6 +152,6 @@ def match_ldm_unet(
     """As `multiview_unet_from_ldm`, with nothing read yet and the network on the meta device."""
     words = words_of_shapes({key: tensor.shape for key, tensor in tensors.items()}) | dict(config)
     diffusers_config = unet_config(words, where)
-    with torch.device("meta"):
+    with on_meta():
         unet = MultiViewUNet(**diffusers_config)
     return MatchedTensors(unet, unet_sources(unet), tensors, where)

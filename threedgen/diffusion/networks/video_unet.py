@@ -19,7 +19,7 @@ from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLTransformerTemporalEnc
 from torch import Tensor, nn
 from torch.nn import functional
 
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, stored_tensors
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, on_meta, stored_tensors
 from threedgen.diffusion.formats.video_unet import video_unet_config, video_unet_sources
 from threedgen.diffusion.networks.view_attention import MultiViewAttnProcessor
 
@@ -284,6 +284,6 @@ def match_videomv_unet(
 ) -> MatchedTensors[VideoUNet]:
     """As `video_unet_from_videomv`, with nothing read yet and the network on the meta device."""
     words = video_unet_config(config, {key: tensor.shape for key, tensor in tensors.items()}, where)
-    with torch.device("meta"):
+    with on_meta():
         unet = VideoUNet(**words)
     return MatchedTensors(unet, video_unet_sources(unet), tensors, where)
