@@ -27,7 +27,7 @@ _ROADS = ("distilled", "fitted")
 TABLE = Table(
     "joint-assets",
     "Guided sampling in 3D",
-    "The same two models. Distilled: the mini recipe with its round of refinement. Fitted: a scene fitted to 24 views "
+    "The same two models. Distilled: guided-mini.yaml, most of which is refinement. Fitted: a scene fitted to 24 views "
     "that are drawn together. Guided: the multi-view model's weight falls from 1 to 0. The figures are of the scenes' "
     "own pictures from eight sides, as in the table before.",
     (
@@ -86,12 +86,13 @@ def _distiller(job: Job) -> Callable[[str, int], Shown]:
     """Caption and its number -> a scene by score distillation, in a run folder below the job's."""
     config = job.config
     prior = load_prior(config)
-    recipe = replace(load_config("mvdream-mini.yaml", ["checkpoint_every=10000"]), runtime=config.runtime)
-    guidance = replace(recipe.guidance, joint=config.views.joint)
+    recipe = replace(load_config("guided-mini.yaml", ["checkpoint_every=10000"]), runtime=config.runtime)
+    joint = config.views.joint
+    guidance, views = replace(recipe.guidance, joint=joint), replace(recipe.views, joint=joint)
 
     def make(caption: str, number: int) -> Shown:
         own = replace(
-            recipe, prompt=caption, weights=config.weights, seed=config.seed + number, guidance=guidance,
+            recipe, prompt=caption, weights=config.weights, seed=config.seed + number, guidance=guidance, views=views,
             output_root=config.output_root, preview_every=10000,
         )  # fmt: skip
         with open_run(job.folder / "runs" / folder_name(caption), own) as run:
