@@ -410,6 +410,19 @@ def test_the_backend_in_plain_torch_has_a_name_of_before(tmp_path):
         load_config(None, ["scene.backend=refrence"])
 
 
+def test_a_section_in_braces_is_read_as_in_a_recipe():
+    config = load_config(None, ["refine.strength={start: 0.9, end: 0.4}", "guidance.joint={weights: own, mode: mix}"])
+    assert (config.refine.strength.start, config.refine.strength.end) == (0.9, 0.4)
+    assert config.guidance.joint.weights == "own"
+    with pytest.raises(ConfigError, match=r"unknown setting 'refine.strength.stop' \(on the command line.*did you mean"):
+        load_config(None, ["refine.strength={stop: 0.9}"])
+    with pytest.raises(ConfigError, match=r"refine.strength.start \(on the command line\): expected a number"):
+        load_config(None, ["refine.strength={start: much}"])
+    for broken in ("{start: 0.9", "{start: 0.9}}"):
+        with pytest.raises(ConfigError, match=r"refine.strength \(on the command line\): .* write \{setting: value"):
+            load_config(None, [f"refine.strength={broken}"])
+
+
 def test_one_number_for_a_schedule_is_both_of_its_ends(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("refine:\n  strength: 0.6\nguidance:\n  max_timestep: {start: 0.9, end: 0.4}\n")

@@ -12,7 +12,7 @@ import os
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -195,6 +195,8 @@ def _read_override(word: str, where: str) -> list[_Assignment]:
     key = _RENAMED.get(key, key)
     if not equals:
         raise ConfigError(f'{word!r} ({where}) is not key=value; a prompt is written prompt="a red cat"')
+    if key in _sections() and text.lstrip().startswith("{"):
+        return _read_section(key, text, where)
     if key in _schedules():
         return _constant(key, text, where)
     _check_key(key, where)
@@ -207,6 +209,15 @@ def _read_override(word: str, where: str) -> list[_Assignment]:
     if not isinstance(node, yaml.SequenceNode):
         raise _wrong_type(_Assignment(key, text, where))
     return [_Assignment(key, _elements(node, key, where), where)]
+
+
+def _read_section(key: str, text: str, where: str) -> list[_Assignment]:
+    """Of a whole section in braces, as recipes write short ones."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key} ({where}): {text!r} is not YAML; write {{setting: value, setting: value}}") from error
+    return [replace(one, where=where) for one in _walk(node, f"{key}.", where)]
 
 
 def _read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> Iterator[_Assignment]:
