@@ -35,6 +35,7 @@ from torch import Tensor
 from threedgen.cameras import CameraSampler
 from threedgen.config.load import load_config
 from threedgen.core.randomness import generator
+from threedgen.core.threads import most_threads
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.prior import MultiViewPrior
@@ -45,7 +46,6 @@ from threedgen.scene.make import make_scene
 from threedgen.tasks.export import write_assets
 from threedgen.tasks.prompting import encode_prompts, load_prior
 from threedgen.tasks.scene_optimizer import SceneOptimizer
-from threedgen.training.threads import most_threads
 
 ROOT = Path(__file__).resolve().parent.parent
 _BASE = ["prompt=a red cat", "camera.coarse_fraction=0"]

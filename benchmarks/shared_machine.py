@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from threedgen.config.load import load_config
+from threedgen.core.threads import most_threads
 from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import THREADS, open_run
 from threedgen.tasks.generate import optimize
 from threedgen.tasks.prompting import encode_prompts, load_prior
-from threedgen.training.threads import most_threads
 
 _PROMPT = "a red cat with a green face"
 

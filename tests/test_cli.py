@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -201,6 +202,15 @@ def test_resume_refuses_to_make_it_another_run(task, capsys):
     folder = run_folder(task.calls[0], "tiny")
     assert cli.main(["--resume", str(folder), "guidance.image_size=32", "steps=4"]) == 2
     assert "--resume cannot change guidance.image_size" in one_error_line(capsys.readouterr().err)
+
+
+def test_resume_leaves_a_refinement_to_refine(task, capsys):
+    cli.main(["--config", "tiny", "prompt=a cat"])
+    folder = run_folder(task.calls[0], "tiny")
+    shutil.copytree(folder, folder / "refined")
+    assert cli.main(["--resume", str(folder / "refined")]) == 2
+    assert f"launch.py refine {folder.resolve()}` with its settings goes on" in one_error_line(capsys.readouterr().err)
+    assert len(task.calls) == 1
 
 
 def test_resume_of_a_moved_run(task, workspace, capsys):

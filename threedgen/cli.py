@@ -24,9 +24,10 @@ from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import storage_errors_told
 from threedgen.core.memory import forget_peak
+from threedgen.core.threads import most_threads
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_part, locate_weights
 from threedgen.runs.batch import Item, Job, read_items, read_seeds, run_batch, summary
-from threedgen.runs.directory import RunDirectory, config_hash, locked, open_run, run_folder, slug
+from threedgen.runs.directory import REFINED, RunDirectory, config_hash, locked, make_folder, open_run, run_folder, slug
 from threedgen.runs.dispatch import processes, run_apart
 from threedgen.runs.distributed import process_group, rank, world_size
 from threedgen.runs.longer import LENGTHENED, as_it_went_on, check_longer, lengthen
@@ -174,7 +175,7 @@ def _run_batch(config: Config, arguments: argparse.Namespace) -> int:
     title = Path(config.prompts).stem or config.prompt
     of_seeds = f"{name} seeds={config.seeds}" if config.seeds else name  # which are no part of a run's own settings
     folder = Path(config.output_root) / name / "batches" / f"{slug(title) or 'batch'}-{config_hash(config, of_seeds)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "the batch's")
     with locked(folder):
         gallery = Gallery(folder, title, jobs)
         try:
@@ -212,7 +213,7 @@ def _words_of(recipe: Path, arguments: argparse.Namespace) -> Callable[[Job], li
     """The command line of a job alone, in a process that shares the machine with the other workers."""
 
     def words(job: Job) -> list[str]:
-        threads = job.config.runtime.threads or max(1, (os.cpu_count() or 1) // job.config.batch.workers)
+        threads = job.config.runtime.threads or max(1, most_threads() // job.config.batch.workers)
         own = [f"seed={job.config.seed}", "prompts=", "seeds=", f"runtime.threads={threads}"]
         fresh = ["--fresh"] if arguments.fresh else []
         given = ["--config", str(recipe), *fresh, *arguments.settings, *job.settings]
@@ -313,6 +314,9 @@ def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> tuple[Conf
     saved = folder / "config.yaml"
     if not saved.is_file():
         raise ConfigError(f"--resume {folder}: there is no run in that folder ({saved} is missing)")
+    if folder.resolve().name == REFINED and (run := folder.resolve().parent / "config.yaml").is_file():
+        again = f"{program()} refine {run.parent}"
+        raise ConfigError(f"--resume {folder}: that is a refinement: `{again}` with its settings goes on")
     before, config = load_config(saved.resolve()), load_config(saved.resolve(), arguments.settings)
     old, new = flatten(before), flatten(config)
     may_grow = config.task in LENGTHENED

@@ -1,7 +1,9 @@
 """The app in a real browser, from a click to an asset; and what the command refuses."""
 
+import importlib
 import importlib.util
 import io
+import json
 import os
 import re
 import subprocess
@@ -9,12 +11,19 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from threedgen import cli
+from threedgen.app.jobs import Job, State
+from threedgen.app.seen import look
+from threedgen.config.schema import Config
+from threedgen.runs.directory import SAMPLED_VIEWS, open_run
 
 LAUNCH = Path(__file__).parent.parent.parent / "launch.py"
 # an object in a few steps; whether it looks like one is another matter
@@ -43,6 +52,42 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
 def test_wrong_commands(words, message, capsys):
     assert cli.main(["app", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def page_module(monkeypatch):
+    """page.py, whether Gradio is there or not: its parts are only made where a page is built."""
+    monkeypatch.setitem(sys.modules, "gradio", MagicMock())
+    monkeypatch.delitem(sys.modules, "threedgen.app.page", raising=False)
+    yield importlib.import_module("threedgen.app.page")
+    del sys.modules["threedgen.app.page"]
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_shown_in_the_end(page_module, tmp_path, monkeypatch):
+    """Its last files and its state come just after the folder was read: what is shown then must not stay."""
+    folder = tmp_path / "out/mini/run"
+    with open_run(folder, Config(prompt="a cat")) as run:
+        Image.new("RGB", (40, 10)).save(run.path(SAMPLED_VIEWS))
+    job = Job(folder, (), State.running)
+    report = {"faces": 4, "watertight": True, "texture_size": None, "seed": 0}
+    files = {"glb": "asset.glb", "report": "report.json"}
+
+    def look_and_end(path):
+        seen = look(path)
+        if job.state is State.running:
+            (folder / "asset.glb").write_bytes(b"glTF")
+            (folder / "report.json").write_text(json.dumps(report))
+            (folder / "result.json").write_text(json.dumps(files))
+            job.state = State.done
+        return seen
+
+    monkeypatch.setattr(page_module, "look", look_and_end)
+    jobs = SimpleNamespace(of=lambda path: job, ahead_of=lambda job: 0)
+    choice = SimpleNamespace(config=Config(output_root=str(tmp_path / "out")))
+    actions = page_module.Actions([choice], jobs, tmp_path / "copies", [])
+    key = actions.show(str(folder), "")[0]
+    later = actions.show(str(folder), key)
+    assert "model-viewer" in later[1] and "4 triangles" in later[1]
 
 
 @pytest.fixture(scope="module")

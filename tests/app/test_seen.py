@@ -183,6 +183,13 @@ def test_the_thumbnail_is_the_first_view(begun):
     assert thumbnail(look(begun)).getcolors() == [(192 * 192, (255, 0, 0))]
 
 
+def test_no_mesh_is_promised_of_pictures(begun):
+    seen = replace(look(begun), num_steps=0)
+    for task, promised in ((Task.dense_views, True), (Task.sample_views, False)):
+        said = texts.of_run(replace(seen, config=replace(seen.config, task=task)), State.running, 0, "", None)
+        assert ("Making the mesh" in said) is promised
+
+
 def test_what_was_typed_stays_text(finished):
     seen = look(finished)
     shown = texts.of_run(seen, State.done, 0, "", finished / "asset.glb")

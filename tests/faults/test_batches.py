@@ -66,6 +66,22 @@ def test_a_prompt_that_no_process_can_be_told_costs_this_one_alone(batch):
     assert "embedded null byte" in table()[1]["error"] and "Argument list too long" in table()[2]["error"]
 
 
+def test_an_output_root_that_is_a_file_is_one_line(batch, capsys):
+    assert batch(["a good"], "output_root=list.txt") == 5
+    error = capsys.readouterr().err
+    assert "cannot make the batch's folder list.txt/tiny/batches/" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("given", "threads"), [("8", 4), ("1", 1), ("", 3)])
+def test_workers_share_the_cores_that_the_batch_may_use(batch, monkeypatch, given, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    assert batch(["a good"]) == 0
+    (asset,) = Path("outputs").rglob("asset.glb")
+    assert asset.read_text() == repr(("a good", 0, 3, threads))
+
+
 def test_one_that_hangs_is_ended(batch):
     started = time.monotonic()
     assert batch(["a deaf"], "batch.timeout=0.05") == 1

@@ -64,11 +64,13 @@ def test_a_refinement_is_dropped_and_done_anew(tmp_path):
     with open_run(folder, before) as run:
         for step in (200, 400):
             save_checkpoint(run.checkpoints, step, {"scene.x": torch.full((1,), float(step))}, {})
+            run.path(f"previews/step-{step:06d}.png").touch()
         run.finish({})
         (run.checkpoints / THREADS).write_text("0 2\n")
         check_longer(folder, before, config)
         line = lengthen(run, before, config)
         assert not (run.checkpoints / THREADS).exists()
+        assert [path.name for path in folder.glob("previews/*")] == ["step-000200.png"]
         assert run.finished_results() is None and load_latest_checkpoint(run.checkpoints).step == 200
         # linear from 0.98 at 0 to 0.02 and 0.5 at 0.8 of the run; the rates from 1 at 0.4 to 0.1 at 1
         assert "200 -> 400 steps, on from 200" in line and "timesteps 0.38 to 0.68" in line

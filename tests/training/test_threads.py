@@ -8,10 +8,11 @@ from torch import nn
 
 from tests.training.test_loop import Recorded, line
 from threedgen.core.errors import ThreedgenError
+from threedgen.core.threads import most_threads
 from threedgen.runs.directory import THREADS
 from threedgen.training import threads as module
 from threedgen.training.loop import Pace, train
-from threedgen.training.threads import Threads, choices, choose, most_threads
+from threedgen.training.threads import Threads, choices, choose
 
 CPU = torch.device("cpu")
 

@@ -101,8 +101,8 @@ def choices(recipes: Sequence[str] = (), settings: Sequence[str] = ()) -> list[C
     bundled = [_choice(paths[name], settings) for name in _KNOWN if name in paths]
     known = {choice.config.weights for choice in bundled}
     others = (path for name, path in sorted(paths.items()) if name not in _KNOWN and _is_here(path, known))
-    found = [*bundled, *(_choice(path, settings) for path in others)]
-    return [choice for choice in found if choice.config.task in DRAWING and choice.has_all]
+    drawing = (path for path in others if load_config(path).task in DRAWING)  # settings may be none that others have
+    return [choice for choice in (*bundled, *(_choice(path, settings) for path in drawing)) if choice.has_all]
 
 
 def command(choice: Choice, prompt: str, seed: int, picture: str, settings: Sequence[str]) -> tuple[Path, list[str]]:

@@ -16,6 +16,7 @@ from threedgen.app.texts import file_url
 from threedgen.core.arguments import ArgumentParser
 from threedgen.core.errors import ConfigError
 from threedgen.core.network import check_reachable
+from threedgen.runs.directory import make_folder
 
 _USER = "threedgen"  # that a browser asks for beside the password
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     jobs = Jobs(devices())
     with tempfile.TemporaryDirectory(prefix="threedgen-app-") as copies:
         actions = Actions(offered, jobs, Path(copies), given.settings)
-        actions.output_root.mkdir(parents=True, exist_ok=True)
+        make_folder(actions.output_root, "the runs'")
         page = build_page(actions)
         try:
             _, address, _ = page.launch(

@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 import threedgen
+from threedgen.runs.dispatch import ended_by
 
 _ROOT = Path(threedgen.__file__).parent.parent
 _PATIENCE = 30.0  # seconds that a run has to write its checkpoint after it was asked to stop
@@ -175,5 +176,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _reason(lines: deque[str], status: int) -> str:
     """What a run that failed said of it."""
-    said = [line for line in lines if line.startswith(_ERROR)] or [line for line in lines if line.strip()]
+    said = [line for line in lines if line.startswith(_ERROR)]
+    if not said and status < 0:  # what it said last was of something else
+        return ended_by(-status)
+    said = said or [line for line in lines if line.strip()]
     return said[-1].removeprefix(_ERROR) if said else f"the run ended with status {status}"

@@ -68,15 +68,15 @@ class Actions:
     def show(self, folder: str, shown: str) -> list[Any]:
         """A key of what is to be seen, then the stage's parts in the order of `Stage.shown`; all skipped if the key is
         still `shown`."""
-        path = Path(folder)
-        job, seen = (self.jobs.of(path), look(path)) if folder else (None, None)
-        nothing = [_SKIP] * (6 + len(FILES))
-        if job is not None:
-            state, error = job.state, job.error
-        elif seen is not None:
-            state, error = seen.state, seen.error
-        else:
+        path, nothing = Path(folder), [_SKIP] * (6 + len(FILES))
+        job = self.jobs.of(path) if folder else None
+        told = None if job is None else (job.state, job.error)  # first: a run that is done has all its files then
+        seen = look(path) if folder else None
+        if told is None and seen is not None:
+            told = seen.state, seen.error
+        if told is None:
             return nothing
+        state, error = told
         ahead = self.jobs.ahead_of(job) if job is not None and state is State.waiting else 0
         key = repr((folder, state, ahead, error, seen and (seen.views, seen.preview, seen.step)))
         if key == shown:

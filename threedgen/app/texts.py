@@ -102,14 +102,10 @@ def _progress(seen: Seen | None, state: State, ahead: int, error: str) -> tuple[
             return "Stopped", f"at step {seen.step} of {seen.num_steps}" if seen and is_begun else "", None
         case State.done:
             return "", "", None
-    if seen is None or not (seen.views or seen.step):
+    if seen is None or not (seen.views or seen.step) or seen.config.task is Task.sample_views:
         return "Drawing the views", "the first pictures come in seconds", None
     if seen.num_steps == 0 or seen.step >= seen.num_steps:
-        return (
-            "Making the mesh",
-            "and its texture and turntable" if seen.config.task is not Task.sample_views else "",
-            None,
-        )
+        return "Making the mesh", "and its texture and turntable", None
     if not seen.step:
         return "Shaping it", f"{seen.num_steps} steps", None
     left = "" if seen.remaining is None else f" &middot; about {format_seconds(seen.remaining)} left"

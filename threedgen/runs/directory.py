@@ -33,6 +33,7 @@ from threedgen.runs.events import EventLog
 
 THREADS = "threads.txt"  # in the folder of checkpoints: lines of a step and the number of threads from it on
 SAMPLED_VIEWS = "sampled_views.png"  # side by side, what the prior alone makes of the prompt
+REFINED = "refined"  # the folder in a run's that `launch.py refine` works in
 _LOCK = ".lock"
 
 
@@ -104,10 +105,7 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
         with EventLog(os.devnull) as events:
             yield RunDirectory(folder, config, events)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the run's folder {folder}: {error.strerror}") from error
+    make_folder(folder, "the run's")
     with locked(folder):
         if fresh:
             _empty(folder)
@@ -116,6 +114,14 @@ def open_run(folder: str | Path, config: Config, *, fresh: bool = False) -> Iter
         with EventLog(folder / "events.jsonl") as events:
             barrier()
             yield RunDirectory(folder, config, events)
+
+
+def make_folder(folder: Path, whose: str) -> None:
+    """Make a folder, "the run's" or whose it is, unless it is there. Raises StorageError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {whose} folder {folder}: {error.strerror}") from error
 
 
 def run_folder(config: Config, name: str) -> Path:

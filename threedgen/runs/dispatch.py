@@ -134,8 +134,7 @@ class Process:
         if self.is_late:
             error = f"not done within {format_seconds(self.timeout)} (batch.timeout); the same command goes on with it"
         elif status < 0:
-            hint = " (out of memory?)" if -status == signal.SIGKILL else ""
-            error = f"its process was ended by {signal.Signals(-status).name}{hint}"
+            error = ended_by(-status)
         else:
             error = _last_error(self.log) or f"exit status {status}"
         see_log = f"; see {self.log}" if self.is_late or status < 0 else ""
@@ -147,6 +146,12 @@ class Process:
             os.killpg(self.process.pid, number)
         except ProcessLookupError:
             self.process.poll()  # it has just ended
+
+
+def ended_by(number: int) -> str:
+    """What to say of a process that a signal has ended."""
+    hint = " (out of memory?)" if number == signal.SIGKILL else ""
+    return f"its process was ended by {signal.Signals(number).name}{hint}"
 
 
 def processes(words_of: Callable[[Job], Sequence[str]], timeout: float) -> Callable[[Job, Path], Process]:

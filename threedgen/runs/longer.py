@@ -38,6 +38,9 @@ def lengthen(run: RunDirectory, before: Config, config: Config) -> str:
     for step in saved:
         if step > before.steps:
             shutil.rmtree(saved[step])
+    for picture in run.folder.glob("previews/step-*.png"):
+        if int(picture.stem.removeprefix("step-")) > before.steps:
+            picture.unlink()
     (run.checkpoints / THREADS).unlink(missing_ok=True)  # of other steps than those that come
     write_text_atomically(run.folder / "config.yaml", to_yaml(config))  # last: until then the run is the old one
     run.config = config

@@ -11,7 +11,6 @@ how many is kept with the run's checkpoints, and a run that goes on takes the st
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from bisect import bisect_right
 from collections import deque
@@ -23,6 +22,7 @@ from statistics import median
 import torch
 from torch import nn
 
+from threedgen.core.threads import most_threads
 from threedgen.runs.directory import THREADS
 from threedgen.runs.distributed import world_size
 from threedgen.runs.events import drop_unfinished_line
@@ -33,12 +33,6 @@ _HOPELESS = 2.5  # times the fastest step: a count that is slower than this in o
 _AS_GOOD = 1.05  # times the fastest count: fewer threads that are as fast leave more to others
 _FIRST_STAY, _LONGEST_STAY = 40, 640  # steps until counts are tried again; doubled when the choice was the same
 _SLOW, _WINDOW = 1.5, 5  # times the usual; the median of so many steps is compared
-
-
-def most_threads() -> int:
-    """As many as torch takes by itself: OMP_NUM_THREADS, or the cores that this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) > 0 else len(os.sched_getaffinity(0))
 
 
 def choices(most: int) -> list[int]:

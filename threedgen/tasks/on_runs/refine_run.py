@@ -10,7 +10,7 @@ from threedgen.config.load import load_config
 from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.runs.checkpoint import load_latest_checkpoint
-from threedgen.runs.directory import config_hash, open_run
+from threedgen.runs.directory import REFINED, config_hash, open_run
 from threedgen.runs.events import read_events
 from threedgen.tasks.export import write_assets
 from threedgen.tasks.on_runs.run_verb import config_of, copy_newest_checkpoint, load_newest, run_verb, scene_of
@@ -49,8 +49,8 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
     as_read = read_prompts(config, prior)
     text, negative, mix = encode_prompts(as_read, prior, config)
     begin = checkpoint.step
-    goes_on = _was_stopped(folder / "refined", config, begin)
-    with open_run(folder / "refined", config, fresh=not goes_on) as run:
+    goes_on = _was_stopped(folder / REFINED, config, begin)
+    with open_run(folder / REFINED, config, fresh=not goes_on) as run:
         run.events.write("started", refines=begin)
         run.events.write("prompt", as_read=as_read.prompt, negative_as_read=as_read.negative_prompt)
         if latest := load_latest_checkpoint(run.checkpoints):
