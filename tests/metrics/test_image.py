@@ -33,6 +33,17 @@ def test_ssim_of_a_batch_is_the_mean():
     assert ssim(a, b) == pytest.approx((1 + ssim(a[1], b[1])) / 2)
 
 
+def test_ssim_counts_no_window_with_a_pixel_that_is_not_shown():
+    a, b, shown = pictures(1), pictures(2), np.ones((2, 16, 24), bool)
+    assert ssim(a, b, shown) == pytest.approx(ssim(a, b))
+    shown[:, :, 12:], a[:, :, 12:] = False, b[:, :, 12:]  # what is hidden would look alike
+    left = ssim(a[:, :, :12], b[:, :, :12])
+    assert ssim(a, b, shown) == pytest.approx(left) and ssim(a, b) > left + 0.2
+    shown[1, :, 5] = False
+    assert ssim(a, b, torch.from_numpy(shown)) == pytest.approx(ssim(a[0, :, :12], b[0, :, :12]))
+    assert ssim(a[0], b[0], shown[0]) == pytest.approx(ssim(a, b, shown)) and math.isnan(ssim(a[1], b[1], shown[1]))
+
+
 def test_silhouettes():
     a, b = np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1))
     assert silhouette_iou(a, b) == 1

@@ -319,9 +319,10 @@ def test_tables_of_the_recipe_tell_surfaces_and_what_optimising_took(tmp_path, s
 def test_what_is_judged_is_drawn_as_the_settings_say(tiny_prior):
     prior = MultiViewPrior.from_pretrained(tiny_prior)
     settings = {"num_inference_steps": 2, "guidance_scale": 5.0, "rescale": 1.0, "sampler": Sampler.dpm}
-    config = load_config("views-mini.yaml")
+    config = load_config("views-mini.yaml", ["negative_prompt=a red cat", "allow_unknown_words=true"])
     config = replace(config, views=replace(config.views, **settings))
     cameras = viewing_cameras(config.camera, [0, 90], 15, 16)
     drawn = priors.drawing(prior, config)(["a red cat"], cameras, generator(0, 0, "judged"))
+    settings |= {"negative_prompt": "a red cat"}
     expected = sample_views(prior, ["a red cat"], cameras, generator(0, 0, "judged"), **settings)
     assert np.array_equal(drawn[0], expected.movedim(1, -1).numpy())

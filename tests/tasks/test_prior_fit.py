@@ -1,5 +1,6 @@
 """What the report says of scene and prior, with a prior whose answer is known."""
 
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,9 @@ from threedgen.config.load import load_config
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
 from threedgen.runs.directory import open_run
+from threedgen.runs.events import read_events
 from threedgen.scene.output import RenderOutput
+from threedgen.tasks import generate, scene_optimizer
 from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION, prior_fit
 from threedgen.tasks.prior_fit import note_prior_fit
 
@@ -58,3 +61,28 @@ def test_the_difference_to_what_the_prior_draws_is_told(tmp_path, capsys):
     assert (fit["step"], fit["strength"], fit["views"]) == (7, 0.75, 4)
     assert "10.5 dB" in capsys.readouterr().out
     assert prior_fit(tmp_path, 8) is None and prior_fit(tmp_path / "none", 7) is None  # of another scene, or unmeasured
+
+
+def test_asking_the_prior_counts_as_no_part_of_the_export(tmp_path, monkeypatch, capsys):
+    clock, config = [0.0], load_config("mvdream-mini.yaml", ["prompt=a red cat"])
+
+    def takes(seconds, result=None):
+        def work(*_):
+            clock[0] += seconds
+            return result
+
+        return work
+
+    prior = SimpleNamespace(without_text_encoder=lambda: None)
+    parts = {"check_export": takes(0), "load_prior": takes(1, prior), "read_prompts": takes(0, config)}
+    parts |= {"encode_prompts": takes(0, [None] * 3), "show_views": takes(2), "optimize": takes(4, (None, 3))}
+    parts |= {"note_prior_fit": takes(8), "export_scene": takes(16, {})}
+    for name, work in parts.items():
+        monkeypatch.setattr(generate, name, work)
+    for module in (generate, scene_optimizer):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with open_run(tmp_path, config) as run:
+        generate.run(config, run)
+    (timing,) = (event for event in read_events(tmp_path / "events.jsonl") if event["event"] == "timing")
+    assert (timing["optimize"], timing["export"]) == (7, 16)
+    assert "7 s to optimise, 16 s to export" in capsys.readouterr().out

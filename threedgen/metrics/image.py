@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 from skimage.metrics import structural_similarity
 
 from threedgen.imaging import to_numpy
@@ -16,6 +17,7 @@ from threedgen.imaging import to_numpy
 Color = tuple[float, float, float]
 GREY: Color = (0.5, 0.5, 0.5)
 _DIFFERENT = 0.12
+_WINDOW = 7  # pixels, of `ssim`
 
 
 def psnr(a: Any, b: Any) -> float:
@@ -25,15 +27,26 @@ def psnr(a: Any, b: Any) -> float:
     return math.inf if error == 0 else -10.0 * math.log10(error)
 
 
-def ssim(a: Any, b: Any) -> float:
+def ssim(a: Any, b: Any, shown: Any = None) -> float:
     """Structural similarity of images [B, H, W, 3] or [H, W, 3], at least 7 pixels wide and high; mean over B.
 
     Wang et al. 2004, in windows of 7 x 7 pixels, the mean of the three channels.
+
+    shown: [B, H, W] or [H, W] bool, pixels that are compared: windows with others do not count, nor do images that
+    have no others; nan where no window is left. None: all are.
     """
     a, b = _pair(a, b)
     shape = (-1, *a.shape[-3:])
     pairs = zip(a.reshape(shape), b.reshape(shape), strict=True)
-    return float(np.mean([structural_similarity(x, y, channel_axis=-1, data_range=1.0) for x, y in pairs]))
+    if shown is None:
+        return float(np.mean([structural_similarity(x, y, channel_axis=-1, data_range=1.0) for x, y in pairs]))
+    of_images = []
+    for (x, y), mask in zip(pairs, to_numpy(shown).reshape(shape[:-1]), strict=True):
+        whole = binary_erosion(mask, np.ones((_WINDOW, _WINDOW)))
+        if whole.any():
+            of_windows = structural_similarity(x, y, win_size=_WINDOW, channel_axis=-1, data_range=1.0, full=True)[1]
+            of_images.append(float(of_windows[whole].mean()))
+    return float(np.mean(of_images)) if of_images else math.nan
 
 
 def silhouette_iou(opacity_a: Any, opacity_b: Any, threshold: float = 0.5) -> float:

@@ -50,8 +50,9 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     scene, done = optimize(as_read, run, prior, *told)
     optimized = time.monotonic()
     note_prior_fit(scene, as_read, run, prior, *told[:2], done)
+    measured = time.monotonic()
     results = export_scene(scene, config, run, done)
-    tell_times(run, started, optimized)
+    tell_times(run, started, optimized, measured)
     return results
 
 

@@ -185,7 +185,7 @@ def write_quality(
         scores = {
             "pictures": len(held_out),
             "psnr": round(float(np.mean([psnr(a, b) for a, b in pairs])), 2),  # the mean over pictures, as is customary
-            "ssim": round(ssim(true, seen), 4),
+            "ssim": round(ssim(true, seen, None if held_out.seen is None else shows), 4),
         }
         if held_out.cut_out.any():
             compared = shows & held_out.cut_out.numpy()[:, None, None]

@@ -176,9 +176,13 @@ def fit(
     return max(start, span.last)
 
 
-def tell_times(run: RunDirectory, started: float, optimized: float) -> None:
-    """Print and note how long a run's two parts took, and the memory it needed. Times are `time.monotonic`'s."""
-    seconds = {"optimize": optimized - started, "export": time.monotonic() - optimized}
+def tell_times(run: RunDirectory, started: float, optimized: float, exporting: float | None = None) -> None:
+    """Print and note how long a run's two parts took, and the memory it needed. Times are `time.monotonic`'s.
+
+    exporting: when the export began, if that was not at once.
+    """
+    began = optimized if exporting is None else exporting
+    seconds = {"optimize": optimized - started, "export": time.monotonic() - began}
     most = peak_gib()
     run.events.write("timing", peak_memory_gib=most, **seconds)
     print(f"{seconds['optimize']:.0f} s to optimise, {seconds['export']:.0f} s to export, {most:.1f} GiB at most")

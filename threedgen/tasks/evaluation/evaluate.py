@@ -120,7 +120,10 @@ def _sheet_cameras(config: Config) -> Cameras:
 
 
 def by_prompt(table: Table, scores: Scores) -> str:
-    """As markdown: one row a prompt and number of views, then the mean of each number of views."""
+    """As markdown: one row a prompt and number of views, then the mean of each number of views.
+
+    A number in parentheses says of how many a mean is where some have no such figure, as a scene without a surface.
+    """
     titles = [*(column.title for column in _LIKENESS), "face front / back (truth)", "Janus"]
     lines = [row(["prompt", "views", *titles, *(column.title for column in _COST)])]
     lines.append("|" + "---|" * (4 + len(table.columns)))
@@ -146,7 +149,8 @@ def _face(figures: Figures) -> tuple[str, str]:
 def _means(name: str, views: str, group: Sequence[Figures], face: str, janus: str) -> str:
     def mean(column: Column) -> str:
         values = [figures[column.key] for figures in group if figures.get(column.key) is not None]
-        return column.text(float(np.mean(values)) if values else float("nan"))
+        text = column.text(float(np.mean(values))) if values else "–"
+        return text if len(values) in (0, len(group)) else f"{text} ({len(values)})"
 
     return row([name, views, *map(mean, _LIKENESS), face, janus, *map(mean, _COST)])
 

@@ -17,7 +17,7 @@ from threedgen.scene.protocol import Shown
 from threedgen.tasks.evaluation.dense_views import quick_fit
 from threedgen.tasks.evaluation.guided import JUDGED, MIXTURES, mixtures, ring_of, weight
 from threedgen.tasks.evaluation.jobs import Job, folder_name, measured
-from threedgen.tasks.evaluation.priors import Draw, drawing, judge_all, judged_specs
+from threedgen.tasks.evaluation.priors import Draw, drawing, judge_all, judged_specs, negative_of
 from threedgen.tasks.evaluation.tables import Claim, Column, Condition, Measured, Table
 from threedgen.tasks.generate import optimize
 from threedgen.tasks.prompting import encode_prompts, load_prior
@@ -87,13 +87,13 @@ def _distiller(job: Job) -> Callable[[str, int], Shown]:
     config = job.config
     prior = load_prior(config)
     recipe = replace(load_config("guided-mini.yaml", ["checkpoint_every=10000"]), runtime=config.runtime)
-    joint = config.views.joint
+    joint, negative = config.views.joint, negative_of(config, prior)
     guidance, views = replace(recipe.guidance, joint=joint), replace(recipe.views, joint=joint)
 
     def make(caption: str, number: int) -> Shown:
         own = replace(
             recipe, prompt=caption, weights=config.weights, seed=config.seed + number, guidance=guidance, views=views,
-            output_root=config.output_root, preview_every=10000,
+            output_root=config.output_root, preview_every=10000, negative_prompt=negative,
         )  # fmt: skip
         with open_run(job.folder / "runs" / folder_name(caption), own) as run:
             scene, _ = optimize(own, run, prior, *encode_prompts(own, prior))

@@ -21,6 +21,7 @@ from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
+from threedgen.diffusion.text.prompts import read_prompt
 from threedgen.imaging import save_strip
 from threedgen.metrics.image import GREY, border_color, drawn_silhouette, psnr, silhouette_iou
 from threedgen.metrics.janus import janus_score
@@ -204,8 +205,16 @@ def train_and_judge(job: Job) -> str:
 Draw = Callable[[Sequence[str], Cameras, torch.Generator], np.ndarray]
 
 
+def negative_of(config: Config, prior: MultiViewPrior) -> str:
+    """The negative prompt as a prior is told it. Raises ConfigError if it cannot be."""
+    if config.allow_unknown_words or not config.negative_prompt:
+        return config.negative_prompt
+    return read_prompt(prior.tokenizer, config.negative_prompt, negative=True).text
+
+
 def drawing(prior: MultiViewPrior, config: Config, joint: ImagePrior | None = None) -> Draw:
-    """Draws as the config's `views` say, steps, sampler and guidance; joint: beside the prior."""
+    """Draws as the config's `views` and negative prompt say, steps, sampler and guidance; joint: beside the prior."""
+    negative, of_image = negative_of(config, prior), negative_of(config, joint.prior) if joint else ""
 
     def draw(captions: Sequence[str], cameras: Cameras, generator: torch.Generator) -> np.ndarray:
         views = sample_views(
@@ -213,11 +222,12 @@ def drawing(prior: MultiViewPrior, config: Config, joint: ImagePrior | None = No
             captions,
             replace(cameras, height=prior.image_size, width=prior.image_size),
             generator,
+            negative_prompt=negative,
             num_inference_steps=config.views.num_inference_steps,
             guidance_scale=config.views.guidance_scale,
             rescale=config.views.rescale,
             sampler=config.views.sampler,
-            mix=joint.mix(captions, [""]) if joint else None,
+            mix=joint.mix(captions, [of_image]) if joint else None,
         )
         return views.unflatten(0, (len(captions), len(cameras))).movedim(2, -1).cpu().numpy()
 

@@ -60,8 +60,9 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
         done = refine(scene, config, run, prior, text, negative, begin, checkpoint.step, mix)
         refined = time.monotonic()
         note_prior_fit(scene, config, run, prior, text, negative, done)
+        measured = time.monotonic()
         results = write_assets(scene, config, folder, run.folder, done)
-        tell_times(run, started, refined)
+        tell_times(run, started, refined, measured)
         run.finish(results)
         return results
 
