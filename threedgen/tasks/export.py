@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.cameras import SHEET_AZIMUTHS, SHEET_ELEVATION, Cameras, viewing_cameras
 from threedgen.config.export import ExportConfig
 from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config, Task
@@ -49,10 +49,8 @@ from threedgen.runs.events import read_events
 from threedgen.scene.protocol import Shown, Solid
 from threedgen.viewer.preview import write_preview
 
-SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)  # of SAMPLED_VIEWS too
 PRIOR_FIT = "prior_fit"  # the event that says how well the scene fits the prior
 _NUM_COMPARED = 8  # views in which mesh and scene are compared; every other one is a column of the sheet
-SHEET_ELEVATION = 15.0
 _FRAMES_PER_SECOND = 24
 # every name that an export may write; what an earlier one left and this one does not make is removed
 _NAMES = (
