@@ -42,8 +42,8 @@ class WordFile:
         backend.no_truncation()
         backend.no_padding()
         settings = json.loads(settings_file.read_text("utf-8"))
-        special = (settings[name] for name in ("unk_token", "eos_token", "pad_token"))
-        return WordFile(backend, *special, settings["model_max_length"])
+        unknown, end, pad = (settings[f"{name}_token"] for name in ("unk", "eos", "pad"))
+        return WordFile(backend, unknown, end, pad, settings["model_max_length"])
 
     def get_vocab(self) -> dict[str, int]:
         return self.backend_tokenizer.get_vocab()
