@@ -20,6 +20,7 @@ from threedgen.config.scene import CameraConfig
 from threedgen.core.randomness import generator
 from threedgen.core.transfer import to_device
 
+SHEET_AZIMUTHS, SHEET_ELEVATION = (20.0, 110.0, 200.0, 290.0), 15.0  # degrees: of a contact sheet's columns
 Angles = float | Sequence[float] | NDArray[Any] | Tensor
 
 

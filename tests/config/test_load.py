@@ -414,7 +414,9 @@ def test_a_section_in_braces_is_read_as_in_a_recipe():
     config = load_config(None, ["refine.strength={start: 0.9, end: 0.4}", "guidance.joint={weights: own, mode: mix}"])
     assert (config.refine.strength.start, config.refine.strength.end) == (0.9, 0.4)
     assert config.guidance.joint.weights == "own"
-    with pytest.raises(ConfigError, match=r"unknown setting 'refine.strength.stop' \(on the command line.*did you mean"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'refine.strength.stop' \(on the command line.*did you mean"
+    ):
         load_config(None, ["refine.strength={stop: 0.9}"])
     with pytest.raises(ConfigError, match=r"refine.strength.start \(on the command line\): expected a number"):
         load_config(None, ["refine.strength={start: much}"])

@@ -9,9 +9,11 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from threedgen.core import files
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import (
     atomic_folder,
@@ -22,6 +24,19 @@ from threedgen.core.files import (
     write_json_atomically,
     write_text_atomically,
 )
+
+
+def test_threads_that_write_at_the_same_time_leave_the_umask_alone():
+    """It can only be asked for by changing it, and what one thread finds must not be what another has set meanwhile."""
+    before, interval = os.umask(0o027), sys.getswitchinterval()
+    sys.setswitchinterval(1e-7)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = set(pool.map(lambda _: files._umask(), range(20_000)))
+    finally:
+        sys.setswitchinterval(interval)
+        left = os.umask(before)
+    assert (found, left) == ({0o027}, 0o027)
 
 
 def test_sha256_of_a_file_larger_than_one_piece(tmp_path):

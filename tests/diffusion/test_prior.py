@@ -20,6 +20,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim, ddim_timesteps
 from threedgen.diffusion.start import grow_vocabulary
 from threedgen.diffusion.text.prompts import check_prompt, read_prompt, unknown_words
+from threedgen.diffusion.text.word_file import WordFile
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,17 @@ def test_saved_and_loaded_priors_are_equal(prior, tmp_path, dtype, tolerance):
     for before, after in zip(_forward(prior), _forward(loaded), strict=True):
         torch.testing.assert_close(after, before, atol=tolerance, rtol=tolerance)
     assert next(prior.parameters()).dtype == torch.float32  # saving halves a copy, not the model
+
+
+def test_a_prior_that_only_reads_reads_as_with_the_tokenizer_of_transformers():
+    whole, reader = (MultiViewPrior.from_pretrained("mini", only_reads=only_reads) for only_reads in (False, True))
+    assert isinstance(reader.tokenizer, WordFile) and not isinstance(whole.tokenizer, WordFile)
+    long = "a red cat, " * 9
+    for prompts in (["a red cat with a green face", "", "A Zebra, 3d asset!", long, "a [v] cat"], [long]):
+        assert torch.equal(reader.encode_text(prompts), whole.encode_text(prompts))
+    for prior in (whole, reader):  # what was read does not change what is checked
+        with pytest.raises(ConfigError, match="38 tokens"):
+            check_prompt(prior.tokenizer, long)
 
 
 def test_weights_in_half_precision_take_and_give_float32():

@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from threedgen.mesh import (
     TexturedMesh,
     describe_mesh,
     render_mesh,
+    write,
     write_glb,
     write_obj,
     write_ply,
@@ -194,6 +196,22 @@ def test_the_obj_names_its_neighbours_without_a_folder(ball_mesh, tmp_path):
     material = (tmp_path / "thing.mtl").read_text()
     assert re.findall(r"^map_Kd (.+)$", material, re.M) == ["thing.png"]
     assert "Kd 1 1 1" in material  # anything else would darken the texture
+
+
+def test_an_obj_holds_the_tables_that_numpy_writes(ball_mesh, tmp_path, monkeypatch):
+    """A row after the other, in pieces and whole."""
+    y_up = [1, 2, 0]
+    tables = [("v %.8g %.8g %.8g", ball_mesh.vertices[:, y_up]), ("vt %.6g %.6g", ball_mesh.uvs)]
+    tables += [("vn %.4g %.4g %.4g", ball_mesh.normals[:, y_up])]
+    tables += [("f %d/%d/%d %d/%d/%d %d/%d/%d", np.repeat(ball_mesh.faces + 1, 3, axis=1))]
+    written = io.StringIO("mtllib asset.mtl\nusemtl asset\n")
+    written.seek(0, io.SEEK_END)
+    for form, table in tables:
+        np.savetxt(written, table, fmt=form)
+    for rows in (1 << 30, 999):
+        monkeypatch.setattr(write, "_ROWS_AT_ONCE", rows)
+        write_obj(ball_mesh, tmp_path / "asset.obj")
+        assert (tmp_path / "asset.obj").read_text() == written.getvalue()
 
 
 def test_textures_are_read_between_the_centres_of_texels():

@@ -106,7 +106,8 @@ def test_cameras_see_the_nearest_face_and_where_on_it(rasterizer):
     [(6.0, 40, "small and within"), (1.6, 30, "over the edges"), (0.9, 70, "partly behind the camera")],
 )
 def test_only_the_part_of_the_picture_that_a_mesh_can_cover_is_looked_at(distance, fov_y, about, monkeypatch):
-    """The same faces as all rays give, each against each face, wherever the mesh is; whatever the number of threads."""
+    """The same faces as all rays give, each against each face, wherever the mesh is; whatever the number of threads,
+    and with fewer vertices than pixels as with more."""
     random = np.random.default_rng(5)
     vertices = random.uniform(-1, 1, (30, 3)).astype(np.float32) * [0.9, 0.5, 0.7] + np.array([0.1, 0.2, -0.1])
     vertices = vertices.astype(np.float32)
@@ -114,13 +115,13 @@ def test_only_the_part_of_the_picture_that_a_mesh_can_cover_is_looked_at(distanc
     cameras = orbit([0, 35, 130], [5, -30, 60], distance, fov_y, 30, 22)
     found, _ = first_hits(vertices, faces, cameras)
     pictures = []
-    for number in (1, 3):
+    for number, times in ((1, 1), (3, 1), (1, 30)):
         monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
         image = np.full((3, 30, 22), -1)
-        for i, seen in enumerate(NativeRasterizer().views(vertices, faces, cameras)):
+        for i, seen in enumerate(NativeRasterizer().views(np.tile(vertices, (times, 1)), faces, cameras)):
             image[i, seen.rows, seen.columns] = seen.faces
         pictures.append(image)
-    assert (pictures[0] == pictures[1]).all()
+    assert (pictures[0] == pictures[1]).all() and (pictures[0] == pictures[2]).all()
     assert (found >= 0).any() and (pictures[0].reshape(-1) != found).sum() <= 2  # rays along an edge
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from threedgen.cameras import viewing_cameras
+from threedgen.cameras import SHEET_AZIMUTHS, SHEET_ELEVATION, viewing_cameras
 from threedgen.config.load import load_config
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
@@ -15,7 +15,7 @@ from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.scene.output import RenderOutput
 from threedgen.tasks import generate, scene_optimizer
-from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION, prior_fit
+from threedgen.tasks.export import prior_fit
 from threedgen.tasks.prior_fit import note_prior_fit
 
 

@@ -104,6 +104,16 @@ def test_the_targets_are_what_the_prior_makes_of_the_scenes_own_views():
     assert {(count, views) for _, count, views in prior.asked} == {(24, 4)}  # wanted and unwanted, four views together
 
 
+def test_sets_are_drawn_in_even_pieces_and_in_each_as_in_the_whole(monkeypatch):
+    scene, config, drawn = NeRF(CONFIG.scene, CONFIG.seed), refining(sets=6), []
+    for at_once, count in ((8, 48), (4, 24)):  # wanted and unwanted, of six sets and of three
+        monkeypatch.setattr(refine, "_SETS_AT_ONCE", at_once)
+        prior = Knowing()
+        drawn.append(refine.draw_targets(scene, config, prior, TEXT, TEXT, step=4)[1])
+        assert {asked for _, asked, _ in prior.asked} == {count}
+    assert all(torch.equal(whole, piece) for whole, piece in zip(*drawn, strict=True))
+
+
 def test_with_little_noise_the_targets_are_the_scenes_own_views():
     config = refining(strength=Schedule(0.001, 0.001))
     prior, scene = Knowing(), NeRF(CONFIG.scene, CONFIG.seed)

@@ -59,7 +59,7 @@ def test_views_can_be_transparent_and_say_what_they_are(tmp_path, capsys, monkey
     def refuse(rgb):
         raise ThreedgenError("its border is not of one colour")
 
-    monkeypatch.setattr("threedgen.tasks.sample_views.cut_from_flat", refuse)
+    monkeypatch.setattr("threedgen.data.flat_background.cut_from_flat", refuse)
     assert cli.main(["--config", "views-mini.yaml", *settings, "views.transparent=true", "seed=3"]) == 1
     assert "view 0: its border is not of one colour: remove_background=true" in capsys.readouterr().err
     assert len(files(tmp_path, "view-*.png")) == 4  # none of the second run

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from threedgen.core.errors import StorageError, ThreedgenError
 MANIFEST = "manifest.json"
 TEMPORARY_PREFIX = ".tmp-"  # names of unfinished files and folders
 _ASIDE_PREFIX = ".tmp-old-"  # holds a folder that is being replaced
+_asks_umask = threading.Lock()
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -209,6 +211,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _asks_umask:  # it can only be asked for by changing it
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

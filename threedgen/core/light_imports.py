@@ -20,9 +20,9 @@ from typing import Any
 
 from threedgen.core import ahead
 
-# diffusers asks once whether these are installed and does without them; others, ourselves included, still import them
+# diffusers does without these where it does not find them; others, ourselves included, import them later
 UNNEEDED = ("accelerate", "peft", "scipy", "transformers")
-# where diffusers asks, and what of it we use
+# where diffusers asks what is installed, and what of it we use
 _FLAGS = "diffusers.utils.import_utils"
 _CLASSES = (
     "diffusers.models.autoencoders.autoencoder_kl",
@@ -64,10 +64,8 @@ def import_diffusers() -> None:
     if not _owned or "diffusers" in sys.modules:
         return
     try:
-        with compiler_aside():
-            with absent(*UNNEEDED):
-                importlib.import_module(_FLAGS)
-            for name in _CLASSES:
+        with compiler_aside(), absent(*UNNEEDED):
+            for name in (_FLAGS, *_CLASSES):
                 importlib.import_module(name)
     except (ImportError, AttributeError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "diffusers"]:

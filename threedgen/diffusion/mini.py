@@ -153,7 +153,9 @@ def new_image_encoder(latent_channels: int, latent_size: int, width: int) -> "CL
     Weights are drawn from torch's global random state.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # here: see `load_image_encoder`
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             num_channels=latent_channels,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
+from huggingface_hub.utils import disable_progress_bars
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from transformers import PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, videomv_camera_vectors
 from threedgen.core.errors import ConfigError, ThreedgenError
@@ -33,14 +32,15 @@ from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.schedule import NoiseSchedule
 from threedgen.diffusion.text.clip_tokenizer import load_tokenizer
 from threedgen.diffusion.text.encoder import TextEncoder
+from threedgen.diffusion.text.word_file import WordFile
 
 if TYPE_CHECKING:
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerFast
 
 # of the pictures that CLIP was trained on: red, green, blue
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _FPS = 8  # frames a second that VideoMV tells its image-to-video network
-disable_progress_bar()  # transformers' bars for loading and saving would stand between the run's own lines
+disable_progress_bars()  # the hub's would stand between the run's own lines
 
 
 class MultiViewPrior(nn.Module):
@@ -57,7 +57,7 @@ class MultiViewPrior(nn.Module):
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: "PreTrainedTokenizerFast | WordFile",
         text_encoder: TextEncoder | None,
         unet: MultiViewUNet | VideoUNet,
         vae: AutoencoderKL,
@@ -65,7 +65,7 @@ class MultiViewPrior(nn.Module):
         image_encoder: "CLIPVisionModelWithProjection | None" = None,
     ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.text_encoder: Any = text_encoder
         self.unet = unet
         self.vae = vae
@@ -88,10 +88,13 @@ class MultiViewPrior(nn.Module):
         device: torch.device | str = "cpu",
         vae: AutoencoderKL | None = None,
         text_encoder: TextEncoder | None = None,
+        only_reads: bool = False,
     ) -> Self:
         """Load the bundled mini prior ("mini"), a folder in diffusers' layout, an adapter or a hub id, frozen.
 
         vae, text_encoder: those that are in memory, used in place of the folder's; an adapter may change the latter.
+        only_reads: it will be given no new words and not be saved; its words are then read without transformers, whose
+        import takes a third of a second.
 
         The weights are held in `dtype`. Each tensor is read, converted and moved on its own, so that the peak memory
         is that of the loaded prior. Raises WeightsMissingError if the weights are not there (see `locate_weights`)
@@ -99,11 +102,12 @@ class MultiViewPrior(nn.Module):
         """
         folder = locate_weights(str(weights))
         if base := adapter_base(folder):
-            prior = cls.from_pretrained(base, dtype, device, vae, text_encoder)
+            prior = cls.from_pretrained(base, dtype, device, vae, text_encoder, only_reads)
             merge_adapter(prior, folder)
             return prior
+        words = locate_part(folder, "tokenizer")
         prior = cls(
-            load_tokenizer(locate_part(folder, "tokenizer")),
+            (WordFile.of_folder(words) if only_reads else None) or load_tokenizer(words),
             text_encoder or load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
             load_unet(locate_part(folder, "unet"), dtype, device),
             vae or load_vae(locate_part(folder, "vae"), dtype, device),
@@ -176,14 +180,12 @@ class MultiViewPrior(nn.Module):
         """
         if self.text_encoder is None:
             raise RuntimeError("this prior is without its text encoder")
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self.text_encoder(to_device(tokens.input_ids, self.device)).last_hidden_state.float()
+        if isinstance(self.tokenizer, WordFile):
+            ids = self.tokenizer.padded(prompts)
+        else:
+            length = self.tokenizer.model_max_length
+            ids = self.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True).input_ids
+        return self.text_encoder(to_device(torch.tensor(ids), self.device)).last_hidden_state.float()
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Scaled posterior means: [B, 3, H, W] in 0..1 -> [B, 4, H/f, W/f]. Differentiable."""

@@ -49,10 +49,11 @@ class NativeRasterizer:
 
     def views(self, vertices: Array, faces: Array, cameras: Cameras) -> Iterator[Fragments]:
         scene = _embree_scene(vertices, faces)
-        corners = _box_corners(vertices)
+        # what a camera has to look at: all vertices; where these are more than its pixels, the box around them
+        hull = vertices if len(vertices) < cameras.height * cameras.width else _box_corners(vertices)
 
         def seen(lens: _Lens) -> Fragments:
-            rows, columns = lens.window(corners)
+            rows, columns = lens.window(hull)
             directions = lens.directions(rows, columns)
             hit = _first_hits(scene, np.broadcast_to(lens.pose[:3, 3], directions.shape), directions)
             row, column = np.divmod(hit.rays, columns.stop - columns.start)

@@ -76,12 +76,12 @@ def render_views(
     behind = np.array(background, np.float32)
 
     def picture(layers: Iterable[tuple[Fragments, Array]]) -> tuple[Array, Array]:
-        samples = np.zeros((finer.height * finer.width, 4), np.float32)
+        flat = np.zeros((finer.height * finer.width, 4), np.float32)
         for seen, weights in layers:
             rgb = mesh.color_at(seen.faces, seen.barycentric)
             weighted = np.concatenate([rgb * weights[:, None], weights[:, None]], 1)
-            samples[seen.rows * finer.width + seen.columns] += weighted
-        samples = samples.reshape(finer.height, finer.width, 4)
+            flat[seen.rows * finer.width + seen.columns] += weighted
+        samples = flat.reshape(finer.height, finer.width, 4)
         offsets = [(i, j) for i in range(supersample) for j in range(supersample)]
         summed = reduce(np.add, [samples[i::supersample, j::supersample] for i, j in offsets])
         pixels = summed / np.float32(len(offsets))

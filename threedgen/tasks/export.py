@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.cameras import SHEET_AZIMUTHS, SHEET_ELEVATION, Cameras, viewing_cameras
 from threedgen.config.export import ExportConfig
 from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config, Task
@@ -50,10 +51,8 @@ from threedgen.runs.events import read_events
 from threedgen.scene.protocol import Shown, Solid
 from threedgen.viewer.preview import write_preview
 
-SHEET_AZIMUTHS = (20.0, 110.0, 200.0, 290.0)  # of SAMPLED_VIEWS too
 PRIOR_FIT = "prior_fit"  # the event that says how well the scene fits the prior
 _NUM_COMPARED = 8  # views in which mesh and scene are compared; every other one is a column of the sheet
-SHEET_ELEVATION = 15.0
 _FRAMES_PER_SECOND = 24
 # every name that an export may write; what an earlier one left and this one does not make is removed
 _NAMES = (
@@ -139,20 +138,21 @@ def _write_all(
     mesh = paint(scene, surface, config.export, rasterizer)
     lift = -float(surface.vertices[:, 2].min()) if config.export.on_floor else 0.0
     standing = lifted(mesh, lift)
-    results = _write_formats(standing, scene, surface, lift, config.export, folder)
-    mesh_seconds = time.monotonic() - started
-
-    results["turntable"] = _write_turntable(mesh, config, rasterizer, folder)
-    azimuth = SHEET_AZIMUTHS[0] + np.arange(_NUM_COMPARED) * 360 / _NUM_COMPARED
-    cameras = viewing_cameras(config.camera, azimuth, SHEET_ELEVATION, config.export.image_size)
-    scene_rgb, mesh_rgb = render_scene(scene, cameras), render_mesh(mesh, cameras, rasterizer=rasterizer)[0]
-    results["sheet"] = folder / "contact_sheet.png"
-    of_sheet = slice(None, None, _NUM_COMPARED // len(SHEET_AZIMUTHS))
-    rows = _saved_views(run_folder / SAMPLED_VIEWS)
-    rows += [("optimised scene", scene_rgb[of_sheet]), ("mesh", mesh_rgb[of_sheet])]
-    as_read = noted.as_read or config.prompt
-    rows += _ground_truth(as_read, cameras[of_sheet])
-    save_png(contact_sheet(rows, config.prompt), results["sheet"])
+    with ThreadPoolExecutor(1) as beside:  # drawing frames leaves the cores time for what cannot be shared out
+        turntable = beside.submit(_write_turntable, mesh, config, rasterizer, folder)
+        results = _write_formats(standing, scene, surface, lift, config.export, folder)
+        mesh_seconds = time.monotonic() - started
+        azimuth = SHEET_AZIMUTHS[0] + np.arange(_NUM_COMPARED) * 360 / _NUM_COMPARED
+        cameras = viewing_cameras(config.camera, azimuth, SHEET_ELEVATION, config.export.image_size)
+        scene_rgb, mesh_rgb = render_scene(scene, cameras), render_mesh(mesh, cameras, rasterizer=rasterizer)[0]
+        of_sheet = slice(None, None, _NUM_COMPARED // len(SHEET_AZIMUTHS))
+        rows = _saved_views(run_folder / SAMPLED_VIEWS)
+        rows += [("optimised scene", scene_rgb[of_sheet]), ("mesh", mesh_rgb[of_sheet])]
+        as_read = noted.as_read or config.prompt
+        rows += _ground_truth(as_read, cameras[of_sheet])
+        save_png(contact_sheet(rows, config.prompt), folder / "contact_sheet.png")
+        described = describe_mesh(standing, rasterizer)
+        results |= {"turntable": turntable.result(), "sheet": folder / "contact_sheet.png"}
 
     quality = float(psnr(scene_rgb, mesh_rgb))
     report = {
@@ -160,7 +160,7 @@ def _write_all(
         "prompt_as_read": as_read,
         "seed": config.seed,
         "step": step,
-        **describe_mesh(standing, rasterizer),
+        **described,
         "lifted_by": round(lift, 6),
         "cut_off": is_cut,
         "mesh_vs_scene_psnr": round(quality, 2) if math.isfinite(quality) else None,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.cameras import SHEET_AZIMUTHS, SHEET_ELEVATION, Cameras, viewing_cameras
 from threedgen.config.guidance import JointConfig
 from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
@@ -19,18 +19,17 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.text.prompts import read_prompt
 from threedgen.runs.device import precision_note, prior_dtype, select_device
-from threedgen.tasks.export import SHEET_AZIMUTHS, SHEET_ELEVATION
 
 _FRAMES_BETWEEN = 6  # that a video prior draws from one of the sheet's views to the next, 15 degrees apart
 
 
 def load_prior(config: Config) -> MultiViewPrior:
-    """The config's prior on its device, in the precision of the config."""
+    """The config's prior, to be asked and not changed, on its device, in the precision of the config."""
     device, precision = select_device(config.runtime), config.runtime.precision
     if note := precision_note(precision, device):
         show_notes([note])
     dtype = prior_dtype(precision, device)
-    return MultiViewPrior.from_pretrained(config.weights, dtype=dtype, device=device)
+    return MultiViewPrior.from_pretrained(config.weights, dtype, device, only_reads=True)
 
 
 def load_joint(joint: JointConfig, prior: MultiViewPrior) -> ImagePrior | None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_text_atomically
-from threedgen.data.flat_background import cut_from_flat
 from threedgen.data.subject_images import cut_out
 from threedgen.diffusion.pipeline import MultiViewPipeline, Views
 from threedgen.diffusion.text.prompts import as_asset
@@ -81,6 +80,8 @@ def _transparent(image: Image.Image, number: int, config: Config) -> Image.Image
         return image
     if config.remove_background:
         return cut_out(image)
+    from threedgen.data.flat_background import cut_from_flat  # here: scipy is imported with it
+
     try:
         return Image.fromarray(cut_from_flat(np.asarray(image)))
     except ThreedgenError as error:

@@ -190,7 +190,9 @@ def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device | 
         CLIPVisionConfig,
         CLIPVisionModelWithProjection,
     )
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of saving: it would stand between the run's own lines
     config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
     tensors = {key: t for key, t in _weights(folder, TEXT_ENCODER_FILE).items() if not key.endswith(".position_ids")}
     with on_meta():

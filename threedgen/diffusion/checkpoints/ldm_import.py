@@ -13,10 +13,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import DDIMScheduler, ModelMixin
-from transformers import PreTrainedTokenizerFast
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import atomic_folder, sha256_of_file
@@ -28,6 +28,9 @@ from threedgen.diffusion.formats.text_towers import PREFIX, match_clip_text, mat
 from threedgen.diffusion.networks.multiview_unet import CAMERA_DIM, match_ldm_unet
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.diffusion.text.clip_tokenizer import PAD_SD1, PAD_SD2, clip_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _OPEN_CLIP, _CLIP = "cond_stage_model.model.", "cond_stage_model.transformer."
@@ -45,7 +48,7 @@ class OriginalCheckpoint:
     unet: MatchedTensors
     vae: MatchedTensors
     text_encoder: MatchedTensors
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: "PreTrainedTokenizerFast"
     scheduler: DDIMScheduler
     has_standard_schedule: bool
     num_tensors: int

@@ -3,8 +3,10 @@
 import gzip
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Stable Diffusion 2 fills a prompt up with token 0, which is the piece "!", Stable Diffusion 1 with the end token.
 PAD_SD2 = "!"
@@ -16,7 +18,7 @@ _PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that are al
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def clip_tokenizer(pad: str) -> PreTrainedTokenizerFast:
+def clip_tokenizer(pad: str) -> "PreTrainedTokenizerFast":
     """The tokenizer of CLIP and OpenCLIP, filling up with `pad` (`PAD_SD1` or `PAD_SD2`)."""
     letters = _byte_letters()
     num_merges = _VOCABULARY_SIZE - 2 * len(letters) - 2
@@ -33,7 +35,7 @@ def clip_tokenizer(pad: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """The tokenizer saved in `folder`.
 
     A padding token that is also an ordinary piece ("!") would be taken for the padding wherever a prompt holds it,
@@ -42,6 +44,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     words = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     pad = words.get("pad_token")
     if pad != PAD_SD2 and words.get("tokenizer_class") in _PLAIN and (folder / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast  # here: a prior that only reads may do without, see `WordFile`
+
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     from transformers import AutoTokenizer  # here: it imports what it knows of every model
 

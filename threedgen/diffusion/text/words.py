@@ -1,14 +1,17 @@
 """A tokenizer of whole words, for models that learn their words one by one."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _PAD, _BOS, _EOS, _UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 
 
-def word_tokenizer(texts: Iterable[str], length: int) -> PreTrainedTokenizerFast:
+def word_tokenizer(texts: Iterable[str], length: int) -> "PreTrainedTokenizerFast":
     """Its tokens are the whole words of `texts` and single punctuation marks, in lower case; it reads `length` of them.
 
     A subject's name such as "[v]" is one word: brackets of their own would move what follows to places in the sentence
@@ -24,6 +27,8 @@ def word_tokenizer(texts: Iterable[str], length: int) -> PreTrainedTokenizerFast
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_BOS} $A {_EOS}", special_tokens=[(_BOS, ids[_BOS]), (_EOS, ids[_EOS])]
     )
+    from transformers import PreTrainedTokenizerFast  # here: only who makes or saves one needs it
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=length,

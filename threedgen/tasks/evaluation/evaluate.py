@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.cameras import SHEET_AZIMUTHS, Cameras, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
@@ -33,7 +33,7 @@ from threedgen.tasks.evaluation.tables import (
     Table,
     row,
 )
-from threedgen.tasks.export import SHEET_AZIMUTHS, render_scene
+from threedgen.tasks.export import render_scene
 from threedgen.tasks.prompting import load_prior, read_prompts
 
 _PICTURE = "scene.png"
