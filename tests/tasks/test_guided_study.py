@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from threedgen.config.load import load_config
-from threedgen.core.errors import ConfigError
+from threedgen.core.errors import ConfigError, WeightsMissingError
 from threedgen.data.miniworld import build, parse, render
 from threedgen.imaging import save_strip
 from threedgen.runs.directory import open_run
 from threedgen.tasks.evaluation import ablation, guided, guided_assets
+from threedgen.tasks.evaluation.jobs import with_settings
 from threedgen.tasks.evaluation.tables import Condition
 
 CONDITIONS = tuple(c for c in guided.TABLE.conditions if c.name in ("multiview", "image"))
@@ -118,6 +119,13 @@ def test_what_is_trained_and_fitted_for_the_study_runs_as_the_study_does(tmp_pat
     monkeypatch.setattr(guided_assets, "quick_fit", fits.append)
     guided_assets._fitter(jobs[0])
     assert fits == [["runtime.device=cpu"]]
+
+
+@pytest.mark.parametrize("condition", guided.TABLE.conditions, ids=lambda condition: condition.name)
+def test_no_row_asks_a_model_of_sets_alone_for_single_pictures(condition):
+    joint = with_settings(load_config("eval-guided-mini.yaml"), condition.settings).views.joint
+    with pytest.raises(WeightsMissingError):  # so far it comes
+        guided.ImagePrior.beside(SimpleNamespace(has_2d_mode=False), replace(joint, weights="weights/none"))
 
 
 def test_conditions_differ_as_their_labels_say():

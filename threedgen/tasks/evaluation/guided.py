@@ -46,14 +46,6 @@ def weight(start: float, end: float, shape: Shape = Shape.linear) -> dict[str, A
     return {"views.joint.multiview_weight": ShapedSchedule(start, end, shape=shape)}
 
 
-def _consistency(self_camera: bool) -> dict[str, Any]:
-    return {
-        **weight(1.0, 1.0),
-        "views.joint.mode": JointMode.consistency,
-        "views.joint.self_camera": self_camera,
-    }
-
-
 _NAMED = Column("pattern_named", "named pattern", percent=True)
 _PATTERN_IOU = Column("pattern_iou", "its IoU", 3)
 TABLE = Table(
@@ -75,8 +67,12 @@ TABLE = Table(
         Condition("falling-0.25", "falling, 1 to 0.25", weight(1.0, 0.25)),
         Condition("falling-0", "falling, 1 to 0", weight(1.0, 0.0)),
         Condition("step", "1, from the middle on 0", weight(1.0, 0.0, Shape.step)),
-        Condition("consistency", "2D + difference", _consistency(False)),
-        Condition("consistency-camera", "2D + difference, camera in both", _consistency(True)),
+        # a view alone is told its camera: the multi-view model, trained on sets only, has no 2D mode
+        Condition(
+            "consistency-camera",
+            "2D + difference",
+            {**weight(1.0, 1.0), "views.joint.mode": JointMode.consistency, "views.joint.self_camera": True},
+        ),
         Condition("image", "2D alone", weight(0.0, 0.0)),
     ),
     (
