@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from threedgen.core.arguments import ArgumentParser, program
-from threedgen.core.errors import ConfigError, ThreedgenError
+from threedgen.core.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from threedgen.diffusion.checkpoints.ldm_import import OriginalCheckpoint
@@ -44,7 +44,8 @@ def import_weights(file: Path, folder: Path, dtype: str | None = None, base: str
     parts which its files lack, such as imported MVDream ones or a hub id.
 
     Raises ConfigError if `file` is missing, `folder` is there already or `base` does not go with the file, and
-    ThreedgenError if the file is damaged, is another model's, or does not fit on the disk. Nothing is left behind then.
+    ThreedgenError if the file is damaged or is another model's, StorageError if the folder cannot be written. Nothing
+    is left behind then.
     """
     if not file.is_file():
         raise ConfigError(f"{file} is not there (or is no file); give the path of a checkpoint")
@@ -87,7 +88,7 @@ def import_weights(file: Path, folder: Path, dtype: str | None = None, base: str
                 )
             checkpoint.save(folder, numbers_as)
     except OSError as error:
-        raise ThreedgenError(f"{folder} could not be written: {error.strerror or error}") from error
+        raise StorageError(f"{folder} could not be written: {error.strerror or error}") from error
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     numbers = dtype or "numbers as in the file"
     print(f"written      {folder}: {size / 1e9:.2f} GB, {numbers}, sha256 of each file in manifest.json")
