@@ -85,6 +85,13 @@ def test_sets_are_compared_on_their_own_backgrounds(found):
     assert -0.1 * far["kernel"] < near["kernel"] <= 0 and near["frechet"] < 0.05 * far["frechet"]
 
 
+def test_the_page_says_what_the_study_draws():
+    told = ablation._introduction(load_config("eval-guided-mini.yaml"))
+    assert told.startswith("64 held-out captions with patterns and at most 16 without, of scenes 8 with patterns; ")
+    of_scenes = ablation._introduction(load_config("eval-ablation-mini.yaml", ["seed=3"]))
+    assert of_scenes.startswith("32 held-out captions; of scenes caption i has the seed 3 + i in every row, ")
+
+
 def test_few_captions_have_no_distances_of_sets(tmp_path):
     """16 pictures have no covariance of 64 features."""
     specs = [parse(caption) for caption in ("a red cat with white stripes", "a blue cube with red dots", "a red cat")]

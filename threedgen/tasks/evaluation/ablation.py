@@ -71,20 +71,33 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
 
 
 def _introduction(config: Config) -> str:
-    prompts = min(config.ablation.prompts, len(held_out()))
+    asked, prompts = config.ablation.prompts, min(config.ablation.prompts, len(held_out()))
+    captions = (
+        f"{prompts} held-out captions; of scenes caption i has the seed {config.seed} + i in every row, views come "
+        "from the same noise."
+    )
+    if _is_guided_only(config):
+        captions = (
+            f"{asked} held-out captions with patterns and at most {asked // 4} without, of scenes {max(1, asked // 8)} "
+            "with patterns; views come from the same noise in every row."
+        )
     return (
-        f"{prompts} held-out captions; caption i has the seed {config.seed} + i in every row. Brackets: 95 % bootstrap "
-        "intervals (BCa) of the mean over captions; a number in parentheses says how many captions have the figure. "
+        f"{captions} Brackets: 95 % bootstrap intervals (BCa) of the mean over captions; a number in parentheses says "
+        "how many captions have the figure. "
         "Janus: how often the feature that belongs on the front is also seen from behind; front right: how often the "
         "front shows at least half as much of it as the truth. Saturation: mean over the object of the largest minus "
         "the smallest channel; contrast: standard deviation of its brightness.\n\n" + _baselines(config)
     )
 
 
+def _is_guided_only(config: Config) -> bool:
+    return bool(config.ablation.only) and {*config.ablation.only} <= {*GUIDED_TABLES}
+
+
 def _baselines(config: Config) -> str:
     guidance, camera, train = config.guidance, config.camera, config.train
     kinds = f" ({', '.join(train.kinds)} only)" if train.kinds else ""
-    if set(config.ablation.only) <= set(GUIDED_TABLES) and config.ablation.only:
+    if _is_guided_only(config):
         views = config.views
         return f"Views: {views.num_inference_steps} steps, guidance scale {views.guidance_scale:g}{kinds}.\n"
     scene = (
