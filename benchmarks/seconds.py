@@ -6,7 +6,8 @@
 
 Every row is a process of its own or a part of one. Where it is a process, its processor time is told too, which other
 work on the machine moves much less; the last column is it over that of `import torch`, measured in the same run, or for
-parts of a process their time over its. Starts are the best of three. The kernels are compiled before anything is timed.
+parts of a process their time over its. An export's turntable is drawn beside the parts after it. Starts are the best of
+three. The kernels are compiled before anything is timed.
 """
 
 from __future__ import annotations
