@@ -8,9 +8,10 @@ shapes, half precision as on a GPU, the kernels' results without the kernels. Of
 bytes that it reads and writes are counted; memory is what is alive at once, weights included, without cuDNN's
 workspace, torch's caching and the driver's own. The UNet's attention has no matrix, as with fused kernels; that of the
 VAE's encoder, which is asked for gradients, counts with it. The march is done on the CPU to know how many samples there
-are. What takes the field's kernels their time is not counted here but by `gpu.py --count`. "GB of copies" is what comes
-on top where torch's GroupNorm knows no channels-last on CUDA (pytorch issue 111824) and the convolution that follows
-makes channels-last of its result again.
+are. What takes the field's kernels their time is not counted here but by `gpu.py --count`. Convolutions give
+channels-last, as cuDNN does for such weights. torch's GroupNorm, which knows no channels-last on CUDA (pytorch issue
+111824) nor here, copies what it is given into the other layout; "GB of copies" is what comes on top where what follows
+changes its result back. With `--torch-norms` it is torch's everywhere.
 
 Milliseconds are an estimate, not a measurement: of each operation the longer of its products at the stated 989
 TFLOP/s and its bytes at the stated 3.35 TB/s of an H100 (SXM), added up: no card comes near that. `full_size_gpu.py`
@@ -36,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from full_size_cpu import SIZES, new_networks  # beside this file
 from full_size_gpu import Parts, first_step, watched
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 from video_memory import GIB, Counting, FusedAttention
 
@@ -44,15 +45,17 @@ from threedgen.cameras import CameraSampler, rays_of
 from threedgen.config.load import load_config
 from threedgen.config.runtime import MemoryUse
 from threedgen.config.schema import Config
+from threedgen.diffusion.networks import channels_last
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.ops import RaySamples
-from threedgen.ops.native import cuda, cuda_field
+from threedgen.ops.native import cuda, cuda_field, group_norm
 from threedgen.scene.nerf import NeRF
 
 TFLOPS, TB_PER_S = 989.0, 3.35  # of an H100 (SXM) by its data sheet: half precision without sparsity, memory
 META = torch.device("meta")
 NORMS = (torch.ops.aten.native_group_norm, torch.ops.aten.native_group_norm_backward)
+CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
 
 
 @dataclass
@@ -77,17 +80,27 @@ class CountedParts(Counting, Parts):
         self._part, self.peak = part, self.alive
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs)
+        result = super().__torch_dispatch__(_as_cudnn(func), types, args, kwargs)
         cost = self.costs[self._part]
         flop, moved = _flop(func, args, kwargs or {}, result), _moved((args, kwargs), result)
         cost.flop += flop
         cost.moved += moved
         if func.overloadpacket in NORMS:
-            cost.copied += (
-                4 * args[0].numel() * args[0].element_size()
-            )  # to the norm's layout and back, read and written
+            cost.copied += 2 * args[0].numel() * args[0].element_size()  # its result, read and written
         cost.seconds += max(flop / (TFLOPS * 1e12), moved / (TB_PER_S * 1e12))
         return result
+
+
+def _as_cudnn(func: Any) -> Any:
+    """A convolution whose results are channels-last; the meta device's are not."""
+    if func.overloadpacket not in CONVOLUTIONS:
+        return func
+
+    def channels_last(leaf: Any) -> Any:
+        is_picture = isinstance(leaf, Tensor) and leaf.ndim == 4
+        return torch.empty_like(leaf, memory_format=torch.channels_last) if is_picture else leaf
+
+    return lambda *args, **kwargs: tree_map(channels_last, func(*args, **kwargs))
 
 
 def _flop(func: Any, args: Any, kwargs: Any, result: Any) -> float:
@@ -123,13 +136,17 @@ class KnownRoom:
 
 
 @contextmanager
-def no_kernels() -> Iterator[None]:
-    """In the block our CUDA kernels are not called; what they would fill is there."""
+def no_kernels(own_norms: bool = True) -> Iterator[None]:
+    """In the block our CUDA kernels are not called; what they would fill is there. Norms are ours, or torch's."""
 
     def nothing(*_: Any) -> None:
         return None
 
-    with mock.patch.object(cuda, "call", nothing), mock.patch.object(cuda_field, "call", nothing):
+    def never(*_: Any) -> bool:
+        return False
+
+    covered = mock.patch.object(channels_last, "is_covered", group_norm.fits if own_norms else never)
+    with mock.patch.object(cuda, "call", nothing), mock.patch.object(cuda_field, "call", nothing), covered:
         yield
 
 
@@ -162,9 +179,11 @@ def samples_of(config: Config, step: int) -> int:
         return len(scene._march(rays.origins, rays.directions, None).t_starts)
 
 
-def count(config: Config, step: int, size: str = "full", dtype: torch.dtype = torch.half) -> CountedParts:
+def count(
+    config: Config, step: int, size: str = "full", dtype: torch.dtype = torch.half, own_norms: bool = True
+) -> CountedParts:
     """The cost of a step by part; weights and what the optimiser keeps are alive throughout."""
-    with no_kernels(), FusedAttention():
+    with no_kernels(own_norms), FusedAttention():
         prior, scene = meta_prior(size, dtype), meta_scene(config, samples_of(config, step))
         if config.runtime.memory is MemoryUse.low:
             prior.vae.enable_gradient_checkpointing()
@@ -185,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", help="of the recipe: key=value")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    parser.add_argument("--torch-norms", action="store_true", help="norms by torch, not by our kernels")
     given = parser.parse_args()
     torch.set_num_threads(1)
     config = load_config("mvdream-sd21.yaml", ["prompt=an astronaut riding a horse", *given.settings])
@@ -193,7 +213,7 @@ def main() -> None:
         cameras = CameraSampler(config.camera, config.seed).sample(step, config.steps)
         print(f"{len(cameras)} x {cameras.height} x {cameras.width} px, {samples_of(config, step):,} samples")
         print("| part | TFLOP | GB | GB of copies | GiB at most | ms, estimated |\n|---|---|---|---|---|---|")
-        costs = count(config, step, dtype=getattr(torch, given.dtype)).costs
+        costs = count(config, step, dtype=getattr(torch, given.dtype), own_norms=not given.torch_norms).costs
         fields = ("flop", "moved", "copied", "seconds")
         total = Cost(*(sum(getattr(cost, name) for cost in costs.values()) for name in fields))
         total.peak = max(cost.peak for cost in costs.values())

@@ -5,7 +5,8 @@
 The recipe is mvdream-sd21.yaml: its steps at 64 pixels (two objects' views) and at 256. `seconds` are times between
 CUDA events and `gib` the memory that is allocated at most, both by part; `step` is the clock's. Each size is measured
 with a march that waits for the number of samples (`waiting`) and with one that does not, as training has it; then in
-bfloat16, without channels-last, and with the VAE's encoder computed again for its gradients (`variant`).
+bfloat16, without channels-last, with torch's norms, and with the VAE's encoder computed again for its gradients
+(`variant`).
 `full_size_count.py` counts the same parts without a GPU.
 """
 
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ from threedgen.config.load import load_config
 from threedgen.config.schema import Config
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised
+from threedgen.diffusion.networks import channels_last
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import stable_diffusion_schedule
 from threedgen.scene.nerf import NeRF
@@ -168,6 +171,7 @@ class Variant:
     name: str = ""
     dtype: torch.dtype = torch.half
     channels_last: bool = True
+    own_norms: bool = True  # where pictures are channels-last
     encodes_again: bool = False  # the encoder's activations, in the backward pass
 
     def apply(self, prior: MultiViewPrior) -> None:
@@ -277,11 +281,14 @@ def measure_variants(
     for variant in (
         replace(usual, name="bfloat16", dtype=torch.bfloat16),
         replace(usual, name="not channels-last", channels_last=False),
+        replace(usual, name="norms by torch", own_norms=False),
         replace(usual, name="encoder computed again", encodes_again=True),
     ):
         variant.apply(prior)
+        covered = channels_last.is_covered if variant.own_norms else lambda *_: False
         for fine in (False, True):
-            rows.append({"variant": variant.name, **steps(config, prior, fine, count, False, width)})
+            with mock.patch.object(channels_last, "is_covered", covered):
+                rows.append({"variant": variant.name, **steps(config, prior, fine, count, False, width)})
             print(json.dumps(rows[-1]), flush=True)
             add(variants=rows)
     usual.apply(prior)

@@ -21,7 +21,7 @@ def _takes_a_device(test):
     return "device" in test.__code__.co_varnames[: test.__code__.co_argcount]
 
 
-for _name in ("test_cuda_emulation", "test_cuda_fused_field", "test_cuda_splats"):
+for _name in ("test_cuda_emulation", "test_cuda_fused_field", "test_cuda_group_norm", "test_cuda_splats"):
     _tests = {k: v for k, v in vars(_load(_name)).items() if k.startswith("test_") and _takes_a_device(v)}
     assert not _tests.keys() & globals().keys()
     globals().update(_tests)

@@ -27,6 +27,7 @@ from threedgen.diffusion.checkpoints.folders import (
 from threedgen.diffusion.checkpoints.locate import BASE_FILE, IMAGE_ENCODER, adapter_base, locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoised
+from threedgen.diffusion.networks.channels_last import hold_channels_last
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.schedule import NoiseSchedule
@@ -76,9 +77,8 @@ class MultiViewPrior(nn.Module):
         if self._ends_in_noise and not self._predicts_velocity:
             raise ThreedgenError("a schedule that ends in pure noise needs velocity prediction: noise alone says no x0")
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
-        for layer in (*unet.modules(), *vae.modules()):
-            if isinstance(layer, nn.Conv2d):
-                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+        for network in (unet, vae):
+            hold_channels_last(network)
 
     @classmethod
     def from_pretrained(

@@ -47,11 +47,13 @@ struct Occupancy {
     TG_INLINE static bool bit(const uint32_t* words, uint32_t i) { return (words[i >> 5] >> (i & 31)) & 1u; }
 };
 
-// Calls `visit(k)` for each step k = 0, 1, ... with t_near + (k + jitter) * step_size < t_far whose point lies in an
-// occupied cell. Empty cells and empty blocks are leapt over; every step that is not leapt over is tested at its own
-// point, so the steps found do not depend on the leaps.
+// Calls `visit(first, end)` for runs of steps first, ..., end - 1, in order: of the steps k = 0, 1, ... with
+// t_near + (k + jitter) * step_size < t_far those whose points lie in an occupied cell, each in one run. A ray goes on
+// from border to border, of cells or of empty blocks: its first step behind one is tested at its own point, and those
+// before the next border share the answer. So lanes of a GPU do the same work whether their cells are occupied or not.
 template <class T, class Visit>
-TG_INLINE void march(const Ray<T>& ray, const Occupancy& grid, T radius, T step_size, T jitter, T& t_near, Visit&& visit) {
+TG_INLINE void march(const Ray<T>& ray, const Occupancy& grid, T radius, T step_size, T jitter, T& t_near,
+                     Visit&& visit) {
     T t_far = 0;
     ray_box(ray, -radius, radius, t_near, t_far);
     if (!(t_near < t_far)) return;
@@ -73,26 +75,35 @@ TG_INLINE void march(const Ray<T>& ray, const Occupancy& grid, T radius, T step_
             const int c = int(at[axis]);
             cell[axis] = c < 0 ? 0 : c > last ? last : c;
         }
-        int shift = 3;  // leap over a block, or over a cell of a block that is not empty
         const uint32_t block = uint32_t(((cell[0] >> 3) * edge + (cell[1] >> 3)) * edge + (cell[2] >> 3));
-        if (Occupancy::bit(grid.blocks, block)) {
-            const uint32_t index = (uint32_t(cell[0]) * grid.resolution + cell[1]) * grid.resolution + cell[2];
-            if (Occupancy::bit(grid.cells, index)) {
-                visit(k);
-                ++k;
-                continue;
-            }
-            shift = 0;
-        }
+        const uint32_t index = (uint32_t(cell[0]) * grid.resolution + cell[1]) * grid.resolution + cell[2];
+        const int shift = Occupancy::bit(grid.blocks, block) ? 0 : 3;  // past the cell, or past the block
         T leap = T(1e30);
         for (int axis = 0; axis < 3; ++axis) {
             const int ahead = cells_per_t[axis] > 0 ? 1 : 0;
             const T border = T(((cell[axis] >> shift) + ahead) * (1 << shift));
             leap = smaller(leap, (border - at[axis]) * t_per_cell[axis]);
         }
-        // half a hundredth of a step early: rounding must not leap over a sample just behind the border
+        // half a hundredth of a step early: rounding must not take a step just behind the border for one before it
         const T steps = leap * steps_per_unit - T(0.005);
-        k += steps > T(1) ? int64_t(ceil(steps)) : 1;
+        const int64_t next = k + (steps > T(1) ? int64_t(ceil(steps)) : 1);
+        if (shift == 0 && Occupancy::bit(grid.cells, index)) {
+            int64_t end = next;
+            while (end > k + 1 && !(start + T(end - 1) * step_size < t_far)) --end;
+            visit(k, end);
+        }
+        k = next;
+    }
+}
+
+// Steps first, ..., end - 1 as bits: calls `set(word, bits)` for every word that holds some, in order.
+template <class Word, class Set>
+TG_INLINE void as_words(int64_t first, int64_t end, Set&& set) {
+    constexpr int kBits = 8 * int(sizeof(Word));
+    while (first < end) {
+        const int64_t word = first / kBits, stop = smaller(end, (word + 1) * kBits);
+        set(word, Word(Word(~Word(0)) >> (kBits - (stop - first)) << (first - word * kBits)));
+        first = stop;
     }
 }
 
