@@ -61,8 +61,8 @@ def test_conditions_differ_in_their_settings_only_and_prompts_share_their_seed(t
         assert job.config.seed == 5 + list(baseline).index(job.config.prompt)
         before = baseline[job.config.prompt]
         changed[job.condition] = {k: v for k, v in flatten(job.config).items() if v != before[k]}
-    assert changed["views-1"] == {"camera.num_views": 1, "camera.sets_per_step": 4}
-    assert changed["views-2"] == {"camera.num_views": 2, "camera.sets_per_step": 2}
+    assert changed["views-1"] == {"camera.num_views": 1, "camera.sets_per_step": 4, "refine.sets": 64}
+    assert changed["views-2"] == {"camera.num_views": 2, "camera.sets_per_step": 2, "refine.sets": 32}
     assert changed["guidance-50"] == {"guidance.guidance_scale": 50.0}
     assert changed["rescale-1"] == {"guidance.guidance_scale": 30.0, "guidance.rescale": 1.0}
     assert changed["sds"]["guidance.loss"] is GuidanceLoss.sds and changed["sds"]["guidance.rescale"] == 0
