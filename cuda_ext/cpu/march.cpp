@@ -46,14 +46,12 @@ void find_samples(int64_t num_rays, const T* origins, const T* directions, const
             uint64_t* mine = steps + r * words_per_ray;
             memset(mine, 0, sizeof(uint64_t) * words_per_ray);
             int64_t count = 0;
-            march(load_ray(origins, directions, r), grid, radius, step_size, jitter ? jitter[r] : T(0.5), t_near[r],
-                  [&](int64_t first, int64_t end) {
-                      // behind the cube's longest chord there are none: rounding
-                      as_words<uint64_t>(first, smaller(end, words_per_ray * 64), [&](int64_t word, uint64_t found) {
-                          mine[word] |= found;
-                          count += __builtin_popcountll(found);
-                      });
-                  });
+            march<false>(load_ray(origins, directions, r), grid, radius, step_size, jitter ? jitter[r] : T(0.5),
+                         t_near[r], [&](int64_t k, int64_t) {
+                             if (k >= words_per_ray * 64) return;  // behind the cube's longest chord: rounding
+                             mine[k >> 6] |= uint64_t(1) << (k & 63);
+                             ++count;
+                         });
             counts[r] = count;
         }
     });

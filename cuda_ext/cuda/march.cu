@@ -47,7 +47,7 @@ __global__ void find_steps(int64_t num_rays, const T* __restrict__ origins, cons
         count += __popc(bits);
         bits = 0;
     };
-    march(load_ray(origins, directions, r), grid, radius, step_size, jitter ? jitter[r] : T(0.5), t_near[r],
+    march<true>(load_ray(origins, directions, r), grid, radius, step_size, jitter ? jitter[r] : T(0.5), t_near[r],
           [&](int64_t first, int64_t end) {
               // behind the cube's longest chord there are none: rounding
               as_words<uint32_t>(first, smaller(end, words_per_ray * 32), [&](int64_t of_word, uint32_t found) {

@@ -51,7 +51,9 @@ struct Occupancy {
 // t_near + (k + jitter) * step_size < t_far those whose points lie in an occupied cell, each in one run. A ray goes on
 // from border to border, of cells or of empty blocks: its first step behind one is tested at its own point, and those
 // before the next border share the answer. So lanes of a GPU do the same work whether their cells are occupied or not.
-template <class T, class Visit>
+// Without `by_cells` each step in an occupied cell is tested by itself, a run of its own: for one ray at a time that is
+// quicker than the way to the border, and the steps are the same.
+template <bool by_cells, class T, class Visit>
 TG_INLINE void march(const Ray<T>& ray, const Occupancy& grid, T radius, T step_size, T jitter, T& t_near,
                      Visit&& visit) {
     T t_far = 0;
@@ -78,6 +80,12 @@ TG_INLINE void march(const Ray<T>& ray, const Occupancy& grid, T radius, T step_
         const uint32_t block = uint32_t(((cell[0] >> 3) * edge + (cell[1] >> 3)) * edge + (cell[2] >> 3));
         const uint32_t index = (uint32_t(cell[0]) * grid.resolution + cell[1]) * grid.resolution + cell[2];
         const int shift = Occupancy::bit(grid.blocks, block) ? 0 : 3;  // past the cell, or past the block
+        const bool is_occupied = shift == 0 && Occupancy::bit(grid.cells, index);
+        if (!by_cells && is_occupied) {
+            visit(k, k + 1);
+            ++k;
+            continue;
+        }
         T leap = T(1e30);
         for (int axis = 0; axis < 3; ++axis) {
             const int ahead = cells_per_t[axis] > 0 ? 1 : 0;
@@ -87,7 +95,7 @@ TG_INLINE void march(const Ray<T>& ray, const Occupancy& grid, T radius, T step_
         // half a hundredth of a step early: rounding must not take a step just behind the border for one before it
         const T steps = leap * steps_per_unit - T(0.005);
         const int64_t next = k + (steps > T(1) ? int64_t(ceil(steps)) : 1);
-        if (shift == 0 && Occupancy::bit(grid.cells, index)) {
+        if (is_occupied) {
             int64_t end = next;
             while (end > k + 1 && !(start + T(end - 1) * step_size < t_far)) --end;
             visit(k, end);
