@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from threedgen.cameras import Cameras, orbit, rays_of
 from threedgen.config.scene import BackendName, GridConfig, OptimizerConfig, SceneConfig

@@ -4,6 +4,7 @@ import copy
 import gc
 import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -235,6 +236,35 @@ def test_sampling_with_constant_noise_ends_at_the_schedule_s_first_level(prior):
     (alpha_981, sigma_981), (alpha_0, sigma_0) = (prior.schedule.level(torch.tensor(t)) for t in (981, 0))
     x0 = (start - sigma_981 * noise) / alpha_981
     torch.testing.assert_close(latents, alpha_0 * x0 + sigma_0 * noise, atol=1e-3, rtol=1e-3)
+
+
+def test_outside_its_interval_guidance_asks_once_for_what_is_wanted(prior):
+    """The interval's ends, 0.3 and 0.8 of 1000 timesteps, are in it."""
+    asked = []
+
+    class Told:
+        schedule = prior.schedule
+
+        def denoise(self, noisy, timestep, told):
+            noise = told.text_of(len(noisy))[..., None] + noisy  # [B, 1, 1, 1]: what each view was told
+            asked.append(len(noisy))
+            return Denoised(noise, -noise)
+
+    noisy, text = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((1, 1, 1), 2.0)
+    guided = Guided(Told(), Conditions(text), torch.full((1, 1, 1), 1.0), 5.0, 0.5, interval=(0.3, 0.8))
+    always = replace(guided, interval=(0.0, 1.0))
+    for t in (300, 800):
+        at = torch.full((2,), t)
+        assert all(torch.equal(*both) for both in zip(guided(noisy, at), always(noisy, at), strict=True))
+    assert set(asked) == {4}
+    asked.clear()
+    for t in (0, 299, 801, 999):
+        answer = Told().denoise(noisy, None, Conditions(text))
+        found = replace(guided, rescale=0.0)(noisy, torch.full((2,), t))
+        assert all(torch.equal(*both) for both in zip(found, answer, strict=True))
+    assert set(asked) == {2}
+    with pytest.raises(ValueError, match="some not"):
+        guided(noisy, torch.tensor([299, 300]))
 
 
 def test_where_a_schedule_ends_in_noise_x0_is_still_known(prior, monkeypatch):

@@ -45,6 +45,31 @@ def calls():
     return sorted(Path("calls").read_text().splitlines())
 
 
+def test_workers_take_the_gpus_in_turn(batch, monkeypatch):
+    seen, start = [], dispatch.subprocess.Popen
+
+    def told(*words, env, **options):
+        seen.append(env["CUDA_VISIBLE_DEVICES"])
+        return start(*words, env=env, **options)
+
+    monkeypatch.setattr(dispatch.subprocess, "Popen", told)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7a")
+    assert batch(["a good", "b good", "c good"]) == 0
+    assert seen[:2] == ["5", "GPU-7a"] and seen[2] in seen[:2]
+    seen.clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert batch(["d good", "e good"]) == 0
+    assert seen == ["5", "5"]
+
+
+def test_gpus_are_counted_by_what_the_driver_has_in_dev(tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert dispatch.visible_gpus({}, tmp_path) == ["0", "1"]
+    assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": "3, 1"}, tmp_path) == ["3", "1"]
+    assert dispatch.visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
+
+
 def test_what_happens_to_one_prompt_costs_this_one_alone(batch, capsys):
     assert batch(["a good", "a crash", "a kill", "a bug", "a empty", "b good"]) == 1
     rows = {row["prompt"]: row for row in table()}

@@ -231,6 +231,10 @@ def test_runs_that_cannot_be_exported(tmp_path, capsys):
         pass
     status, message = error_of(capsys, tmp_path / "run")
     assert status == 2 and "no checkpoint yet" in message
+    with open_run(tmp_path / "run", config) as run:
+        run.finish({})
+    status, message = error_of(capsys, tmp_path / "run")
+    assert status == 2 and "finished and kept no scene" in message
     save_checkpoint(run.checkpoints, 1, {"unet.weight": torch.zeros(1)}, {})
     status, message = error_of(capsys, tmp_path / "run")
     assert status == 2 and "hold no scene" in message

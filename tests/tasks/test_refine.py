@@ -303,6 +303,15 @@ def test_a_report_of_a_refinement_has_the_prompt_that_it_was_told(generated, tmp
     assert (report["prompt"], report["prompt_as_read"]) == ("blue ball", "a blue ball")
 
 
+def test_a_newest_checkpoint_that_is_damaged_is_passed_over(generated, tmp_path, capsys):
+    folder = shutil.copytree(generated, tmp_path / "run")
+    (folder / "checkpoints/step-000003/state.safetensors").write_bytes(b"half")
+    small = ["refine.steps=1", "refine.sets=1", "refine.num_inference_steps=2"]
+    assert cli.main(["refine", str(folder), *small]) == 0
+    assert "step-000003" in capsys.readouterr().err
+    assert json.loads((folder / "refined/report.json").read_text())["step"] == 2 + 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -47,7 +47,8 @@ class Guided:
 
     noise = uncond + scale * (cond - uncond). `rescale` in 0..1 moves x0 towards the standard deviation of the
     conditional x0, over all views of an object together (MVDream section 3.3, after Lin et al. 2023, equation 16);
-    the noise returned is then the one that belongs to the rescaled x0.
+    the noise returned is then the one that belongs to the rescaled x0. Outside `interval` the model answers unguided,
+    which is asked for once instead of twice (Kynkäänniemi et al. 2024).
     """
 
     model: Model
@@ -55,6 +56,7 @@ class Guided:
     negative_text: Tensor  # [P, L, C], or [1, L, C]: what guidance leads away from
     scale: float
     rescale: float = 0.0
+    interval: tuple[float, float] = (0.0, 1.0)  # of t / T, both ends in it: where the scale counts
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -70,6 +72,12 @@ class Guided:
 
     def unscaled(self, noisy: Tensor, timestep: Tensor) -> tuple[Denoised, Denoised]:
         """Guided, but not rescaled; and what the model answers where it is told what is wanted."""
+        guides = [self._guides(t) for t in timestep.tolist()]
+        if not any(guides):
+            conditional = self.model.denoise(noisy, timestep, self.told)
+            return conditional, conditional
+        if not all(guides):
+            raise ValueError(f"some of the timesteps {timestep.tolist()} are in the interval {self.interval}, some not")
         noise, x0 = self.both(noisy, timestep)
         alpha, sigma = self.schedule.level(timestep)
         guided = self.away(noise)
@@ -89,6 +97,10 @@ class Guided:
         """What the model answers before it is guided: 2 * B, told what is wanted, then what is not."""
         told = self.told.against(self.negative_text, len(noisy))
         return self.model.denoise(torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), told)
+
+    def _guides(self, timestep: int) -> bool:
+        low, high = self.interval
+        return low <= timestep / len(self.schedule) <= high
 
     def away(self, both: Tensor) -> Tensor:
         """[2 * B, ...] of the two -> [B, ...], guided."""

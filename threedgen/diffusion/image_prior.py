@@ -120,7 +120,7 @@ class ImagePrior:
                 return Conditions(text, None, multiview.num_views).each_view_alone(False)
 
             scale = config.guidance_scale or multiview.scale
-            image = Guided(model, of_views(text), of_views(negative).text, scale, multiview.rescale)
+            image = Guided(model, of_views(text), of_views(negative).text, scale, multiview.rescale, multiview.interval)
             return Joint(multiview, image, config.multiview_weight, config.mode, config.self_camera)
 
         return joined

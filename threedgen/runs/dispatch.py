@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from threedgen.runs.batch import Job, Outcome
@@ -21,6 +22,7 @@ from threedgen.runs.stopping import stopping
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
 GRACE = 60.0  # seconds in which a process that is told to stop must have written its checkpoint
 LOOK_EVERY = 0.05  # seconds
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 
 
@@ -38,7 +40,7 @@ class Running(Protocol):
 
 def run_apart(
     jobs: Sequence[Job],
-    start: Callable[[Job, Path], Running],
+    start: Callable[[Job, Path, int], Running],
     logs: Path,
     workers: int,
     fresh: bool,
@@ -49,11 +51,12 @@ def run_apart(
     A job whose run is finished is not started unless `fresh`. When this process is told to stop, the others are, and
     the same command goes on with all of them.
 
-    start: sets a job to work, with the file of its log; ended: told of the number, counted from 0, and the outcome of
-    each.
+    start: sets a job to work, with the file of its log and the place that it has, 0 .. workers - 1; ended: told of the
+    number, counted from 0, and the outcome of each.
     """
     outcomes: dict[int, Outcome] = {}
     waiting, running = list(range(len(jobs)))[::-1], dict[int, Running]()
+    places = dict[int, int]()  # of the jobs in work, by their numbers
     logs.mkdir(parents=True, exist_ok=True)
 
     def end(number: int, outcome: Outcome) -> None:
@@ -73,8 +76,9 @@ def run_apart(
                     print(f"[{number + 1}/{len(jobs)}] {jobs[number]}", flush=True)
                     log = logs / f"{number + 1:04d}.log"
                     log.write_bytes(b"")
+                    place = min(set(range(workers)) - {places[one] for one in running})
                     try:
-                        running[number] = start(jobs[number], log)
+                        running[number], places[number] = start(jobs[number], log, place), place
                     except (OSError, ValueError) as error:  # a prompt with a NUL, or longer than a process can be told
                         reason = f"its process could not be started: {error}"
                         end(number, Outcome(str(jobs[number]), 0.0, None, reason))
@@ -154,16 +158,42 @@ def ended_by(number: int) -> str:
     return f"its process was ended by {signal.Signals(number).name}{hint}"
 
 
-def processes(words_of: Callable[[Job], Sequence[str]], timeout: float) -> Callable[[Job, Path], Process]:
-    """What sets a job to work on this machine, for `run_apart`. The arguments are those of `ray_cluster`."""
-    return lambda job, log: start_process(job, words_of(job), log, timeout, PACKAGE_PARENT)
+def processes(words_of: Callable[[Job], Sequence[str]], timeout: float) -> Callable[[Job, Path, int], Process]:
+    """What sets a job to work on this machine, for `run_apart`. The arguments are those of `ray_cluster`.
+
+    Of several GPUs each sees one: the places take them in turn.
+    """
+    gpus = visible_gpus(os.environ)
+
+    def start(job: Job, log: Path, place: int) -> Process:
+        one_gpu = {VISIBLE_GPUS: gpus[place % len(gpus)]} if len(gpus) > 1 else {}
+        return start_process(job, words_of(job), log, timeout, PACKAGE_PARENT, one_gpu)
+
+    return start
 
 
-def start_process(job: Job, words: Sequence[str], log: Path, timeout: float, package_parent: Path) -> Process:
+def visible_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """What CUDA calls the GPUs that a process with this environment sees; found without asking CUDA.
+
+    devices: the folder where the driver has a file for each.
+    """
+    if (named := environment.get(VISIBLE_GPUS)) is not None:
+        return [word.strip() for word in named.split(",") if word.strip()]
+    return [f"{number}" for number, _ in enumerate(devices.glob("nvidia[0-9]*"))]
+
+
+def start_process(
+    job: Job,
+    words: Sequence[str],
+    log: Path,
+    timeout: float,
+    package_parent: Path,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Process:
     """Set a job to work.
 
     words: its command line; log: a file that is added to; timeout: seconds after which it is ended, 0: none;
-    package_parent: the folder that the package is in.
+    package_parent: the folder that the package is in; environment: what it has besides this process's own.
     """
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
@@ -178,7 +208,7 @@ def start_process(job: Job, words: Sequence[str], log: Path, timeout: float, pac
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | environment | {"PYTHONPATH": path},
             start_new_session=True,  # a terminal's Ctrl-C is for the dispatcher, which passes it on
             preexec_fn=ends_with_its_parent,  # safe beside the threads of a Ray worker too: one call, looked up before
         )

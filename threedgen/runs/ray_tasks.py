@@ -65,7 +65,9 @@ class RayTask:
 
 
 @contextmanager
-def ray_cluster(words_of: Callable[[Job], Sequence[str]], timeout: float) -> Iterator[Callable[[Job, Path], RayTask]]:
+def ray_cluster(
+    words_of: Callable[[Job], Sequence[str]], timeout: float
+) -> Iterator[Callable[[Job, Path, int], RayTask]]:
     """What sets a job to work as a task of the cluster that RAY_ADDRESS names, that runs on this machine, or that is
     started here, in this order.
 
@@ -89,7 +91,7 @@ def ray_cluster(words_of: Callable[[Job], Sequence[str]], timeout: float) -> Ite
             scheduling_strategy="SPREAD",
         )(_attend)
 
-        def start(job: Job, log: Path) -> RayTask:
+        def start(job: Job, log: Path, place: int) -> RayTask:  # Ray shares out the places
             num_gpus = 1 if has_gpus and job.config.runtime.device is not DeviceName.cpu else 0
             call = job, list(words_of(job)), log, timeout, Path.cwd(), dispatch.PACKAGE_PARENT
             return RayTask(job, ray, task.options(num_gpus=num_gpus).remote(*call), log, time.monotonic())

@@ -155,7 +155,7 @@ def redraw(
     latents = prior.encode_images(seen)
     noise = to_device(torch.randn(latents.shape, generator=noise_of), latents.device)
     alpha, sigma = prior.schedule.level(torch.tensor(timesteps[0]))
-    guided = Guided(prior, told, negative, settings.guidance_scale, settings.rescale)
+    guided = Guided(prior, told, negative, settings.guidance_scale, settings.rescale, settings.guidance_range)
     denoiser = guided if mix is None else mix(guided)
     return prior.decode(ddim(denoiser, alpha * latents + sigma * noise, timesteps))
 

@@ -10,7 +10,7 @@ from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.runs.directory import open_run
 from threedgen.tasks.export import write_assets
-from threedgen.tasks.on_runs.run_verb import config_of, copy_newest_checkpoint, load_newest, run_verb, scene_of
+from threedgen.tasks.on_runs.run_verb import config_of, copy_checkpoints, load_newest, run_verb, scene_of
 
 USAGE = "usage: {} export RUN [export.KEY=VALUE ...]   (RUN: the folder of a run, finished or not)"
 
@@ -38,7 +38,7 @@ def export_run(folder: Path, config: Config) -> dict[str, Path]:
             if not isinstance(error.__cause__, BlockingIOError):  # what the lock raises while another holds it
                 raise
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            copy_newest_checkpoint(folder / "checkpoints", copy)
+            copy_checkpoints(folder / "checkpoints", copy)
             checkpoint = load_newest(copy, folder)
             target = folder / "exports" / f"step-{checkpoint.step:06d}"
             target.mkdir(parents=True, exist_ok=True)

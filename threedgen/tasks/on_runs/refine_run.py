@@ -13,7 +13,7 @@ from threedgen.runs.checkpoint import load_latest_checkpoint
 from threedgen.runs.directory import REFINED, config_hash, open_run
 from threedgen.runs.events import read_events
 from threedgen.tasks.export import write_assets
-from threedgen.tasks.on_runs.run_verb import config_of, copy_newest_checkpoint, load_newest, run_verb, scene_of
+from threedgen.tasks.on_runs.run_verb import config_of, copy_checkpoints, load_newest, run_verb, scene_of
 from threedgen.tasks.prior_fit import note_prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior, read_prompts
 from threedgen.tasks.refine import refine
@@ -42,7 +42,7 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as copy:
-        copy_newest_checkpoint(folder / "checkpoints", Path(copy))
+        copy_checkpoints(folder / "checkpoints", Path(copy))
         checkpoint = load_newest(Path(copy), folder)
     scene = scene_of(checkpoint, config, folder)
     prior = load_prior(config)

@@ -9,9 +9,9 @@ import torch
 from threedgen.config.schema import Config
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
-from threedgen.core.files import TEMPORARY_PREFIX
-from threedgen.runs.checkpoint import Checkpoint, load_latest_checkpoint
+from threedgen.runs.checkpoint import Checkpoint, load_latest_checkpoint, saved_steps
 from threedgen.runs.device import select_device
+from threedgen.runs.directory import finished_results
 from threedgen.scene.make import make_scene
 from threedgen.scene.protocol import RayScene
 from threedgen.tasks.export import check_export
@@ -52,25 +52,30 @@ def config_of(verb: str, folder: Path) -> Path:
     return saved.resolve()
 
 
-def copy_newest_checkpoint(checkpoints: Path, target: Path) -> None:
+def copy_checkpoints(checkpoints: Path, target: Path) -> None:
     """Loading in place would clean up after the writer that is at work there. Not finding any is not an error here."""
-    for _ in range(3):  # the newest may be gone before it is copied, when the run has saved two more meanwhile
-        whole = [path for path in checkpoints.glob("step-*") if not path.name.startswith(TEMPORARY_PREFIX)]
-        if not whole:
+    for _ in range(3):  # all may be gone before they are copied, when the run has saved two more meanwhile
+        found = saved_steps(checkpoints) if checkpoints.is_dir() else {}
+        if not found or any([_is_copied(path, target / path.name) for path in found.values()]):
             return
-        newest = max(whole, key=lambda path: (len(path.name), path.name))
-        try:
-            shutil.copytree(newest, target / newest.name, dirs_exist_ok=True)
-            return
-        except (FileNotFoundError, shutil.Error):
-            shutil.rmtree(target / newest.name, ignore_errors=True)
+
+
+def _is_copied(folder: Path, target: Path) -> bool:
+    try:
+        shutil.copytree(folder, target)
+    except (FileNotFoundError, shutil.Error):
+        shutil.rmtree(target, ignore_errors=True)
+        return False
+    return True
 
 
 def load_newest(checkpoints: Path, folder: Path) -> Checkpoint:
-    """The newest of the run in `folder`. Raises ConfigError if it has none."""
+    """The newest of the run in `folder` that is whole. Raises ConfigError if it has none."""
     checkpoint = load_latest_checkpoint(checkpoints)
     if checkpoint is None:
-        raise ConfigError(f"{folder}: the run has no checkpoint yet")
+        if finished_results(folder) is None:
+            raise ConfigError(f"{folder}: the run has no checkpoint yet")
+        raise ConfigError(f"{folder}: the run is finished and kept no scene; another of the same command makes one")
     return checkpoint
 
 
