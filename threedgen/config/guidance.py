@@ -39,6 +39,7 @@ class JointConfig:
 class GuidanceConfig:
     loss: GuidanceLoss = GuidanceLoss.reconstruction
     guidance_scale: float = 50.0
+    guidance_range: tuple[float, float] = setting((0.0, 1.0), 0, 1)  # of the schedule; no other timestep is guided
     rescale: float = setting(0.5, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
     min_timestep: Schedule = setting(lambda: Schedule(0.98, 0.02, 0.0, 0.8), 0, 1)
     max_timestep: Schedule = setting(lambda: Schedule(0.98, 0.50, 0.0, 0.8), 0, 1)
@@ -59,7 +60,7 @@ class RefineConfig:
     strength: Schedule = setting(lambda: Schedule(0.5, 0.5), 0.001, 1)
     num_inference_steps: int = setting(40, 1, 1000)  # of the whole schedule
     guidance_scale: float = setting(7.5, 0)
-    guidance_range: tuple[float, float] = setting((0.0, 1.0), 0, 1)  # of the schedule; at other timesteps none guides
+    guidance_range: tuple[float, float] = setting((0.0, 1.0), 0, 1)  # as guidance.guidance_range
     rescale: float = setting(0.0, 0, 1)
     steps: int = setting(120, 1)  # of fitting to a round's views
     coarse_rounds: int = setting(0, 0, 1000)  # the first rounds, fitted at camera.coarse_resolution

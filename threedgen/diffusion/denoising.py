@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from threedgen.core.transfer import to_device
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.schedule import NoiseSchedule
 
@@ -47,8 +48,8 @@ class Guided:
 
     noise = uncond + scale * (cond - uncond). `rescale` in 0..1 moves x0 towards the standard deviation of the
     conditional x0, over all views of an object together (MVDream section 3.3, after Lin et al. 2023, equation 16);
-    the noise returned is then the one that belongs to the rescaled x0. Outside `interval` the model answers unguided,
-    which is asked for once instead of twice (Kynkäänniemi et al. 2024).
+    the noise returned is then the one that belongs to the rescaled x0. Outside `interval`
+    (Kynkäänniemi et al. 2024) the scale is 1. Where it is 1 for all, the model is asked once and not twice.
     """
 
     model: Model
@@ -72,17 +73,16 @@ class Guided:
 
     def unscaled(self, noisy: Tensor, timestep: Tensor) -> tuple[Denoised, Denoised]:
         """Guided, but not rescaled; and what the model answers where it is told what is wanted."""
-        guides = [self._guides(t) for t in timestep.tolist()]
-        if not any(guides):
+        scales = [self._scale_at(t) for t in timestep.tolist()]
+        if all(scale == 1 for scale in scales):
             conditional = self.model.denoise(noisy, timestep, self.told)
             return conditional, conditional
-        if not all(guides):
-            raise ValueError(f"some of the timesteps {timestep.tolist()} are in the interval {self.interval}, some not")
         noise, x0 = self.both(noisy, timestep)
         alpha, sigma = self.schedule.level(timestep)
-        guided = self.away(noise)
+        scale = _one_or_each(scales, noisy)
+        guided = self.away(noise, scale)
         # Where all is noise x0 does not follow from it; elsewhere it does, with less rounding.
-        guided_x0 = self.away(x0) if self.schedule.ends_in_noise else (noisy - sigma * guided) / alpha
+        guided_x0 = self.away(x0, scale) if self.schedule.ends_in_noise else (noisy - sigma * guided) / alpha
         return Denoised(guided, guided_x0), Denoised(noise.chunk(2)[0], x0.chunk(2)[0])
 
     def rescaled(self, guided: Denoised, conditional: Denoised, noisy: Tensor, timestep: Tensor) -> Denoised:
@@ -98,14 +98,21 @@ class Guided:
         told = self.told.against(self.negative_text, len(noisy))
         return self.model.denoise(torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), told)
 
-    def _guides(self, timestep: int) -> bool:
-        low, high = self.interval
-        return low <= timestep / len(self.schedule) <= high
-
-    def away(self, both: Tensor) -> Tensor:
-        """[2 * B, ...] of the two -> [B, ...], guided."""
+    def away(self, both: Tensor, scale: float | Tensor) -> Tensor:
+        """[2 * B, ...] of the two -> [B, ...], guided by one scale or by that of each, [B, 1, ...]."""
         conditional, unconditional = both.chunk(2)
-        return unconditional + self.scale * (conditional - unconditional)
+        return unconditional + scale * (conditional - unconditional)
+
+    def _scale_at(self, timestep: int) -> float:
+        low, high = self.interval
+        return self.scale if low <= timestep / len(self.schedule) <= high else 1.0
+
+
+def _one_or_each(values: list[float], like: Tensor) -> float | Tensor:
+    """The one value that all are, or all of them, [B, 1, 1, 1]."""
+    if len(set(values)) == 1:
+        return values[0]
+    return to_device(torch.tensor(values, dtype=like.dtype).reshape(-1, 1, 1, 1), like.device)
 
 
 def _std_per_object(x: Tensor, num_views: int) -> Tensor:

@@ -46,6 +46,6 @@ class Reconstructed:
         else:
             assert isinstance(self.inner, Guided)
             both = self.inner.both(noisy, timestep).x0
-            x0, shown = self.inner.away(both), self.inner.away(self.reconstruct(both))
+            x0, shown = (self.inner.away(x, self.inner.scale) for x in (both, self.reconstruct(both)))
         x0 = x0 + self.blend * (shown - x0)
         return Denoised((noisy - alpha * x0) / sigma, x0)

@@ -104,7 +104,8 @@ def distilling(
     def ask(cameras: Cameras) -> Denoiser:
         # a single view is asked for as a picture from anywhere: training never showed one with its camera
         told = Conditions(text, cameras if cameras.num_views > 1 else None, cameras.num_views)
-        guided = Guided(prior, told, negative_text, config.guidance.guidance_scale, config.guidance.rescale)
+        how = config.guidance
+        guided = Guided(prior, told, negative_text, how.guidance_scale, how.rescale, how.guidance_range)
         return guided if mix is None else mix(guided)
 
     def take(step: int) -> SceneStep:

@@ -66,6 +66,8 @@ TABLES = (
             _changed("steps-16", "16 DDIM steps of the whole schedule", num_inference_steps=16),
             _changed("guidance-1", "guidance scale 1", guidance_scale=1.0),
             _changed("guidance-4", "guidance scale 4", guidance_scale=4.0),
+            _changed("range-0.3", "guidance above 0.3 of the schedule only", guidance_range=(0.3, 1.0)),
+            _changed("range-0.45", "guidance above 0.45 only", guidance_range=(0.45, 1.0)),
             _changed("own-background", "no random colours behind", background_random_probability=0.0),
         ),
         _COLUMNS,
