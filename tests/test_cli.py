@@ -197,6 +197,19 @@ def test_a_runs_own_config_and_resume_find_the_same_run(task, capsys):
     assert os.listdir("outputs/tiny") == [folder.name]
 
 
+def test_resume_of_a_training_whose_settings_were_ignored_before_they_were_refused(task, capsys):
+    task.error = KeyboardInterrupt()
+    assert cli.main(["--config", "tiny", "task=train_prior", "steps=10000"]) == 130
+    folder = run_folder(task.calls[0], "tiny")
+    saved = (folder / "config.yaml").read_text().replace("weights: mini\n", "weights: mini-video\n")
+    (folder / "config.yaml").write_text(saved)
+    task.error = None
+    assert cli.main(["--resume", str(folder)]) == 0
+    assert task.calls[1].weights == "mini-video" and (folder / "config.yaml").read_text() == saved
+    assert cli.main(["--resume", str(folder), "weights=mini-video"]) == 2
+    assert "does not read it: set train.start_from" in one_error_line(capsys.readouterr().err.splitlines(True)[-1])
+
+
 def test_resume_refuses_to_make_it_another_run(task, capsys):
     cli.main(["--config", "tiny", "prompt=a cat"])
     folder = run_folder(task.calls[0], "tiny")

@@ -99,6 +99,18 @@ def test_settings_of_other_tasks_that_would_be_ignored(words, message):
     load_config(None, ["task=dense_views", "aware.every=5"])
 
 
+def test_what_a_run_has_ignored_so_far_it_goes_on_to_ignore(tmp_path):
+    """Its config.yaml may be of a time when that was not refused; the same in a recipe is, and so is a new word."""
+    text = "task: train_prior\nweights: a/folder\nsteps: 400\nimage: a.png\naware: {every: 5}\n"
+    saved = write(tmp_path, text + "train: {network: video, view_attention: none}\n", "config.yaml")
+    assert "weights='a/folder'" in error_of(saved)
+    (tmp_path / "events.jsonl").touch()
+    config = load_config(saved, ["train.steps=7"])
+    assert (config.weights, config.steps, config.train.steps) == ("a/folder", 400, 7)
+    assert "steps=500 (on the command line): task train_prior does not read it" in error_of(saved, ["steps=500"])
+    assert "weights='b' (on the command line): task" in error_of(saved, ["weights=b"])
+
+
 def test_no_recipe_gives_the_schemas_defaults():
     assert load_config(None, []) == Config()
 
