@@ -147,6 +147,16 @@ def test_wrong_commands(words, message, capsys, workspace):
     assert not (workspace / "outputs").exists()
 
 
+@pytest.mark.parametrize(
+    "word", ["prompts=", "task=reconstruct data=", "prompt=a output_root=", "--config ", "--resume "]
+)
+def test_a_sentence_in_the_place_of_a_file_is_one_line(word, capsys, workspace):
+    *words, last = word.split(" ") if not word.endswith(" ") else (word[:-1], "")
+    assert cli.main([*words, f"{last}{'a red cat and so on. ' * 20}"]) == 2
+    assert "File name too long" in one_error_line(capsys.readouterr().err)
+    assert os.listdir(workspace) in (["configs"], ["outputs", "configs"], ["configs", "outputs"])
+
+
 # ---------------------------------------------------------------- running
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         light_imports.own_process()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # no fault of a prompt that the locale has no letters for it
+            sys.stdout.reconfigure(errors="backslashreplace")
     # Read when torch starts its threads. Idle threads spin a little, then sleep: without the spin small layers take
     # twice as long, without the sleep two processes on one machine slow each other several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -93,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return status
         with (
             terminated_like_interrupted(),
-            open(os.devnull, "w") as nowhere,
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
             redirect_stdout(nowhere),
         ):  # the first process speaks for all
             return _command(argv)

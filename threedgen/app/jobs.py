@@ -53,7 +53,7 @@ class Jobs:
 
     def __init__(self, devices: Sequence[str | None] = (None,), program: Sequence[str] | None = None) -> None:
         self._program = list(
-            program or (sys.executable, "-c", "from threedgen.cli import main; raise SystemExit(main())")
+            program or (sys.executable, "-P", "-c", "from threedgen.cli import main; raise SystemExit(main())")
         )
         self._jobs: dict[Path, Job] = {}  # the latest of each folder
         self._line: deque[Job] = deque()
