@@ -101,8 +101,11 @@ def choices(recipes: Sequence[str] = (), settings: Sequence[str] = ()) -> list[C
     bundled = [_choice(paths[name], settings) for name in _KNOWN if name in paths]
     known = {choice.config.weights for choice in bundled}
     others = (path for name, path in sorted(paths.items()) if name not in _KNOWN and _is_here(path, known))
-    drawing = (path for path in others if load_config(path).task in DRAWING)  # settings may be none that others have
-    return [choice for choice in (*bundled, *(_choice(path, settings) for path in drawing)) if choice.has_all]
+    drawing = (path for path in others if _draws(path))
+    offered = [choice for choice in (*bundled, *(_choice(path, settings) for path in drawing)) if choice.has_all]
+    if not offered:
+        raise ConfigError(f"{' '.join(settings)}: no recipe has all that it needs then: ask for one by --config NAME")
+    return offered
 
 
 def command(choice: Choice, prompt: str, seed: int, picture: str, settings: Sequence[str]) -> tuple[Path, list[str]]:
@@ -161,6 +164,14 @@ def _choice(path: Path, settings: Sequence[str]) -> Choice:
     first = next((line for line in path.read_text("utf-8").splitlines() if line.startswith("#")), "")
     title, about = _KNOWN.get(path.stem, (path.stem, first.lstrip("# ").partition(":")[0]))
     return Choice(path, title, about, load_config(path, settings))
+
+
+def _draws(path: Path) -> bool:
+    """Whether a recipe draws something of a prompt; without settings, which may be none that it has a use for."""
+    try:
+        return load_config(path).task in DRAWING
+    except ConfigError:  # another program's
+        return False
 
 
 def _is_here(path: Path, besides: Collection[str]) -> bool:
