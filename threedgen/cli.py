@@ -17,7 +17,7 @@ from pathlib import Path
 
 from threedgen.config.guidance import OWN_2D_MODE
 from threedgen.config.limits import INCIDENTAL, flatten
-from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
+from threedgen.config.load import all_recipes, config_name, find_config, load_config, to_yaml
 from threedgen.config.runtime import Executor
 from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core import light_imports
@@ -376,9 +376,9 @@ def _help() -> str:
         "",
         "recipes:",
     ]
-    recipes = {path.name: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
+    recipes = all_recipes()
     width = max((len(name) for name in recipes), default=0)
-    lines += [f"  {name:{width}}  {_first_comment(path)}".rstrip() for name, path in sorted(recipes.items())]
+    lines += [f"  {name:{width}}  {_first_comment(path)}".rstrip() for name, path in recipes.items()]
     return "\n".join([*lines, "", _EXAMPLES.replace("PROGRAM", program())])
 
 

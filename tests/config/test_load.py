@@ -9,7 +9,7 @@ import pytest
 
 from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import LIMITS, flatten, validate
-from threedgen.config.load import config_name, find_config, load_config, to_yaml
+from threedgen.config.load import all_recipes, config_name, find_config, load_config, to_yaml
 from threedgen.config.scene import BackendName
 from threedgen.config.schedules import Schedule
 from threedgen.config.schema import Config, Task
@@ -354,6 +354,15 @@ def test_the_current_folder_comes_before_configs(tmp_path, monkeypatch):
     for name in ("recipe", "recipe.yaml", tmp_path / "recipe.yaml"):
         assert load_config(name, []).steps == 2
     assert load_config("configs/recipe", []).steps == 1
+
+
+def test_of_two_recipes_with_one_name_the_one_that_is_found_is_listed(tmp_path, monkeypatch):
+    (tmp_path / "configs/a.yaml").mkdir(parents=True)  # no file
+    ours = write(tmp_path / "configs", "", "mvdream-mini.yaml")
+    monkeypatch.chdir(tmp_path)
+    listed = all_recipes()
+    assert listed["mvdream-mini.yaml"] == ours == find_config("mvdream-mini") and "views-mini.yaml" in listed
+    assert "a.yaml" not in listed and list(listed) == sorted(listed)
 
 
 def test_a_missing_recipe_names_a_near_one(tmp_path, monkeypatch):

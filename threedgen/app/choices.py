@@ -11,7 +11,7 @@ from random import Random
 
 import yaml
 
-from threedgen.config.load import config_folders, config_name, find_config, load_config
+from threedgen.config.load import all_recipes, config_name, find_config, load_config
 from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, WeightsMissingError
@@ -97,7 +97,7 @@ def choices(recipes: Sequence[str] = (), settings: Sequence[str] = ()) -> list[C
                 raise ConfigError(f"--config {choice.recipe.name} draws nothing of a prompt: the app has no use for it")
             locate_weights(choice.config.weights)
         return found
-    paths = {path.stem: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
+    paths = {path.stem: path for path in all_recipes().values()}
     bundled = [_choice(paths[name], settings) for name in _KNOWN if name in paths]
     known = {choice.config.weights for choice in bundled}
     others = (path for name, path in sorted(paths.items()) if name not in _KNOWN and _is_here(path, known))

@@ -98,6 +98,13 @@ def config_folders() -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
+def all_recipes() -> dict[str, Path]:
+    """File name -> recipe, of all in these folders, by name; of two with one name the one that `find_config` takes."""
+    found = (path for folder in reversed(config_folders()) for path in folder.glob("*.yaml"))
+    # an editor leaves links to nowhere beside a file in work
+    return dict(sorted({path.name: path for path in found if path.is_file()}.items()))
+
+
 def find_config(name: str | os.PathLike[str]) -> Path:
     """The recipe's file: `name` as given, then in `configs/`; each with and without `.yaml`.
 
@@ -108,9 +115,9 @@ def find_config(name: str | os.PathLike[str]) -> Path:
         for candidate in (folder / name, folder / f"{os.fspath(name)}.yaml"):
             if candidate.is_file():
                 return candidate
-    recipes = [path.name for folder in config_folders() for path in sorted(folder.glob("*.yaml"))]
-    close = difflib.get_close_matches(f"{Path(name).stem}.yaml", recipes, n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(dict.fromkeys(recipes)) or 'none'}"
+    names = list(all_recipes())
+    close = difflib.get_close_matches(f"{Path(name).stem}.yaml", names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(names) or 'none'}"
     raise ConfigError(f"no recipe {os.fspath(name)!r} here or in configs/{hint}")
 
 
