@@ -83,7 +83,7 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private to its owner
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)  # it is in place already where a signal came meanwhile
         raise
     _sync_folder(path.parent)
 
@@ -193,7 +193,8 @@ def _move_into_place(temporary: Path, path: Path) -> None:
     try:
         os.rename(temporary, path)
     except BaseException:
-        os.rename(aside / path.name, path)
+        if not path.exists():  # it does where a signal came meanwhile
+            os.rename(aside / path.name, path)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
