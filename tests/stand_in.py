@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent  # of the fixture, where there is a link to this file
-sys.path[0:2] = [str(Path(__file__).resolve().parent.parent)]
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 del sys.modules["threedgen"]  # the one that has only this
 
 from threedgen import cli  # noqa: E402

@@ -77,13 +77,14 @@ def one_error_line(text):
 # ---------------------------------------------------------------- without torch
 
 
-def test_help_lists_the_recipes_and_starts_fast():
+def test_help_lists_the_recipes_and_starts_fast(workspace):
+    (workspace / "configs/.#tiny.yaml").symlink_to("somebody@machine.123:1700000000")  # Emacs, while it is changed
     before = os.times()
     result = launch("--help")
     after = os.times()
     assert result.returncode == 0, result.stderr
     assert "A tiny recipe for tests." in result.stdout
-    assert "tiny.yaml" in result.stdout and "prompt=" in result.stdout
+    assert ".#tiny.yaml" not in result.stdout and "  tiny.yaml" in result.stdout and "prompt=" in result.stdout
     explained = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")}
     assert set(cli.VERBS) <= explained
     # processor time, which a busy machine does not change: 0.2 s when this was written
@@ -147,6 +148,16 @@ def test_wrong_commands(words, message, capsys, workspace):
     assert not (workspace / "outputs").exists()
 
 
+@pytest.mark.parametrize(
+    "word", ["prompts=", "task=reconstruct data=", "prompt=a output_root=", "--config ", "--resume "]
+)
+def test_a_sentence_in_the_place_of_a_file_is_one_line(word, capsys, workspace):
+    *words, last = word.split(" ") if not word.endswith(" ") else (word[:-1], "")
+    assert cli.main([*words, f"{last}{'a red cat and so on. ' * 20}"]) == 2
+    assert "File name too long" in one_error_line(capsys.readouterr().err)
+    assert os.listdir(workspace) in (["configs"], ["outputs", "configs"], ["configs", "outputs"])
+
+
 # ---------------------------------------------------------------- running
 
 
@@ -195,6 +206,19 @@ def test_a_runs_own_config_and_resume_find_the_same_run(task, capsys):
     assert cli.main(["--config", str(folder / "config.yaml")]) == 0  # finished: found again
     assert len(task.calls) == 2
     assert os.listdir("outputs/tiny") == [folder.name]
+
+
+def test_resume_of_a_training_whose_settings_were_ignored_before_they_were_refused(task, capsys):
+    task.error = KeyboardInterrupt()
+    assert cli.main(["--config", "tiny", "task=train_prior", "steps=10000"]) == 130
+    folder = run_folder(task.calls[0], "tiny")
+    saved = (folder / "config.yaml").read_text().replace("weights: mini\n", "weights: mini-video\n")
+    (folder / "config.yaml").write_text(saved)
+    task.error = None
+    assert cli.main(["--resume", str(folder)]) == 0
+    assert task.calls[1].weights == "mini-video" and (folder / "config.yaml").read_text() == saved
+    assert cli.main(["--resume", str(folder), "weights=mini-video"]) == 2
+    assert "does not read it: set train.start_from" in one_error_line(capsys.readouterr().err.splitlines(True)[-1])
 
 
 def test_resume_refuses_to_make_it_another_run(task, capsys):

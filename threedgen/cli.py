@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from threedgen.config.guidance import OWN_2D_MODE
 from threedgen.config.limits import INCIDENTAL, flatten
-from threedgen.config.load import config_folders, config_name, find_config, load_config, to_yaml
+from threedgen.config.load import all_recipes, config_name, find_config, load_config, to_yaml
 from threedgen.config.runtime import Executor
 from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core import light_imports
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         light_imports.own_process()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # no fault of a prompt that the locale has no letters for it
+            sys.stdout.reconfigure(errors="backslashreplace")
     # Read when torch starts its threads. Idle threads spin a little, then sleep: without the spin small layers take
     # twice as long, without the sleep two processes on one machine slow each other several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -93,24 +96,32 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return status
         with (
             terminated_like_interrupted(),
-            open(os.devnull, "w") as nowhere,
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
             redirect_stdout(nowhere),
         ):  # the first process speaks for all
             return _command(argv)
     except ThreedgenError as error:
-        if rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
+        _last_words(f"error: {error}")
         return error.exit_status
     except BrokenPipeError:  # who read the output has seen enough: `... vocabulary | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _last_words()
         return NOT_READ
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        _last_words("interrupted; the same command goes on from the last checkpoint")
         return INTERRUPTED
     except Terminated as error:
-        if rank() == 0:
-            print("stopped by SIGTERM; the same command goes on from the last checkpoint", file=sys.stderr)
+        _last_words("stopped by SIGTERM; the same command goes on from the last checkpoint")
         return error.exit_status
+
+
+def _last_words(text: str = "") -> None:
+    """Say it on stderr, for all processes once. Where that cannot be, the status says it alone."""
+    words = f"{text}\n" if text and rank() == 0 else ""
+    for stream, said in ((sys.stdout, ""), (sys.stderr, words)):
+        try:
+            print(said, end="", file=stream, flush=True)
+        except OSError:  # nobody reads any more, or a full disk: what is left shall be no fault when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _command(argv: Sequence[str]) -> int:
@@ -365,9 +376,9 @@ def _help() -> str:
         "",
         "recipes:",
     ]
-    recipes = {path.name: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
+    recipes = all_recipes()
     width = max((len(name) for name in recipes), default=0)
-    lines += [f"  {name:{width}}  {_first_comment(path)}".rstrip() for name, path in sorted(recipes.items())]
+    lines += [f"  {name:{width}}  {_first_comment(path)}".rstrip() for name, path in recipes.items()]
     return "\n".join([*lines, "", _EXAMPLES.replace("PROGRAM", program())])
 
 

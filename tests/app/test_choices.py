@@ -107,11 +107,14 @@ def test_a_picture_is_taken_where_the_network_has_the_input(tmp_path, sees):
     assert choice.takes_picture is sees
 
 
-def test_a_subjects_weights_are_offered_for_what_they_can_do(tmp_path):
+def test_a_subjects_weights_are_offered_for_what_they_can_do(tmp_path, monkeypatch):
     """The folder of a run that made an adapter, as docs/howto/app.md says it: it has no video network, no Gaussians."""
     (tmp_path / "prior/unet").mkdir(parents=True)
     (tmp_path / "prior/adapter.json").write_text('{"base": "mini"}')
     words = [f"weights={tmp_path}"]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/other.yaml").write_text("lr: 3\n")  # another program's
+    monkeypatch.chdir(tmp_path)
     offered = choices([], words)
     assert {"mvdream-mini", "views-mini"} <= {choice.name for choice in offered}
     assert not any(choice.config.task is Task.dense_views or choice.takes_picture for choice in offered)
@@ -119,3 +122,5 @@ def test_a_subjects_weights_are_offered_for_what_they_can_do(tmp_path):
     assert not asked.takes_picture and not asked.has_all
     with pytest.raises(WeightsMissingError, match="no weights at nowhere"):
         choices([], ["weights=nowhere"])
+    with pytest.raises(ConfigError, match="task=dense_views: no recipe has all that it needs then"):
+        choices([], [*words, "task=dense_views"])

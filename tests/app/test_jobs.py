@@ -142,7 +142,7 @@ def test_closing_stops_everything(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("visible", "expected"), [("0,3", ["0", "3"]), ("1", [None]), ("", [None]), (None, ["0", "1"])]
+    ("visible", "expected"), [("0, 3", ["0", "3"]), ("3,", [None]), ("1", [None]), ("", [None]), (None, ["0", "1"])]
 )
 def test_devices(monkeypatch, visible, expected):
     monkeypatch.setattr(jobs_module.Path, "glob", lambda folder, pattern: [folder / "one", folder / "other"])

@@ -9,7 +9,7 @@ import pytest
 
 from threedgen.config.guidance import GuidanceLoss
 from threedgen.config.limits import LIMITS, flatten, validate
-from threedgen.config.load import config_name, find_config, load_config, to_yaml
+from threedgen.config.load import all_recipes, config_name, find_config, load_config, to_yaml
 from threedgen.config.scene import BackendName
 from threedgen.config.schedules import Schedule
 from threedgen.config.schema import Config, Task
@@ -97,6 +97,18 @@ def test_settings_of_other_tasks_that_would_be_ignored(words, message):
     assert message in error_of(None, words)
     load_config(None, ["task=train_gaussians", "weights=mini-video"])
     load_config(None, ["task=dense_views", "aware.every=5"])
+
+
+def test_what_a_run_has_ignored_so_far_it_goes_on_to_ignore(tmp_path):
+    """Its config.yaml may be of a time when that was not refused; the same in a recipe is, and so is a new word."""
+    text = "task: train_prior\nweights: a/folder\nsteps: 400\nimage: a.png\naware: {every: 5}\n"
+    saved = write(tmp_path, text + "train: {network: video, view_attention: none}\n", "config.yaml")
+    assert "weights='a/folder'" in error_of(saved)
+    (tmp_path / "events.jsonl").touch()
+    config = load_config(saved, ["train.steps=7"])
+    assert (config.weights, config.steps, config.train.steps) == ("a/folder", 400, 7)
+    assert "steps=500 (on the command line): task train_prior does not read it" in error_of(saved, ["steps=500"])
+    assert "weights='b' (on the command line): task" in error_of(saved, ["weights=b"])
 
 
 def test_no_recipe_gives_the_schemas_defaults():
@@ -342,6 +354,15 @@ def test_the_current_folder_comes_before_configs(tmp_path, monkeypatch):
     for name in ("recipe", "recipe.yaml", tmp_path / "recipe.yaml"):
         assert load_config(name, []).steps == 2
     assert load_config("configs/recipe", []).steps == 1
+
+
+def test_of_two_recipes_with_one_name_the_one_that_is_found_is_listed(tmp_path, monkeypatch):
+    (tmp_path / "configs/a.yaml").mkdir(parents=True)  # no file
+    ours = write(tmp_path / "configs", "", "mvdream-mini.yaml")
+    monkeypatch.chdir(tmp_path)
+    listed = all_recipes()
+    assert listed["mvdream-mini.yaml"] == ours == find_config("mvdream-mini") and "views-mini.yaml" in listed
+    assert "a.yaml" not in listed and list(listed) == sorted(listed)
 
 
 def test_a_missing_recipe_names_a_near_one(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,34 @@ def test_an_exception_leaves_the_older_folder(tmp_path):
         raise KeyboardInterrupt
     assert (tmp_path / "step" / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["step"]
+
+
+@pytest.mark.parametrize("call", ["replace", "rename"])
+def test_a_signal_that_comes_while_the_last_name_is_given_is_what_is_told(tmp_path, monkeypatch, call):
+    """Python hears of it when the call returns: what was written is in place then."""
+
+    def write(text):
+        if call == "replace":
+            write_bytes_atomically(tmp_path / "file", text.encode())
+        else:
+            with atomic_folder(tmp_path / "file") as folder:
+                (folder / "text").write_text(text)
+
+    write("old")
+    really, calls = getattr(os, call), []
+
+    def interrupted(source, target):
+        really(source, target)
+        calls.append(target)
+        if Path(target) == tmp_path / "file":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write("new")
+    assert len(calls) == (1 if call == "replace" else 2)  # an older folder steps aside first
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / ("file" if call == "replace" else "file/text")).read_text() == "new"
 
 
 def test_a_killed_writer_leaves_only_what_remove_temporaries_removes(tmp_path):

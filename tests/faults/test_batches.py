@@ -97,7 +97,7 @@ def test_an_output_root_that_is_a_file_is_one_line(batch, capsys):
     assert "cannot make the batch's folder list.txt/tiny/batches/" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("given", "threads"), [("8", 4), ("1", 1), ("", 3)])
+@pytest.mark.parametrize(("given", "threads"), [("8", 4), ("4,2", 2), ("1", 1), ("", 3)])
 def test_workers_share_the_cores_that_the_batch_may_use(batch, monkeypatch, given, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))

@@ -131,6 +131,40 @@ def test_the_command_ends_with_75_wherever_it_is_told(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == "stopped by SIGTERM; the same command goes on from the last checkpoint\n"
 
 
+UNREAD = """
+import os, signal, sys, time
+from threedgen import cli
+from threedgen.runs.stopping import stopping
+
+def task(config, run):
+    with stopping() as stop:
+        print("begun", flush=True)
+        while not stop.is_asked():
+            time.sleep(0.02)
+        print("step 7", file=sys.stderr, flush=True)  # as a line of progress may come before the checkpoint
+        run.path("kept").touch()
+        print("unflushed")
+        stop.leave()
+
+cli._task = lambda config: task
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_run_keeps_its_step_though_the_signal_has_ended_who_reads_its_output(tmp_path, number, status):
+    """`launch.py ... 2>&1 | tee log`, and Ctrl-C, which ends `tee` at once."""
+    command = [sys.executable, "-c", UNREAD, "prompt=a red cat", f"output_root={tmp_path}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while b"begun" not in process.stdout.readline():
+        pass
+    process.stdout.close()
+    process.send_signal(number)
+    assert process.wait(60) == status
+    assert list(tmp_path.rglob("kept"))
+
+
 TWO = """
 import os, signal, sys
 from pathlib import Path

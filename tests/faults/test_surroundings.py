@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 
 from threedgen import __main__, cli
+from threedgen.app.jobs import Jobs, State
 from threedgen.config.load import load_config
 from threedgen.imaging import read_turntable
+from threedgen.runs import dispatch
 from threedgen.runs.checkpoint import save_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.scene.make import make_scene
@@ -59,6 +62,32 @@ def test_without_home_locale_and_terminal_in_a_folder_of_any_name(tmp_path):
     assert found.stderr == b"" and b"\r" not in found.stdout and b"\x1b" not in found.stdout
     (glb,) = folder.rglob("asset.glb")
     assert glb.read_text("utf-8") == prompt and glb.is_relative_to(folder / "my runs é")
+
+
+def test_a_locale_without_the_prompts_letters(tmp_path):
+    """Each prompt of a batch is told before its run; what the locale lacks is written in another way."""
+    (tmp_path / "list.txt").write_text("a red cat 😀\n", "utf-8")
+    code = f"import sys; sys.stdout.reconfigure(encoding='latin-1', errors='strict')\n{FAKE}"
+    found = run(code, "prompts=list.txt", "allow_unknown_words=true", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert rb"[1/1] a red cat \U0001f600" in found.stdout
+
+
+def test_what_lies_in_the_current_folder_is_no_module_of_a_batchs_processes(tmp_path, monkeypatch):
+    """Another checkout of the package, or files that are called like modules."""
+    (tmp_path / "threedgen").mkdir()
+    for name in ("threedgen/__init__.py", "threedgen/__main__.py", "yaml.py"):
+        (tmp_path / name).write_text("raise SystemExit('taken from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    process = dispatch.start_process(None, ["--help"], tmp_path / "log", 0, ROOT).process
+    assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    jobs = Jobs()
+    job = jobs.add(tmp_path / "run", ["--help"])
+    until = time.monotonic() + 60
+    while job.state in (State.waiting, State.running) and time.monotonic() < until:
+        time.sleep(0.05)
+    jobs.close()
+    assert job.state is State.done, list(job.lines)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Run folders: names, locks, finishing, starting anew."""
 
+import errno
+import fcntl
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +13,7 @@ import pytest
 from threedgen.config.limits import INCIDENTAL, flatten
 from threedgen.config.load import config_name, load_config
 from threedgen.config.schema import Config
-from threedgen.core.errors import ThreedgenError
+from threedgen.core.errors import StorageError, ThreedgenError
 from threedgen.runs.directory import config_hash, open_run, run_folder, slug
 from threedgen.runs.events import read_events
 
@@ -145,6 +148,16 @@ def test_one_process_at_a_time(tmp_path):
     other.communicate()
     with open_run(folder, CAT):
         pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said = pytest.raises(StorageError, match=r"run cannot be locked \(Function not implemented\): set output_root")
+    with said, open_run(tmp_path / "run", Config()):
+        raise AssertionError("opened")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import time
 
 from threedgen.runs.events import EventLog, read_events
@@ -30,3 +31,10 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
     with EventLog(path) as events:
         events.write("next")
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["whole", "next"]
+
+
+def test_a_files_name_that_is_no_utf8_is_told(tmp_path):
+    name = os.fsdecode(b"pictures/gr\xfcn.png")
+    with EventLog(tmp_path / "events.jsonl") as events:
+        events.write("stopped", message=f"{name} ü")
+    assert read_events(tmp_path / "events.jsonl")[0]["message"] == f"{name} ü"

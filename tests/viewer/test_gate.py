@@ -51,6 +51,15 @@ def test_the_token_opens_it_and_a_cookie_keeps_it_open(door):
     assert ask(door, "/", f"{cookie}0")[0].status == 403
 
 
+def test_a_port_in_use_is_none_for_the_next_door(door):
+    second = open_gate("127.0.0.1", door, "b+/=", 1)
+    assert second > door
+    assert ask(second, "/?token=b+/=")[0].status == 303 and ask(second, "/?token=b%2B%2F%3D")[0].status == 303
+    assert ask(second, "/?token=a%20secret%20%26%20more")[0].status == 403
+    with pytest.raises(OSError, match="assign requested address"):  # of documentation (RFC 5737), no machine's own
+        open_gate("192.0.2.1", door, TOKEN, 1)
+
+
 def test_cookies_of_other_servers_on_the_same_host_are_no_obstacle(door):
     ours = ask(door, "/?token=a%20secret%20%26%20more")[0].getheader("Set-Cookie").partition(";")[0]
     assert ask(door, "/", f'theirs={{"dark": true}}; a b; =; {ours}')[0].status == 200

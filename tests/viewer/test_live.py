@@ -1,5 +1,6 @@
 """The scene in a browser while it is optimised: nothing changes by being looked at, and what is seen is the scene."""
 
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from threedgen.runs.directory import open_run
 from threedgen.scene.make import make_scene
 from threedgen.tasks import scene_optimizer
 from threedgen.tasks.scene_optimizer import SceneStep, fit
+from threedgen.viewer import live
 from threedgen.viewer.live import Live, quaternion, rotation, seen_from
 
 SETTINGS = ["camera.resolution=8", "scene.grid.num_levels=2", "scene.grid.log2_table_size=8", "scene.hidden_width=16"]
@@ -226,6 +228,22 @@ def test_it_is_throttled_by_what_rendering_takes(scene, monkeypatch):
         live.after_step(scene, step, 1000, told, None)
     assert live.throttle.spent / clock.now < 0.1 + 1 / clock.now
     assert len(server.pictures) > 95
+
+
+def test_the_address_that_is_told_is_the_doors(monkeypatch, capsys):
+    class Viser(Server):
+        def __init__(self, host, port, **_):
+            super().__init__()
+            assert (host, port) == ("127.0.0.1", 0)  # behind the door
+            self.gui.configure_theme = lambda **_: None
+
+        def get_port(self):
+            return 5
+
+    monkeypatch.setitem(sys.modules, "viser", SimpleNamespace(ViserServer=Viser))
+    monkeypatch.setattr(live, "open_gate", lambda host, port, token, inner: port + inner)  # those before it are taken
+    live.watching(ViewerConfig(enable=True, host="::1", port=8080, token="word"))
+    assert capsys.readouterr().out == "viewer     http://[::1]:8085/?token=...\n"
 
 
 @pytest.mark.parametrize("seed", range(5))

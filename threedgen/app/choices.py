@@ -11,7 +11,7 @@ from random import Random
 
 import yaml
 
-from threedgen.config.load import config_folders, config_name, find_config, load_config
+from threedgen.config.load import all_recipes, config_name, find_config, load_config
 from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, WeightsMissingError
@@ -97,12 +97,15 @@ def choices(recipes: Sequence[str] = (), settings: Sequence[str] = ()) -> list[C
                 raise ConfigError(f"--config {choice.recipe.name} draws nothing of a prompt: the app has no use for it")
             locate_weights(choice.config.weights)
         return found
-    paths = {path.stem: path for folder in reversed(config_folders()) for path in sorted(folder.glob("*.yaml"))}
+    paths = {path.stem: path for path in all_recipes().values()}
     bundled = [_choice(paths[name], settings) for name in _KNOWN if name in paths]
     known = {choice.config.weights for choice in bundled}
     others = (path for name, path in sorted(paths.items()) if name not in _KNOWN and _is_here(path, known))
-    drawing = (path for path in others if load_config(path).task in DRAWING)  # settings may be none that others have
-    return [choice for choice in (*bundled, *(_choice(path, settings) for path in drawing)) if choice.has_all]
+    drawing = (path for path in others if _draws(path))
+    offered = [choice for choice in (*bundled, *(_choice(path, settings) for path in drawing)) if choice.has_all]
+    if not offered:
+        raise ConfigError(f"{' '.join(settings)}: no recipe has all that it needs then: ask for one by --config NAME")
+    return offered
 
 
 def command(choice: Choice, prompt: str, seed: int, picture: str, settings: Sequence[str]) -> tuple[Path, list[str]]:
@@ -161,6 +164,14 @@ def _choice(path: Path, settings: Sequence[str]) -> Choice:
     first = next((line for line in path.read_text("utf-8").splitlines() if line.startswith("#")), "")
     title, about = _KNOWN.get(path.stem, (path.stem, first.lstrip("# ").partition(":")[0]))
     return Choice(path, title, about, load_config(path, settings))
+
+
+def _draws(path: Path) -> bool:
+    """Whether a recipe draws something of a prompt; without settings, which may be none that it has a use for."""
+    try:
+        return load_config(path).task in DRAWING
+    except ConfigError:  # another program's
+        return False
 
 
 def _is_here(path: Path, besides: Collection[str]) -> bool:

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 import threedgen
-from threedgen.runs.dispatch import ended_by
+from threedgen.runs.dispatch import ended_by, visible_gpus
 
 _ROOT = Path(threedgen.__file__).parent.parent
 _PATIENCE = 30.0  # seconds that a run has to write its checkpoint after it was asked to stop
@@ -53,7 +53,7 @@ class Jobs:
 
     def __init__(self, devices: Sequence[str | None] = (None,), program: Sequence[str] | None = None) -> None:
         self._program = list(
-            program or (sys.executable, "-c", "from threedgen.cli import main; raise SystemExit(main())")
+            program or (sys.executable, "-P", "-c", "from threedgen.cli import main; raise SystemExit(main())")
         )
         self._jobs: dict[Path, Job] = {}  # the latest of each folder
         self._line: deque[Job] = deque()
@@ -153,11 +153,7 @@ class Jobs:
 
 def devices() -> list[str | None]:
     """CUDA_VISIBLE_DEVICES of each device that can work by itself, without asking torch; [None] for a single one."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is None:
-        found = [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
-    else:
-        found = given.split(",")  # "": none may be used
+    found = visible_gpus(os.environ)
     return [*found] if len(found) > 1 else [None]
 
 

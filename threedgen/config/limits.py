@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -11,11 +11,10 @@ from typing import Any
 from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_TABLES
 from threedgen.config.export import EXPORT_FORMATS
 from threedgen.config.guidance import JointConfig, JointMode
-from threedgen.config.sampling import AwareConfig
 from threedgen.config.scene import Geometry
 from threedgen.config.schedules import Schedule, value_at
 from threedgen.config.schema import Config, Task
-from threedgen.config.training import PriorNetwork, TrainConfig
+from threedgen.config.training import PriorNetwork
 from threedgen.config.views import INPUTS, MINI_SIZE
 from threedgen.core.errors import ConfigError
 from threedgen.core.network import is_local
@@ -76,10 +75,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
+def validate(config: Config, where: Mapping[str, str] | None = None, passed_over: Collection[str] = ()) -> None:
     """Raise ConfigError, one line, for the first value that cannot work.
 
-    `where` says where a key was set ("recipe.yaml:3", "on the command line"), for the message.
+    `where` says where a key was set ("recipe.yaml:3", "on the command line"), for the message; `passed_over`: keys that
+    may be set though the task does not read them.
     """
     places = where or {}
     flat = flatten(config)
@@ -125,24 +125,13 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         fail("scene.grid.max_resolution", "must not be smaller than scene.grid.base_resolution")
     if config.scene.geometry is Geometry.sdf and config.export.threshold > 0:
         fail("export.threshold", "must be 0 with scene.geometry=sdf, whose surface is where the distance is 0")
-    if config.image and config.task is not Task.dense_views:
-        fail("image", f"task {config.task.name} shows no picture to its model; dense_views does")
-    defaults = flatten(Config())
-    for key, own in _OWN.get(config.task, {}).items():
-        if flat[key] != defaults[key]:
-            fail(key, f"task {config.task.name} does not read it: set {own}")
-    if config.task is not Task.dense_views and config.aware != AwareConfig():
-        odd = next(key for key in flat if key.startswith("aware.") and flat[key] != defaults[key])
-        fail(odd, f"task {config.task.name} has no 3D-aware steps; dense_views has")
-    if config.train.network is PriorNetwork.video:
-        for name in ("view_attention", "camera_input"):
-            if getattr(config.train, name) is not getattr(TrainConfig(), name):
-                fail(f"train.{name}", "is of a multi-view network only; leave it out with train.network=video")
     for section, joint in (("views", config.views.joint), ("guidance", config.guidance.joint)):
         if found := joint_problem(joint):
             fail(f"{section}.joint.{found[0]}", found[1])
-        if joint.weights and config.task not in _JOINT_IN[section]:
-            fail(f"{section}.joint.weights", f"task {config.task.name} has no use for a 2D model there")
+    defaults = flatten(Config())
+    for key, problem in _unread(config):
+        if flat[key] != defaults[key] and key not in passed_over:
+            fail(key, problem)
     lowest, highest = config.guidance.min_timestep, config.guidance.max_timestep
     # both are piecewise linear: it is enough to compare them where either bends
     for fraction in sorted({s for x in (lowest, highest) for s in (x.from_fraction, x.to_fraction)}):
@@ -150,6 +139,23 @@ def validate(config: Config, where: Mapping[str, str] | None = None) -> None:
         if low > high:
             problem = f"is {low:g}, above guidance.max_timestep's {high:g}, at fraction {fraction:g} of the run"
             fail("guidance.min_timestep", problem)
+
+
+def _unread(config: Config) -> Iterator[tuple[str, str]]:
+    """The settings that the task would ignore, each with what is to be said to who sets it."""
+    task = config.task.name
+    for key, own in _OWN.get(config.task, {}).items():
+        yield key, f"task {task} does not read it: set {own}"
+    if config.task is not Task.dense_views:
+        yield "image", f"task {task} shows no picture to its model; dense_views does"
+        for entry in fields(config.aware):
+            yield f"aware.{entry.name}", f"task {task} has no 3D-aware steps; dense_views has"
+    if config.train.network is PriorNetwork.video:
+        for name in ("view_attention", "camera_input"):
+            yield f"train.{name}", "is of a multi-view network only; leave it out with train.network=video"
+    for section, tasks in _JOINT_IN.items():
+        if config.task not in tasks:
+            yield f"{section}.joint.weights", f"task {task} has no use for a 2D model there"
 
 
 def joint_problem(joint: JointConfig) -> tuple[str, str] | None:

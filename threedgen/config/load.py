@@ -46,14 +46,18 @@ def load_config(
 ) -> Config:
     """The schema's defaults, changed by the recipe `config` (None: no recipe), changed by `key=value` words.
 
-    Of two words with one key the last wins. line: further words, of a line of a file that the caller names.
+    Of two words with one key the last wins. line: further words, of a line of a file that the caller names. What the
+    task does not read is refused, but in a run's own config.yaml, where an older version let it stand and ignored it.
 
     Raises:
         ConfigError: no such recipe, unknown key, wrong type or impossible value; one line that says where.
     """
-    assignments = [] if config is None else list(_read_recipe(find_config(config)))
-    assignments += [each for word in overrides for each in _read_override(word, "on the command line")]
-    assignments += [each for word in line for each in _read_override(word, "in this line")]
+    path = None if config is None else find_config(config)
+    assignments = [] if path is None else list(_read_recipe(path))
+    words = [each for word in overrides for each in _read_override(word, "on the command line")]
+    words += [each for word in line for each in _read_override(word, "in this line")]
+    ignored = {one.key for one in assignments} - {one.key for one in words} if path and _is_of_run(path) else set()
+    assignments += words
 
     tree = OmegaConf.structured(Config)
     texts: dict[str, str] = {}
@@ -72,7 +76,7 @@ def load_config(
         for section in sections:
             owner = getattr(owner, section)
         setattr(owner, name, text)
-    validate(result, {assignment.key: assignment.where for assignment in assignments})
+    validate(result, {assignment.key: assignment.where for assignment in assignments}, ignored)
     return result
 
 
@@ -94,6 +98,13 @@ def config_folders() -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
+def all_recipes() -> dict[str, Path]:
+    """File name -> recipe, of all in these folders, by name; of two with one name the one that `find_config` takes."""
+    found = (path for folder in reversed(config_folders()) for path in folder.glob("*.yaml"))
+    # an editor leaves links to nowhere beside a file in work
+    return dict(sorted({path.name: path for path in found if path.is_file()}.items()))
+
+
 def find_config(name: str | os.PathLike[str]) -> Path:
     """The recipe's file: `name` as given, then in `configs/`; each with and without `.yaml`.
 
@@ -104,9 +115,9 @@ def find_config(name: str | os.PathLike[str]) -> Path:
         for candidate in (folder / name, folder / f"{os.fspath(name)}.yaml"):
             if candidate.is_file():
                 return candidate
-    recipes = [path.name for folder in config_folders() for path in sorted(folder.glob("*.yaml"))]
-    close = difflib.get_close_matches(f"{Path(name).stem}.yaml", recipes, n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(dict.fromkeys(recipes)) or 'none'}"
+    names = list(all_recipes())
+    close = difflib.get_close_matches(f"{Path(name).stem}.yaml", names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(names) or 'none'}"
     raise ConfigError(f"no recipe {os.fspath(name)!r} here or in configs/{hint}")
 
 
@@ -116,9 +127,13 @@ def config_name(path: str | os.PathLike[str]) -> str:
     A run's own `outputs/NAME/RUN/config.yaml` keeps NAME, so that running it again finds the same run.
     """
     path = Path(path).resolve()
-    is_of_run = path.name == "config.yaml" and (path.parent / "events.jsonl").exists()
-    name = path.parent.parent.name if is_of_run else path.stem
+    name = path.parent.parent.name if _is_of_run(path) else path.stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "config"
+
+
+def _is_of_run(path: Path) -> bool:
+    """Whether a file is what a run keeps its settings in."""
+    return path.name == "config.yaml" and (path.parent / "events.jsonl").exists()
 
 
 def unknown_key_message(key: str, where: str) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from threedgen.core.errors import StorageError, ThreedgenError
+from threedgen.core.errors import ConfigError, StorageError, ThreedgenError
 
 MANIFEST = "manifest.json"
 TEMPORARY_PREFIX = ".tmp-"  # names of unfinished files and folders
@@ -27,14 +27,17 @@ _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
 
 @contextmanager
 def storage_errors_told() -> Iterator[None]:
-    """What says that a disk is full or that a folder is not to be written becomes a StorageError of one line."""
+    """What says that a disk is full or that a folder is not to be written becomes a StorageError of one line; that a
+    name is too long for a file's, such as a sentence in the place of one, a ConfigError."""
     try:
         yield
     except Exception as error:
         number = _errno_of(error)
-        if number not in _REFUSALS:
+        if number not in (*_REFUSALS, errno.ENAMETOOLONG):
             raise
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        if number == errno.ENAMETOOLONG:
+            raise ConfigError(f"{where}{os.strerror(number)}") from error
         raise StorageError(
             f"{where}{os.strerror(number)}; make room or allow writing there, and the same command goes on from the "
             "last checkpoint"
@@ -80,7 +83,7 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private to its owner
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)  # it is in place already where a signal came meanwhile
         raise
     _sync_folder(path.parent)
 
@@ -190,7 +193,8 @@ def _move_into_place(temporary: Path, path: Path) -> None:
     try:
         os.rename(temporary, path)
     except BaseException:
-        os.rename(aside / path.name, path)
+        if not path.exists():  # it does where a signal came meanwhile
+            os.rename(aside / path.name, path)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

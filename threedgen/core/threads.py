@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 def most_threads() -> int:
     """As many as torch takes by itself: OMP_NUM_THREADS, or the cores that this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # then those of loops inside of loops
     if given.isdecimal() and int(given) > 0:
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -156,7 +156,7 @@ def slug(prompt: str, max_length: int = 40) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. The system lets go of it when the process ends, however it ends.
 
-    Raises ThreedgenError if another process holds it, StorageError if the folder cannot be written.
+    Raises ThreedgenError if another process holds it, StorageError if the folder cannot be written or locked.
     """
     try:
         file = open(folder / _LOCK, "w")  # noqa: SIM115 - closed below, after the lock's last use
@@ -167,6 +167,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ThreedgenError(f"another process is working in {folder}: wait for it or stop it first") from error
+        except OSError as error:  # some file systems of clusters, as they are mounted
+            reason = f"{folder} cannot be locked ({error.strerror})"
+            raise StorageError(f"{reason}: set output_root to a folder on another file system") from error
         yield
 
 

@@ -204,7 +204,7 @@ def start_process(
     path = os.pathsep.join(filter(None, [str(package_parent), os.environ.get("PYTHONPATH")]))
     with open(log, "ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "threedgen", *words],
+            [sys.executable, "-P", "-m", "threedgen", *words],  # -P: what lies in the current folder is no module
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -49,19 +49,19 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
     if torch.distributed.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if local >= torch.cuda.device_count():
-            raise ThreedgenError(
-                f"process {rank()} finds no GPU of its own: this machine has {torch.cuda.device_count()}; "
-                "start as many processes (--nproc-per-node), or set runtime.device=cpu"
-            )
-        torch.cuda.set_device(local)
     global _hosts
     on_gpu = select_device(runtime).type == "cuda"
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
-    _hosts = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE) if on_gpu else None
     try:
+        if on_gpu:
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            if local >= torch.cuda.device_count():
+                raise ThreedgenError(
+                    f"process {rank()} finds no GPU of its own: this machine has {torch.cuda.device_count()}; "
+                    "start as many processes (--nproc-per-node), or set runtime.device=cpu"
+                )
+            torch.cuda.set_device(local)
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+        _hosts = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE) if on_gpu else None
         yield
     except ThreedgenError as error:
         if rank() > 0:

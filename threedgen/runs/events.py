@@ -31,7 +31,8 @@ class EventLog:
         and leaves nothing of the line, where the disk is full.
         """
         record = {"time": round(time.time(), 3), "event": event, **{k: _plain(v) for k, v in fields.items()}}
-        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        line = text.encode("utf-8", "backslashreplace")  # of a file's name that is no UTF-8; JSON has the same escapes
         written = self._file.write(line)
         if written < len(line):  # a disk takes what fits, and only the next write would be refused
             os.ftruncate(self._file.fileno(), self._file.tell() - written)

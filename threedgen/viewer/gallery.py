@@ -68,7 +68,6 @@ class Gallery:
 
     def write(self) -> Path:
         """Write both files as things are; returns the page."""
-        self._written = time.monotonic()
         write_text_atomically(self.folder / "summary.csv", self._table())
         parts = {
             "title": escape(self.title),
@@ -78,6 +77,7 @@ class Gallery:
         # in one pass: a prompt may hold a placeholder
         page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _TEMPLATE.read_text("utf-8"))
         write_text_atomically(self.folder / "index.html", page)
+        self._written = time.monotonic()  # a page that takes longer than the pause is not due again at once
         return self.folder / "index.html"
 
     def _subtitle(self) -> str:

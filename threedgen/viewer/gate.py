@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import select
@@ -13,17 +14,18 @@ COOKIE = "threedgen_viewer"
 _LONGEST_HEAD = 1 << 16  # bytes of a request before its body
 _PATIENCE = 10.0  # seconds for a request's head
 _IDLE = 3600.0  # seconds after which a silent connection is closed
+_LAST_PORT = 65535
 _CLOSED = b"HTTP/1.1 %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n%b\r\n%b"
 
 
 def open_gate(host: str, port: int, token: str, inner_port: int) -> int:
-    """Listen on host:port (0: any free one) for a server on 127.0.0.1:inner_port; the port. Raises OSError.
+    """Listen on host:port, or the next port that is free (0: any), for a server on 127.0.0.1:inner_port; the port.
+    Raises OSError.
 
     A browser comes with `?token=...` once and is then known by a cookie. What follows on a connection that was let
     through is passed on as it is, both ways.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family)
+    listener = _listen(host, port)
 
     def accept() -> None:
         while True:
@@ -32,6 +34,17 @@ def open_gate(host: str, port: int, token: str, inner_port: int) -> int:
 
     threading.Thread(target=accept, daemon=True).start()
     return listener.getsockname()[1]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        try:
+            return socket.create_server((host, port), family=family)
+        except OSError as error:  # of the runs of a batch each has a page of its own
+            if error.errno != errno.EADDRINUSE or port == _LAST_PORT:
+                raise
+            port += 1
 
 
 def _serve(connection: socket.socket, token: str, inner_port: int) -> None:
@@ -57,7 +70,8 @@ def answer_to(head: bytes, token: str) -> bytes | None:
     if b"\r\n\r\n" not in head or len(words) != 3:
         return _answer(b"400 Bad Request", b"", b"This is no request.\n")
     proof = hmac.new(token.encode(), COOKIE.encode(), hashlib.sha256).hexdigest()
-    given = urllib.parse.parse_qs(words[1].partition("?")[2]).get("token", [""])[-1]
+    query = words[1].partition("?")[2].replace("+", "%2B")  # typed by hand, not sent by a form: no blank
+    given = urllib.parse.parse_qs(query).get("token", [""])[-1]
     if given and hmac.compare_digest(given.encode(), token.encode()):
         cookie = f"{COOKIE}={proof}; HttpOnly; SameSite=Strict; Path=/"
         return _answer(b"303 See Other", f"Location: /\r\nSet-Cookie: {cookie}\r\n".encode(), b"")

@@ -214,11 +214,11 @@ def _open(host: str, port: int, token: str, share: float, size: int) -> Live:
             inner_host, inner_port = ("127.0.0.1", 0) if token else (host, port)
             server = viser.ViserServer(inner_host, inner_port, label="threedgen", verbose=False)
         server.gui.configure_theme(show_share_button=False)  # which would bring the view to a public address
-        if token:  # viser knows no secrets: it stays on this machine, behind a door that does
-            open_gate(host, port, token, server.get_port())
-        else:
-            port = server.get_port()  # the next one that is free
+        inner = server.get_port()  # the next one that is free, as at the door
+        # viser knows no secrets: with one it stays on this machine, behind a door that does
+        port = open_gate(host, port, token, inner) if token else inner
     except OSError as error:
         raise ConfigError(f"viewer.port={port}: {error.strerror or error}") from error
-    print(f"{'viewer':10} http://{host}:{port}/" + ("?token=..." if token else ""), flush=True)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{'viewer':10} http://{shown}:{port}/" + ("?token=..." if token else ""), flush=True)
     return Live(server, settings)

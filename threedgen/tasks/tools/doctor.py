@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import threedgen
-from threedgen.config.load import config_folders, load_config
+from threedgen.config.load import all_recipes, load_config
 from threedgen.config.scene import BackendName
 from threedgen.config.schema import DRAWING
 from threedgen.core.errors import ConfigError, ThreedgenError
@@ -63,7 +63,7 @@ def _backends() -> list[str]:
 
 def _recipes() -> list[str]:
     lines = []
-    for path in sorted({p.name: p for folder in reversed(config_folders()) for p in folder.glob("*.yaml")}.values()):
+    for path in all_recipes().values():
         try:
             config = load_config(path)
         except ConfigError as error:
