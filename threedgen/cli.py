@@ -98,27 +98,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):  # the first process speaks for all
             return _command(argv)
     except ThreedgenError as error:
-        _last_words(f"error: {error}")
+        if rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:  # who read the output has seen enough: `... vocabulary | head`
-        _last_words()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_READ
     except KeyboardInterrupt:
-        _last_words("interrupted; the same command goes on from the last checkpoint")
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
     except Terminated as error:
-        _last_words("stopped by SIGTERM; the same command goes on from the last checkpoint")
+        if rank() == 0:
+            print("stopped by SIGTERM; the same command goes on from the last checkpoint", file=sys.stderr)
         return error.exit_status
-
-
-def _last_words(text: str = "") -> None:
-    """Say it on stderr, for all processes once. Where that cannot be, the status says it alone."""
-    words = f"{text}\n" if text and rank() == 0 else ""
-    for stream, said in ((sys.stdout, ""), (sys.stderr, words)):
-        try:
-            print(said, end="", file=stream, flush=True)
-        except OSError:  # nobody reads any more, or a full disk: what is left shall be no fault when Python ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _command(argv: Sequence[str]) -> int:

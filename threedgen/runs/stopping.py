@@ -49,17 +49,9 @@ class Stop:
         now = time.monotonic()
         if self._signal is None:
             self._signal, self._since = number, now
-            self._tell(_NOTE if rank() == 0 else b"")
+            os.write(2, _NOTE if rank() == 0 else b"")  # print() may be what was interrupted
         elif now - self._since > _ECHO:
             os._exit(128 + number)  # the way out of a step may be long; what is half-written has a temporary name
-
-    @staticmethod
-    def _tell(note: bytes) -> None:
-        """On stderr, or, where Ctrl-C has ended its reader too (`... 2>&1 | tee log`), from now on nowhere."""
-        try:
-            os.write(2, note)  # print() may be what was interrupted
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager

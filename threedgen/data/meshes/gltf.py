@@ -101,11 +101,12 @@ def positions(geometry: trimesh.Trimesh) -> Array:
 def texture_coordinates(geometry: trimesh.Trimesh, moves: Mapping[str, Array]) -> Array | None:
     """[V, 2] float64, origin at the lower left, of a geometry of any format that has a material; moves: of `retold`."""
     whole = geometry.vertex_attributes.get("_TEXCOORD_0")
-    uvs = geometry.visual.uv if whole is None else fractions(whole) * [1.0, -1.0] + [0.0, 1.0]
+    visual: Any = geometry.visual  # of a texture
+    uvs = visual.uv if whole is None else fractions(whole) * [1.0, -1.0] + [0.0, 1.0]
     if uvs is None:
         return None
     uvs = np.asarray(uvs, np.float64)
-    move = moves.get(str(getattr(geometry.visual.material, "name", None)))
+    move = moves.get(str(getattr(visual.material, "name", None)))
     if move is None:
         return uvs
     u, v = uvs[:, 0], 1.0 - uvs[:, 1]
@@ -113,7 +114,7 @@ def texture_coordinates(geometry: trimesh.Trimesh, moves: Mapping[str, Array]) -
     return np.stack([moved[:, 0], 1.0 - moved[:, 1]], -1)
 
 
-def fractions(numbers: Array) -> Array:
+def fractions(numbers: Any) -> Array:
     """Whole numbers as parts of all that their type can hold, at least -1; floats as they are."""
     numbers = np.asarray(numbers)
     return np.maximum(numbers / np.iinfo(numbers.dtype).max, -1.0) if numbers.dtype.kind in "iu" else numbers
