@@ -117,10 +117,17 @@ def test_a_glb_is_retold_as_its_gltf_is(tmp_path):
     assert quarters(tmp_path / "square.glb") == QUARTERS[:, ::-1].tolist()
 
 
-def test_sparse_accessors_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda content: content["accessors"][0].update(sparse={"count": 1}), "sparse accessors"),
+        (lambda content: content["meshes"][0]["primitives"].append({"mode": 6, "attributes": {"POSITION": 0}}), "fans"),
+    ],
+)
+def test_what_the_reader_would_leave_out_is_refused(tmp_path, spoil, told):
     gltf_square(tmp_path / "square.gltf", DOWNWARDS)
     content = json.loads((tmp_path / "square.gltf").read_text())
-    content["accessors"][0]["sparse"] = {"count": 1, "indices": {}, "values": {}}
+    spoil(content)
     (tmp_path / "square.gltf").write_text(json.dumps(content))
-    with pytest.raises(ThreedgenError, match="sparse accessors"):
+    with pytest.raises(ThreedgenError, match=told):
         read_mesh(tmp_path / "square.gltf")

@@ -23,6 +23,7 @@ from threedgen.mesh.types import Array
 _HEAD = struct.Struct("<4s3I4s")  # of a .glb as far as its text: magic, version, length; length of the text, JSON
 _DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, struct.error)
 _READ = ("POSITION", "TEXCOORD_0", "COLOR_0")
+_FAN = 6  # of a primitive's modes
 _DRACO, _MOVED, _GLOSS = (
     "KHR_draco_mesh_compression", "KHR_texture_transform", "KHR_materials_pbrSpecularGlossiness",
 )  # fmt: skip
@@ -32,7 +33,8 @@ def retold(path: Path) -> tuple[bytes, dict[str, Array]]:
     """The content of a .glb or .gltf for trimesh, and [2, 3] for each material whose base colour's picture is moved, by
     the name that it has there: see `texture_coordinates`. What is damaged is left to the reader.
 
-    Raises ThreedgenError for sparse accessors, of which trimesh leaves out what makes them so.
+    Raises ThreedgenError for what trimesh would leave out in silence: fans of triangles, and what is sparse of an
+    accessor.
     """
     content = path.read_bytes()
     try:
@@ -58,6 +60,8 @@ def _retell(header: dict[str, Any]) -> dict[str, Array]:
         material["name"] = str(number)
     moves = {}
     for primitive in (primitive for mesh in header["meshes"] for primitive in mesh["primitives"]):
+        if primitive.get("mode") == _FAN:
+            raise ThreedgenError("has fans of triangles, which are not read: save it again as single triangles")
         number, attributes = primitive.setdefault("material", len(materials) - 1), primitive["attributes"]
         picture = _base_color(materials[number])
         moved = picture.get("extensions", {}).get(_MOVED, {})
