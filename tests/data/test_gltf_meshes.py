@@ -88,6 +88,18 @@ def test_gltfs_pictures_are_moved(tmp_path, moved, expected):
     assert quarters(tmp_path / "square.gltf") == expected.tolist()
 
 
+def test_files_are_named_as_uris(tmp_path):
+    """As Blender writes them: a buffer and a picture with spaces in their names."""
+    gltf_square(tmp_path / "square.gltf", DOWNWARDS, picture=QUARTERS)
+    content = json.loads((tmp_path / "square.gltf").read_text())
+    (tmp_path / "my square é.bin").write_bytes(base64.b64decode(content["buffers"][0]["uri"].partition(",")[2]))
+    (tmp_path / "picture.png").rename(tmp_path / "a 100% picture.png")
+    content["buffers"][0]["uri"], content["images"][0]["uri"] = "my%20square%20%C3%A9.bin", "a%20100%25%20picture.png"
+    (tmp_path / "square.gltf").write_text(json.dumps(content))
+    assert read_mesh(tmp_path / "square.gltf")[1] == []
+    assert quarters(tmp_path / "square.gltf") == QUARTERS.tolist()
+
+
 def test_positions_in_whole_numbers_of_gltf(tmp_path):
     """KHR_mesh_quantization: parts of the largest number, which the node's matrix then puts into place."""
     corners = np.array([[-32767, -32767, 0], [32767, -32767, 0], [32767, 32767, 0], [-32768, 32767, 0]], np.int16)

@@ -395,7 +395,7 @@ def test_nothing_outside_the_meshs_folder_is_read(tmp_path):
     (found,) = [path for path in (tmp_path / "inside").iterdir() if path.suffix in (".png", ".jpeg", ".jpg")]
     found.rename(tmp_path / "secret.png")
     (material,) = (tmp_path / "inside").glob("*.mtl")
-    for name in ("../secret.png", f"{tmp_path}/secret.png"):
+    for name in ("../secret.png", "%2E%2E/secret.png", f"{tmp_path}/secret.png"):
         text = "\n".join(r for r in material.read_text().splitlines() if not r.startswith("map_Kd"))
         material.write_text(f"{text}\nmap_Kd {name}\n")
         assert f"without {name}, which it names" in read_mesh(tmp_path / "inside/quad.obj")[1]
