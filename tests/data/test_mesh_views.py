@@ -18,6 +18,8 @@ from threedgen.mesh.rasterize import Fragments, NativeRasterizer
 
 SIDES = {"+x": (255, 0, 0), "-x": (0, 255, 0), "+y": (0, 0, 255), "-y": (255, 255, 0), "+z": (0, 255, 255)}
 SIDES["-z"] = (255, 0, 255)
+PLY = b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+PLY += b"element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n"
 QUARTERS = np.array([[[250, 10, 20], [30, 240, 50]], [[60, 70, 230], [220, 210, 40]]], np.uint8)  # image rows
 
 
@@ -239,6 +241,8 @@ def test_a_sphere_of_cameras_is_even_and_sees_everything(tmp_path):
         ("a.obj", b"v 0 0 0\nv 1 0 0\n", "no triangles"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv nan 1 0\nf 1 2 3\n", "not finite"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "without area"),
+        ("a.ply", PLY + b"3 0 1 7\n", "a face of a vertex that it does not have"),
+        ("a.ply", PLY + b"3 0 1 -1\n", "a face of a vertex that it does not have"),
     ],
 )
 def test_what_is_no_mesh_is_told_in_one_line(tmp_path, name, content, message):
@@ -246,6 +250,27 @@ def test_what_is_no_mesh_is_told_in_one_line(tmp_path, name, content, message):
     with pytest.raises(ThreedgenError, match=message) as caught:
         read_mesh(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("odd", ["nan", "inf", "1e25"])
+def test_texture_coordinates_that_are_no_numbers_spoil_their_own_faces_only(tmp_path, odd):
+    picture_quad().export(tmp_path / "quad.obj")
+    text = (tmp_path / "quad.obj").read_text()
+    (tmp_path / "quad.obj").write_text(text + f"\nv 3 3 0\nv 3 2 0\nv 2 3 0\nvt {odd} {odd}\nf 5/5 6/5 7/5\n")
+    mesh, remarks = read_mesh(tmp_path / "quad.obj")
+    assert remarks == ["some of whose texture coordinates are no numbers, or too large: taken for 0"]
+    image = seen(mesh, 0, size=64)  # the square is at the lower left of the object
+    assert image[[[36, 36], [43, 43]], [[21, 28], [21, 28]], :3].tolist() == QUARTERS.tolist()
+
+
+def test_a_mesh_far_from_its_origin_keeps_its_shape(tmp_path):
+    """As surveyed: metres in a grid over the country, where single precision has steps of half a metre."""
+    box = trimesh.creation.box((1, 1, 1))
+    box.vertices += [500_000.1, 4_500_000.1, 0]
+    box.export(tmp_path / "far.obj", digits=4)
+    normal, matrix = normalize(read_mesh(tmp_path / "far.obj")[0], "z")
+    assert np.abs(np.abs(normal.vertices) - 0.5).max() < 1e-4 and normal.vertices.dtype == np.float32
+    assert np.allclose(matrix @ [500_000.6, 4_500_000.6, 0.5, 1], [0.5, 0.5, 0.5, 1], atol=1e-3)
 
 
 def test_a_missing_texture_is_named(tmp_path):
@@ -370,7 +395,7 @@ def test_nothing_outside_the_meshs_folder_is_read(tmp_path):
     (found,) = [path for path in (tmp_path / "inside").iterdir() if path.suffix in (".png", ".jpeg", ".jpg")]
     found.rename(tmp_path / "secret.png")
     (material,) = (tmp_path / "inside").glob("*.mtl")
-    for name in ("../secret.png", f"{tmp_path}/secret.png"):
+    for name in ("../secret.png", "%2E%2E/secret.png", f"{tmp_path}/secret.png"):
         text = "\n".join(r for r in material.read_text().splitlines() if not r.startswith("map_Kd"))
         material.write_text(f"{text}\nmap_Kd {name}\n")
         assert f"without {name}, which it names" in read_mesh(tmp_path / "inside/quad.obj")[1]

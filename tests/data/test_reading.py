@@ -211,6 +211,8 @@ REFUSED = [
     ("a red zebra", "does not know 'zebra'", ["a red elephant", "a red bear", "a red dog"]),
     ("an astronaut riding a horse", "does not know 'astronaut', 'riding', 'horse'", ["a white snowman"]),
     ("a [v] cat", "does not know '[v]'", []),
+    ("a cat that is not red", "does not know 'not'", []),
+    ("a car which isn't blue", "does not know 'isn'", []),
     ("un chat rouge", "does not know 'un', 'chat', 'rouge'", []),
     ("a red cat " * 30, "one thing is drawn at a time", ["a red cat"]),
     ("x" * 500, "does not know 'xxx", []),
@@ -228,6 +230,13 @@ def test_what_cannot_be_drawn_is_refused_with_what_can(sentence, reason, offers)
     tried = message.partition("try ")[2] or message.partition("draw: ")[2]
     offered = [text for text in tried.split("'") if text.startswith(("a ", "an "))]
     assert offered and all(parse(offer).caption == offer for offer in offered)
+
+
+def test_kinds_have_their_articles_in_what_is_said_of_them():
+    told = [note for text in ("an apple with a red stem", "an elephant without a trunk") for note in read(text).notes]
+    assert any("an apple has no stem" in note for note in told) and any(
+        "an elephant is always" in note for note in told
+    )
 
 
 def test_every_caption_is_its_own_reading():

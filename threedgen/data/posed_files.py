@@ -218,7 +218,7 @@ def _described(layout: _Layout, there: Sequence[int], path: Path) -> list[_Pictu
     if left:
         _tell("note", f"{path}: EXIF turns {some(left)}, but w and h do not say so: left as stored in the file")
     without = [picture.file.name for picture in pictures if picture.mask is None]
-    if 0 < len(without) < len(pictures):
+    if without and (len(without) < len(pictures) or layout.masks.is_dir()):
         _tell("note", f"{path}: there is no mask for {some(without)}")
     return pictures
 

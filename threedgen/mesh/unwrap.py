@@ -7,7 +7,7 @@ import xatlas
 
 from threedgen.mesh.types import Array
 
-_PADDING = 4  # texels between charts: the first three mipmaps keep them apart
+_PADDING = 4  # texels between charts, of xatlas's atlas, which comes out finer than the texture: there fewer
 
 
 def unwrap(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Array, Array]:

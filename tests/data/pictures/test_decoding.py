@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.data.pictures.decoding import open_picture, stored
@@ -50,6 +50,34 @@ def test_transparency_of_palettes_is_alpha(tmp_path):
     picture.save(tmp_path / "a.png", transparency=0)
     read = np.asarray(open_picture((tmp_path / "a.png").read_bytes(), "a"))
     assert np.array_equal(read[..., 3], np.where(RAMP > 100, 255, 0)) and (read[RAMP > 100] == (0, 0, 255, 255)).all()
+
+
+def profile(name, swapped=False):
+    """sRGB's under another name; swapped: its red and green are each other's."""
+    content = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    content = content.replace("sRGB".encode("utf-16-be"), name.encode("utf-16-be"))
+    if swapped:
+        content = content.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    return content
+
+
+@pytest.mark.parametrize("alpha", [(), (77,)])
+def test_colours_of_another_profile_become_srgb(tmp_path, alpha):
+    picture, there = Image.new("RGBA" if alpha else "RGB", (4, 4), (255, 30, 0, *alpha)), tmp_path / "a.png"
+    for icc, expected in (
+        (profile("odd!", swapped=True), (30, 255, 0)),
+        (profile("sRGB", swapped=True), (255, 30, 0)),  # by its name it is sRGB's: every bit stays
+        (profile("odd!", swapped=True)[:500], (255, 30, 0)),  # cut off
+        (b"no profile", (255, 30, 0)),
+    ):
+        picture.save(there, icc_profile=icc)
+        assert open_picture(there.read_bytes(), "a").getpixel((2, 2)) == (*expected, *alpha)
+
+
+def test_a_profile_of_greys_says_nothing_of_rgb(tmp_path):
+    grey = profile("odd!", swapped=True).replace(b"RGB ", b"GRAY")
+    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "a.png", icc_profile=grey)
+    assert np.array_equal(open_picture((tmp_path / "a.png").read_bytes(), "a"), RAMP[..., None].repeat(3, -1))
 
 
 def test_a_picture_on_its_side_is_turned_or_left(tmp_path):

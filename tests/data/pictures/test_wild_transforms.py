@@ -153,6 +153,22 @@ def test_masks_keep_their_folders_apart(tmp_path):
     assert posed.seen.sum((1, 2)).tolist() == [24, 48, 72, 96]
 
 
+@pytest.mark.parametrize("place", ["masks/{}.png", "masks/one/{}.png", "masks/images/one/{}.png.png"])
+def test_the_masks_of_a_single_folder_of_pictures(tmp_path, place):
+    write(tmp_path, channels=3, names="images/one/{}.png")
+    for i in range(6):
+        masked(tmp_path, place.format(i), i + 1)
+    posed = read_posed_images(tmp_path, masks=MaskUse.ignored)
+    assert posed.seen.sum((1, 2)).tolist() == [12 * (i + 1) for i in range(6)]
+
+
+def test_masks_of_other_names_are_told(tmp_path, capsys):
+    write(tmp_path, channels=3)
+    masked(tmp_path, "masks/mask_0.png", 3)
+    assert read_posed_images(tmp_path).seen is None
+    assert "there is no mask for 6 pictures (0.png, 1.png, 2.png, ...)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from trimesh.visual.material import PBRMaterial
 
 from threedgen.core.errors import ThreedgenError
 from threedgen.data.meshes.claims import check_gltf, check_triangles
+from threedgen.data.meshes.gltf import fractions, positions, retold, texture_coordinates
 from threedgen.data.meshes.painted import PaintedMesh, Texture, areas, times
 from threedgen.data.meshes.references import References, heard_from
 from threedgen.mesh.types import Array
@@ -23,6 +25,7 @@ SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 PLAIN = 180 / 255  # grey of what has no colour, sRGB
 _LINEAR = (".glb", ".gltf")  # their factors and vertex colours are linear light; all else is sRGB
 _CUTOFF = 0.5  # of glTF's alpha mode MASK, where the file says none
+_FARTHEST = 1e6  # pictures from the first one: single precision would not tell the place in one farther off
 
 
 class _Part(NamedTuple):
@@ -36,6 +39,7 @@ class _Part(NamedTuple):
     is_colorless: bool
     corner_alphas: Array | None
     cutoff: float
+    has_odd_uvs: bool
 
 
 def read_mesh(path: Path, texture: Path | None = None) -> tuple[PaintedMesh, list[str]]:
@@ -58,16 +62,20 @@ def read_mesh(path: Path, texture: Path | None = None) -> tuple[PaintedMesh, lis
     is_gltf = path.suffix.lower() in _LINEAR
     with heard_from("trimesh") as heard:
         try:
+            source: Any = path
+            moves: dict[str, Array] = {}
             if is_gltf:
                 check_gltf(path)
-            scene = trimesh.load_scene(path, resolver=references, process=False)
+                content, moves = retold(path)
+                source = io.BytesIO(content)
+            scene = trimesh.load_scene(source, path.suffix[1:].lower(), references, process=False)
             placed = [
                 (scene.geometry[name], transform)
                 for transform, name in (scene.graph[node] for node in scene.graph.nodes_geometry)
                 if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces)
             ]
             check_triangles(sum(len(geometry.faces) for geometry, _ in placed))
-            parts = [_part(geometry, transform, is_gltf, picture) for geometry, transform in placed]
+            parts = [_part(geometry, transform, is_gltf, picture, moves) for geometry, transform in placed]
         except ThreedgenError:
             raise
         except Exception as error:  # a damaged file makes its reader raise anything
@@ -89,6 +97,8 @@ def read_mesh(path: Path, texture: Path | None = None) -> tuple[PaintedMesh, lis
         remarks = [f"its reader says: {line}" for line in dict.fromkeys(heard)]
     if any(part.is_colorless and part.corner_uvs.any() for part in parts):
         remarks.append("whose texture coordinates have no picture (--texture FILE gives one)")
+    if any(part.has_odd_uvs for part in parts):
+        remarks.append("some of whose texture coordinates are no numbers, or too large: taken for 0")
     return mesh, remarks
 
 
@@ -106,7 +116,7 @@ def _joined(parts: Sequence[_Part]) -> PaintedMesh:
     is_see_through = any(part.corner_alphas is not None for part in parts)
     cutoffs = np.concatenate([np.full(len(part.faces), part.cutoff) for part in parts])
     return PaintedMesh(
-        vertices=np.concatenate([part.vertices for part in parts]).astype(np.float32),
+        vertices=np.concatenate([part.vertices for part in parts]),
         faces=np.concatenate([part.faces + first for part, first in zip(parts, first_vertex, strict=False)]),
         corner_colors=np.concatenate([part.corner_colors for part in parts]).astype(np.float32),
         corner_uvs=np.concatenate([part.corner_uvs for part in parts]).astype(np.float32),
@@ -122,12 +132,16 @@ def _alphas(part: _Part) -> Array:
     return np.ones((len(part.faces), 3), np.float32) if part.corner_alphas is None else part.corner_alphas
 
 
-def _part(geometry: trimesh.Trimesh, transform: Array, is_linear: bool, stand_in: Array | None) -> _Part:
-    """stand_in: the picture for texture coordinates that have none."""
-    faces = np.asarray(geometry.faces, np.int64)
+def _part(
+    geometry: trimesh.Trimesh, transform: Array, is_linear: bool, stand_in: Array | None, moves: Mapping[str, Array]
+) -> _Part:
+    """stand_in: the picture for texture coordinates that have none; moves: see `texture_coordinates`."""
+    faces, vertices = np.asarray(geometry.faces, np.int64), positions(geometry)
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ThreedgenError("has a face of a vertex that it does not have")
     visual: Any = geometry.visual  # of colours or of a texture; `kind` says which
     colors, uvs = np.full((len(faces), 3, 3), PLAIN, np.float32), np.zeros((len(faces), 3, 2), np.float32)
-    image, alphas, cutoff, is_colorless = None, None, math.nan, False
+    image, alphas, cutoff, is_colorless, has_odd_uvs = None, None, math.nan, False, False
     match visual.kind:
         case "vertex":
             colors = _display(visual.vertex_colors, is_linear)[faces]
@@ -135,8 +149,11 @@ def _part(geometry: trimesh.Trimesh, transform: Array, is_linear: bool, stand_in
             colors = np.repeat(_display(visual.face_colors, is_linear)[:, None], 3, axis=1)
         case "texture":
             material = _material(visual.material, is_linear)
-            if visual.uv is not None:
-                uvs = np.asarray(visual.uv, np.float32)[faces]
+            coordinates = texture_coordinates(geometry, moves)
+            if coordinates is not None:
+                near = np.abs(coordinates) < _FARTHEST
+                uvs = np.where(near, coordinates, 0.0).astype(np.float32)[faces]
+                has_odd_uvs = not near[faces].all()
                 image = stand_in if material.image is None else material.image
             of_vertices = visual.vertex_attributes.get("color")
             is_colorless = image is None and material.color is None and of_vertices is None
@@ -153,8 +170,8 @@ def _part(geometry: trimesh.Trimesh, transform: Array, is_linear: bool, stand_in
     if np.linalg.det(transform[:3, :3]) < 0:  # mirrored: turned round, so that the outside stays outside
         faces, colors, uvs = faces[:, ::-1], colors[:, ::-1], uvs[:, ::-1]
         alphas = None if alphas is None else alphas[:, ::-1]
-    vertices = trimesh.transform_points(geometry.vertices, transform)
-    return _Part(vertices, faces, colors, uvs, image, is_colorless, alphas, cutoff)
+    vertices = trimesh.transform_points(vertices, transform)
+    return _Part(vertices, faces, colors, uvs, image, is_colorless, alphas, cutoff, has_odd_uvs)
 
 
 class _Material(NamedTuple):
@@ -195,5 +212,4 @@ def _display(colors: Any, is_linear: bool) -> Array:
 
 def _fractions(numbers: Array) -> Array:
     """Whole numbers as parts of all that their type can hold, floats as they are; within 0..1."""
-    numbers = np.asarray(numbers)
-    return (numbers / (np.iinfo(numbers.dtype).max if numbers.dtype.kind in "iu" else 1.0)).clip(0.0, 1.0)
+    return fractions(numbers).clip(0.0, 1.0)

@@ -46,7 +46,7 @@ class PaintedMesh:
     units: textures finer than that are read from their smaller copies, so that they do not glitter.
     """
 
-    vertices: Array  # [V, 3] float32
+    vertices: Array  # [V, 3] float64 as a file has them, float32 once moved to where they are drawn
     faces: Array  # [F, 3] int64
     corner_colors: Array  # [F, 3, 3] float32, sRGB in 0..1
     corner_uvs: Array  # [F, 3, 2] float32; 0 without a texture

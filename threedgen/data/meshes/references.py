@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from PIL import Image
 from trimesh.resolvers import FilePathResolver
@@ -42,8 +43,8 @@ def read_reference(text: str) -> Reference:
 class References(FilePathResolver):
     """Finds files in the mesh's folder or below, and remembers what is to be said of them.
 
-    A name may have options before it, backslashes, other upper and lower case than the file, and folders that are not
-    here: the file is then looked for beside the mesh.
+    A name may have options before it, backslashes, %20 for a space (glTF's are URIs), other upper and lower case than
+    the file, and folders that are not here: the file is then looked for beside the mesh.
     """
 
     def __init__(self, path: Path):
@@ -59,7 +60,8 @@ class References(FilePathResolver):
         reference = read_reference(name)
         self.left_out += [f"{option} of {reference.name}" for option in reference.left_out]
         plain = reference.name.replace("\\", "/").strip()
-        found = _find(folder, plain) or _find(folder, plain.rpartition("/")[2])
+        names = [name for way in (plain, unquote(plain)) for name in (way, way.rpartition("/")[2])]
+        found = next(filter(None, (_find(folder, name) for name in names)), None)
         if found is None:
             self.missing.append(reference.name)
             raise FileNotFoundError(reference.name)

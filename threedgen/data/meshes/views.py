@@ -32,7 +32,7 @@ from threedgen.mesh.types import Array
 
 CAMERAS = "cameras.json"
 HALF_EDGE = 0.5  # of the cube that holds a mesh
-_VERSION = 3  # of the pictures: raise it when the same settings give others
+_VERSION = 4  # of the pictures: raise it when the same settings give others
 
 
 class Layout(Enum):

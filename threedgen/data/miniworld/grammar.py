@@ -72,17 +72,16 @@ class Spec:
 
     @property
     def caption(self) -> str:
-        subject = f"{_article(self.color)} {self.color} {self.kind}"
+        subject = with_article(f"{self.color} {self.kind}")
         if self.feature is None or self.feature_color is None:
             return subject
         joint = self.form if self.form in ("on", "wearing") else "with"
-        plural = self.feature.endswith("s")
-        article = "" if plural else f"{_article(self.feature_color)} "
-        return f"{subject} {joint} {article}{self.feature_color} {self.feature}"
+        feature = f"{self.feature_color} {self.feature}"
+        return f"{subject} {joint} {feature if self.feature.endswith('s') else with_article(feature)}"
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
+def with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _specs_3d(kinds: Collection[str] = KINDS) -> Iterator[Spec]:

@@ -23,6 +23,7 @@ from threedgen.data.miniworld.sentence import (
 
 _STARTS = {"comma", "filler", *synonyms.JOINTS} - {"article", "the"}
 _BESIDE = {"comma", "and", "article", "the", "size", "praise", "color", "material"}  # before another thing in a list
+_NEGATIONS = ("not", "isn", "aren", "never")  # left out they would turn a sentence into its opposite
 _SHORTEST = 4  # letters of a word that may be misspelt: one letter makes too many short ones another
 
 
@@ -40,11 +41,12 @@ def nearest(sentence: str, read: Callable[[str], object]) -> Nearest:
     it; so is a phrase that says what cannot be drawn.
 
     Raises:
-        ConfigError: what `read` says of the sentence, where it names nothing that can be drawn, or several things.
+        ConfigError: what `read` says of the sentence, where it names nothing that can be drawn, or several things, or
+            says what a thing is not.
     """
     found, notes = _spelt(tokens(sentence))
     place = next((i for i, token in enumerate(found) if "kind" in token), None)
-    if place is None or any(token.said.startswith("[") for token in found):
+    if place is None or any(token.said.startswith("[") or token.said in _NEGATIONS for token in found):
         return _refused(sentence, read)
     text, unknown, refused = _thing(found[: place + 1], sentence, read)
     for phrase in _phrases(found[place + 1 :]):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import synonyms
-from threedgen.data.miniworld.grammar import BASES, SMALL, Spec, parse, words
+from threedgen.data.miniworld.grammar import BASES, SMALL, Spec, parse, with_article, words
 from threedgen.data.miniworld.kinds import KINDS
 from threedgen.data.miniworld.nearest import nearest
 from threedgen.data.miniworld.refusing import BODIES, EVERYTHING, PARTS, Refusals, listed
@@ -135,7 +135,7 @@ class _Reader(Refusals):
             self.refuse("one thing is drawn at a time", [self.plain_caption(noun) for noun in kinds])
         if below not in BASES or top not in SMALL:
             can = f"things can stand on a {listed(BASES, 'or')} only" if below not in BASES else ""
-            can = can or f"a {top} cannot stand on anything; small things can: {', '.join(SMALL)}"
+            can = can or f"{with_article(top)} cannot stand on anything; small things can: {', '.join(SMALL)}"
             offers = [self.plain_caption(noun) for noun in (one, two)]
             if top in SMALL:
                 offers.append(self.example(top, BASES[0], [self.paint(paint) for paint in one.paints], ()))
@@ -160,7 +160,8 @@ class _Reader(Refusals):
                 is_always_there = name in KINDS[kind].features or noun.token.said in always_there
                 if not is_always_there or name in KINDS[kind].optional:
                     continue
-                self.refuse(f"a {kind} is always drawn with its {noun.token.said}", [self.plain_caption(head)])
+                reason = f"{with_article(kind)} is always drawn with its {noun.token.said}"
+                self.refuse(reason, [self.plain_caption(head)])
             if name is not None:
                 features.setdefault(name, []).extend(noun.paints)
                 self._hear(noun.token, name)

@@ -8,7 +8,7 @@ from typing import NoReturn
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError
 from threedgen.data.miniworld import synonyms
-from threedgen.data.miniworld.grammar import COLORS, Spec
+from threedgen.data.miniworld.grammar import COLORS, Spec, with_article
 from threedgen.data.miniworld.kinds import KINDS
 from threedgen.data.miniworld.parts import WORN
 from threedgen.data.miniworld.sentence import (
@@ -91,9 +91,10 @@ class Refusals:
         own = f"a part that can have a colour: {listed(has, 'or')}" if has else "no part that can have one"
         worn = f"; it can wear a {listed(wears, 'or')}" if wears else "; it can wear nothing"
         if "worn" in noun.token:
-            reason = f"a {kind} can wear nothing; it has {own}"
+            reason = f"{with_article(kind)} can wear nothing; it has {own}"
         else:
-            reason = f"a {kind} has no {noun.token.said} in a colour of its own; it has {own}{worn if wears else ''}"
+            lacks = f"{with_article(kind)} has no {noun.token.said} in a colour of its own"
+            reason = f"{lacks}; it has {own}{worn if wears else ''}"
         body, other = ([self.paint(paint) for paint in one.paints] for one in (head, noun))
         offers = [self.example(kind, name, body, other) for name in (*has, *wears)]
         self.refuse(reason, [*offers, self.plain_caption(head)])

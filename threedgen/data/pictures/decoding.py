@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from threedgen.core.errors import ThreedgenError
 
@@ -43,7 +43,8 @@ def stored(path: Path) -> Stored:
 
 
 def open_picture(data: bytes, where: str, turned: bool = True, still: bool = True) -> Image.Image:
-    """A picture file's content in RGB, or in RGBA where it has alpha. More than eight bits a channel are rounded.
+    """A picture file's content in RGB, or in RGBA where it has alpha, sRGB whatever its colour profile. More than eight
+    bits a channel are rounded.
 
     turned: as EXIF says; otherwise as the pixels lie in the file. still: an animation is refused; otherwise its first
     frame is the picture.
@@ -68,9 +69,25 @@ def open_picture(data: bytes, where: str, turned: bool = True, still: bool = Tru
                 sixteen = np.asarray(picture).astype(np.int64).clip(0, 65535)
                 picture = Image.fromarray(np.rint(sixteen / 257.0).astype(np.uint8))
                 has_alpha = False
-            return picture.convert("RGBA" if has_alpha else "RGB")
+            return _in_srgb(picture.convert("RGBA" if has_alpha else "RGB"), opened.info.get("icc_profile"))
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise _damaged(where, error) from error
+
+
+def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """Colours of another profile, such as a telephone's Display P3, as sRGB. Profiles of inks and greys, and damaged
+    ones, say nothing of RGB: the picture then stays as it is."""
+    if not profile:
+        return picture
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if own.profile.xcolor_space.strip() != "RGB" or "sRGB" in ImageCms.getProfileDescription(own):
+            return picture
+        return (
+            ImageCms.profileToProfile(picture, own, ImageCms.createProfile("sRGB"), outputMode=picture.mode) or picture
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return picture
 
 
 def has_transparency(picture: Image.Image) -> bool:

@@ -17,16 +17,21 @@ _ASPECT_TOLERANCE = 0.01  # relative
 
 
 def masks_beside(pictures: Sequence[Path], folder: Path) -> list[Path | None]:
-    """The mask of each picture in `folder`: images/a/1.jpg has masks/a/1.jpg.png or masks/a/1.png (.jpg, ...)."""
+    """The mask of each picture in `folder`: images/a/1.jpg has masks/a/1.jpg.png or masks/a/1.png (.jpg, ...).
+
+    Where all pictures are in images/a it may also be masks/1.png.
+    """
     if not folder.is_dir():
         return [None] * len(pictures)
     common = Path(os.path.commonpath([picture.parent for picture in pictures]))
-    return [_mask_of(folder / picture.relative_to(common)) for picture in pictures]
+    bases = [common, *(base for base in common.parents if base.is_relative_to(folder.parent))]
+    return [_mask_of([folder / picture.relative_to(base) for base in bases]) for picture in pictures]
 
 
-def _mask_of(picture: Path) -> Path | None:
-    candidates = [picture.with_name(picture.name + ".png"), *(picture.with_suffix(ending) for ending in PICTURES)]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+def _mask_of(places: Sequence[Path]) -> Path | None:
+    """The first that there is; places: where a mask would be, with the picture's own ending."""
+    endings = [(place.with_name(place.name + ".png"), *map(place.with_suffix, PICTURES)) for place in places]
+    return next((candidate for candidates in endings for candidate in candidates if candidate.is_file()), None)
 
 
 def read_mask(file: Path, size: tuple[int, int]) -> Image.Image:
