@@ -13,7 +13,7 @@ from pathlib import Path
 from threedgen.app.choices import EXAMPLES, check, choices
 from threedgen.app.jobs import Jobs, devices
 from threedgen.app.texts import file_url
-from threedgen.core.arguments import ArgumentParser
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError
 from threedgen.core.network import check_reachable
 from threedgen.runs.directory import make_folder
@@ -23,7 +23,7 @@ _USER = "threedgen"  # that a browser asks for beside the password
 
 def main(arguments: Sequence[str]) -> int:
     """Serve the app until Ctrl-C; then its runs are stopped, with a checkpoint. Returns the exit status."""
-    parser = ArgumentParser(prog="launch.py app", description="Text to 3D in a browser.", allow_abbrev=False)
+    parser = ArgumentParser(prog=f"{program()} app", description="Text to 3D in a browser.", allow_abbrev=False)
     parser.add_argument(
         "--config", action="append", default=[], metavar="NAME", help="offer this recipe; may be repeated"
     )

@@ -20,7 +20,6 @@ from threedgen.ops.backends import Backend
 from threedgen.ops.plain.splats import matrices_as_of_unit
 from threedgen.scene.gaussians.cloud import Gaussians
 
-RELEASED_DISTANCE, RELEASED_FOV_Y_DEG = 1.5, 49.1
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
 
 

@@ -23,7 +23,6 @@ from threedgen.tasks.generate import optimize
 from threedgen.tasks.prompting import encode_prompts, load_prior
 
 _ALONE, _GUIDED = weight(1.0, 1.0), weight(1.0, 0.0)
-_ROADS = ("distilled", "fitted")
 TABLE = Table(
     "joint-assets",
     "Guided sampling in 3D",

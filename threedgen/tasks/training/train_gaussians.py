@@ -37,11 +37,11 @@ from threedgen.scene.gaussians import Gaussians
 from threedgen.tasks.feed_forward import FeedForward
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training.batches import draw_background, to_chw
-from threedgen.tasks.training.optimizers import make_optimizer
+from threedgen.tasks.training.optimizers import make_optimizer, pace_of
 from threedgen.tasks.training.train_prior import encode_images
 from threedgen.training.average import MovingAverage
 from threedgen.training.log import StepLog
-from threedgen.training.loop import Losses, Pace, Training, states
+from threedgen.training.loop import Losses, Training, states
 from threedgen.training.loop import train as train_network
 
 _BILLBOARD_SIZE, _EMPTY_WEIGHT = 0.6, 0.05  # standard deviation in pixels; of what is asked where nothing is
@@ -85,15 +85,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         average,
         bfloat16=train.precision is Precision.bfloat16,
     )
-    pace = Pace(
-        train.steps,
-        train.lr,
-        train.minutes,
-        train.warmup_steps,
-        train.decay_fraction,
-        train.checkpoint_every,
-        config.runtime.threads,
-    )
+    pace = pace_of(train, config.runtime.threads)
     log = StepLog(run.events, "gaussians", train.steps, "gaussians_step", train.log_every)
     shown = FeedForward(average.module, gaussians.input_views, ops)
     folder, sheet = run.folder / "gaussians", run.path("samples/final.png")

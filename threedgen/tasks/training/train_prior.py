@@ -38,13 +38,13 @@ from threedgen.tasks.training.batches import (
     parts_of_process,
 )
 from threedgen.tasks.training.latents import encoded
-from threedgen.tasks.training.optimizers import make_optimizer
+from threedgen.tasks.training.optimizers import make_optimizer, pace_of
 from threedgen.tasks.training.prior_log import TrainingLog
 from threedgen.tasks.training.samples import save_sample_sheet
 from threedgen.tasks.training.train_image_encoder import has_untrained_encoder, train_image_encoder
 from threedgen.tasks.training.train_vae import train_vae
 from threedgen.training.average import MovingAverage
-from threedgen.training.loop import Losses, Pace, Training, states
+from threedgen.training.loop import Losses, Training, states
 from threedgen.training.loop import train as train_network
 
 _ENCODED_AT_ONCE = 32  # pictures: the VAE's layers at full resolution need much memory
@@ -199,15 +199,7 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
         use_bfloat16,
         {"the captions' words": _digest_of_words(prior)},  # which row of the embedding is whose
     )
-    pace = Pace(
-        train.steps,
-        train.lr,
-        train.minutes,
-        train.warmup_steps,
-        train.decay_fraction,
-        train.checkpoint_every,
-        config.runtime.threads,
-    )
+    pace = pace_of(train, config.runtime.threads)
     train_network(job, pace, run.checkpoints, log.begin, after=show)
     return average.module
 
