@@ -8,12 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from tests.diffusion.filled import filled
 from threedgen.config.training import PriorNetwork
 from threedgen.core.errors import ThreedgenError, WeightsMissingError
 from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_unet, load_vae
 from threedgen.diffusion.checkpoints.locate import BUNDLED_FOLDER
-from threedgen.diffusion.networks.multiview_unet import match_ldm_unet
+from threedgen.diffusion.networks.multiview_unet import multiview_unet_from_ldm
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import start_prior
 
@@ -54,7 +53,7 @@ def test_a_unet_under_its_original_names(original, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(words))
     save_file({key: value.half() for key, value in state.items()}, tmp_path / UNET_FILE)
     unet = load_unet(tmp_path, torch.float32, "cpu")
-    expected = filled(match_ldm_unet, words, {key: value.half().float() for key, value in state.items()})
+    expected = multiview_unet_from_ldm(words, {key: value.half().float() for key, value in state.items()})
     rng = torch.Generator().manual_seed(0)
     inputs = torch.randn(4, 4, 8, 8, generator=rng), torch.full((4,), 9), torch.randn(4, 3, 64, generator=rng)
     camera = torch.randn(4, 16, generator=rng)

@@ -11,7 +11,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.diffusion.filled import filled
 from threedgen.cameras import mvdream_camera_vectors, orbit
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import verify_folder
@@ -19,7 +18,7 @@ from threedgen.diffusion.checkpoints.ldm_import import open_original
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.formats.ldm_vae import match_ldm_vae
 from threedgen.diffusion.formats.tensor_files import open_tensors, stored_tensors
-from threedgen.diffusion.networks.multiview_unet import match_ldm_unet
+from threedgen.diffusion.networks.multiview_unet import multiview_unet_from_ldm
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.text.prompts import check_prompt
 
@@ -73,7 +72,7 @@ def test_an_imported_prior_computes_what_is_in_the_file(original, imported):
     latents, cameras = torch.randn(4, 4, 8, 8, generator=rng), orbit([0, 90, 180, 270], 15, 2, 40, 64, num_views=4)
     timestep, images = torch.full((4,), 300), torch.rand(1, 3, 64, 64, generator=rng)
     text = prior.encode_text(["a red cat!"])
-    unet = filled(match_ldm_unet, {"num_head_channels": 64}, _part(original, "model.diffusion_model."))
+    unet = multiview_unet_from_ldm({"num_head_channels": 64}, _part(original, "model.diffusion_model."))
     vae = match_ldm_vae(stored_tensors(_part(original, "first_stage_model.")), "vae")
     vae.fill()
     with torch.no_grad():

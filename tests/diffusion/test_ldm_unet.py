@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.diffusion.filled import filled
 from tests.diffusion.original_unet import OriginalUNet
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import stored_tensors
-from threedgen.diffusion.networks.multiview_unet import match_ldm_unet
+from threedgen.diffusion.networks.multiview_unet import match_ldm_unet, multiview_unet_from_ldm
 
 PUBLIC_KEYS = Path(__file__).parent / "public_keys"  # of the public checkpoints: {key: shape}
 
@@ -54,7 +53,7 @@ def test_other_configs_equal_the_plain_network(name):
     torch.manual_seed(0)
     config = {**_SMALL, **_CONFIGS[name]}
     original = OriginalUNet(config).eval()
-    unet = filled(match_ldm_unet, config, original.state_dict())
+    unet = multiview_unet_from_ldm(config, original.state_dict())
     assert sum(p.numel() for p in unet.parameters()) == sum(p.numel() for p in original.parameters())
     latents, text = torch.randn(4, config["in_channels"], 16, 8), torch.randn(4, 5, 24)
     camera = torch.randn(4, config["camera_dim"]) if config["camera_dim"] else None
@@ -69,7 +68,7 @@ def test_words_left_out_are_read_off_the_shapes():
     torch.manual_seed(0)
     config = {**_SMALL, **_CONFIGS["blocks differ by level"]}
     original = OriginalUNet(config).eval()
-    unet = filled(match_ldm_unet, {"num_heads": 8}, original.state_dict())
+    unet = multiview_unet_from_ldm({"num_heads": 8}, original.state_dict())
     latents, text, camera = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 24), torch.randn(2, 16)
     timesteps = torch.tensor([40, 40])
     with torch.no_grad():
@@ -78,7 +77,7 @@ def test_words_left_out_are_read_off_the_shapes():
 
 def test_a_camera_needs_a_network_with_cameras():
     config = {**_SMALL, "camera_dim": None}
-    unet = filled(match_ldm_unet, config, OriginalUNet(config).state_dict())
+    unet = multiview_unet_from_ldm(config, OriginalUNet(config).state_dict())
     with pytest.raises(ValueError, match="without one"):
         unet(torch.zeros(1, 4, 8, 8), torch.tensor([1]), torch.zeros(1, 5, 24), torch.zeros(1, 16), 1)
 
@@ -89,7 +88,7 @@ def test_missing_unknown_and_misshaped_keys_are_named():
     damaged = {key: value for key, value in state.items() if key not in gone} | {"extra.weight": torch.zeros(1)}
     damaged["out.2.bias"] = torch.zeros(5)
     with pytest.raises(ThreedgenError) as error:
-        filled(match_ldm_unet, _SMALL, damaged)
+        multiview_unet_from_ldm(_SMALL, damaged)
     message = str(error.value)
     assert f"7 keys missing ({', '.join(gone[:5])}, ...)" in message and gone[5] not in message
     assert "1 key not known (extra.weight)" in message
@@ -112,7 +111,7 @@ def test_missing_unknown_and_misshaped_keys_are_named():
 )
 def test_words_that_make_another_network_are_refused(words, message):
     with pytest.raises(ThreedgenError, match=message):
-        filled(match_ldm_unet, {**_SMALL, **words}, OriginalUNet(_SMALL).state_dict())
+        multiview_unet_from_ldm({**_SMALL, **words}, OriginalUNet(_SMALL).state_dict())
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.diffusion.filled import filled
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import stored_tensors
-from threedgen.diffusion.networks.lgm_unet import PRESETS, LGMUNet, match_lgm_unet
+from threedgen.diffusion.networks.lgm_unet import PRESETS, LGMUNet, lgm_unet_from_released, match_lgm_unet
 
 PUBLIC_KEYS = Path(__file__).parent / "public_keys" / "lgm_big_keys.json"
 SMALL = {"down_channels": [32, 64], "down_attention": [False, True], "up_channels": [32], "up_attention": [True]}
@@ -39,7 +38,7 @@ def small():
 def test_equals_the_reference(golden):
     tensors, weights, config = golden
     for words in (config, {}):
-        channels = filled(match_lgm_unet, words, weights)(tensors["in.x"])
+        channels = lgm_unet_from_released(words, weights)(tensors["in.x"])
         torch.testing.assert_close(channels, tensors["out.channels"], atol=1e-4, rtol=0)
 
 
@@ -101,7 +100,7 @@ def test_attention_is_softmax_of_products(small):
 
 def test_saved_and_read_again(small, tmp_path):
     config = {**SMALL, "quaternion_norm": "all"}
-    filled(match_lgm_unet, config, small.state_dict()).save_pretrained(tmp_path)
+    lgm_unet_from_released(config, small.state_dict()).save_pretrained(tmp_path)
     again = LGMUNet.from_pretrained(tmp_path)
     assert again.config.quaternion_norm == "all" and small.config.quaternion_norm == "each"
     assert all(torch.equal(value, small.state_dict()[key]) for key, value in again.state_dict().items())
@@ -110,7 +109,7 @@ def test_saved_and_read_again(small, tmp_path):
 @pytest.mark.parametrize(
     "config, change, message",
     [
-        ({"skip_scale": 1.0}, {}, "^the state_dict: skip_scale: not a word of LGM's network"),
+        ({"skip_scale": 1.0}, {}, "^LGM's state_dict: skip_scale: not a word of LGM's network"),
         ({"quaternion_norm": "none"}, {}, "quaternion_norm='none' must be 'each' or 'all'"),
         ({"down_channels": [32, 40]}, {}, r"down_channels=\[32, 40\]: one multiple of 32 for each level"),
         ({"down_attention": [True]}, {}, r"down_attention=\[True\]: 2 levels need one each"),
@@ -124,13 +123,13 @@ def test_saved_and_read_again(small, tmp_path):
 def test_what_does_not_fit_is_named(small, config, change, message):
     tensors = {k: v for k, v in {**small.state_dict(), **change}.items() if v is not None}
     with pytest.raises(ThreedgenError, match=message) as raised:
-        filled(match_lgm_unet, config, tensors)
+        lgm_unet_from_released(config, tensors)
     assert "\n" not in str(raised.value)
 
 
 def test_no_tensors_at_all():
     with pytest.raises(ThreedgenError, match="neither stated nor to be read off the tensors' shapes"):
-        filled(match_lgm_unet, {}, {})
+        lgm_unet_from_released({}, {})
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 9, 8, 7), (1, 4, 8, 8, 8), (4, 9, 8, 8), (1, 4, 9, 0, 8)])

@@ -7,12 +7,11 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional
 
-from tests.diffusion.filled import filled
 from tests.diffusion.original_unet import OriginalUNet
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised, Guided
 from threedgen.diffusion.formats.tensor_files import stored_tensors
-from threedgen.diffusion.networks.multiview_unet import match_ldm_unet
+from threedgen.diffusion.networks.multiview_unet import match_ldm_unet, multiview_unet_from_ldm
 from threedgen.diffusion.sampling import ddim, ddim_timesteps
 from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
 
@@ -30,7 +29,7 @@ def weights(goldens):
 
 @pytest.fixture(scope="module")
 def unet(config, weights):
-    return filled(match_ldm_unet, config, weights)
+    return multiview_unet_from_ldm(config, weights)
 
 
 def _close(actual, expected, atol=1e-4):
@@ -66,7 +65,7 @@ def test_embeddings_equal_the_reference(goldens, unet):
 
 def test_training_gradients_equal_the_reference(goldens, config, weights):
     """Those of seven parameters and of the input, and the norm of all together."""
-    unet = filled(match_ldm_unet, config, weights).train()
+    unet = multiview_unet_from_ldm(config, weights).train()
     latents = goldens["in.x"].clone().requires_grad_()
     noise = unet(latents, goldens["in.t"], goldens["in.context"], goldens["in.camera"], 4)
     loss = (noise - goldens["in.eps_target"]).square().mean()

@@ -10,13 +10,13 @@ from diffusers.models.resnet import TemporalConvLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.diffusion.filled import filled
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.formats.tensor_files import stored_tensors
 from threedgen.diffusion.networks.video_unet import (
     FrameConvolutions,
     VideoUNet,
     match_videomv_unet,
+    video_unet_from_videomv,
 )
 
 PUBLIC_KEYS = Path(__file__).parent / "public_keys"
@@ -61,7 +61,7 @@ def _relative(actual, expected, tolerance=1e-4):
 @torch.no_grad()
 def test_text_to_video_equals_the_reference(t2v):
     golden, config, weights = t2v
-    unet = filled(match_videomv_unet, config, weights)
+    unet = video_unet_from_videomv(config, weights)
     x, t, text, camera = (golden[f"in.{name}"] for name in ("x", "t", "context", "camera"))
     _close(unet(x, t, text, camera), golden["out.camera"])
     _close(unet(x, t, text), golden["out.no_camera"])
@@ -92,7 +92,7 @@ def test_training_gradients_equal_the_reference(t2v):
 @torch.no_grad()
 def test_image_to_video_equals_the_reference(i2v):
     golden, config, weights = i2v
-    unet = filled(match_videomv_unet, config, weights)
+    unet = video_unet_from_videomv(config, weights)
     x, t, text, camera = (golden[f"in.{name}"] for name in ("x", "t", "context", "camera"))
     picture = {name: golden[f"in.{name}"] for name in ("image_embedding", "local_image", "fps")}
     _close(unet(x, t, text, camera, **picture), golden["out.camera"])
@@ -103,8 +103,8 @@ def test_image_to_video_equals_the_reference(i2v):
 
 def test_words_that_are_left_out_are_read_off_the_shapes(t2v, i2v):
     for _, config, weights in (t2v, i2v):
-        stated = filled(match_videomv_unet, config, weights).config
-        read_off = filled(match_videomv_unet, {"head_dim": config["head_dim"]}, weights).config
+        stated = video_unet_from_videomv(config, weights).config
+        read_off = video_unet_from_videomv({"head_dim": config["head_dim"]}, weights).config
         assert {**stated} == {**read_off}
 
 
@@ -134,13 +134,13 @@ def test_other_tensors_are_refused_by_name(t2v, change, told):
     weights = dict(t2v[2])
     change(weights)
     with pytest.raises(ThreedgenError) as raised:
-        filled(match_videomv_unet, t2v[1], weights)
+        video_unet_from_videomv(t2v[1], weights)
     assert told in str(raised.value)
 
 
 def test_other_words_are_refused_by_name(t2v):
     with pytest.raises(ThreedgenError, match="use_linear is not known"):
-        filled(match_videomv_unet, {**t2v[1], "use_linear": True}, t2v[2])
+        video_unet_from_videomv({**t2v[1], "use_linear": True}, t2v[2])
 
 
 def test_convolutions_over_frames_are_those_in_three_dimensions():

@@ -6,13 +6,12 @@ import pytest
 import torch
 from diffusers import UNet3DConditionModel
 
-from tests.diffusion.filled import filled
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.files import verify_folder
 from threedgen.diffusion.checkpoints.folders import load_unet
 from threedgen.diffusion.formats.video_unet import video_unet_sources
 from threedgen.diffusion.networks.lgm_unet import LGMUNet
-from threedgen.diffusion.networks.video_unet import VideoUNet, match_videomv_unet
+from threedgen.diffusion.networks.video_unet import VideoUNet, video_unet_from_videomv
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import video_unet_of
 from threedgen.tasks.tools.weights import import_weights
@@ -61,7 +60,7 @@ def test_text_to_video_with_its_gaussians(text_to_video, tmp_path, capsys):
     import_weights(file, tmp_path / "videomv", base="mini")
     assert "text to video" in capsys.readouterr().out and verify_folder(tmp_path / "videomv")
     prior = MultiViewPrior.from_pretrained(tmp_path / "videomv")
-    expected = filled(match_videomv_unet, {}, text_to_video)
+    expected = video_unet_from_videomv({}, text_to_video)
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in prior.unet.state_dict().items())
     torch.testing.assert_close(_asked(prior.unet), _asked(expected), atol=1e-5, rtol=1e-5)
     assert prior.scheduler.config.prediction_type == "epsilon"

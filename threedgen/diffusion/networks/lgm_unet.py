@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
 from threedgen.config.sampling import QuaternionNorm
 from threedgen.core.errors import ThreedgenError
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, on_meta
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, on_meta, stored_tensors
 from threedgen.diffusion.networks.view_attention import fused_attention_is_slow
 
 IN_CHANNELS, OUT_CHANNELS = 9, 14  # a colour and a ray; a Gaussian, see `scene.gaussians.lgm`
@@ -229,18 +229,25 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1)
 
 
-def match_lgm_unet(
-    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], where: str
-) -> MatchedTensors[LGMUNet]:
-    """The network of released tensors, of any size, on the meta device and with nothing read yet.
+def lgm_unet_from_released(config: Mapping[str, object], state_dict: Mapping[str, Tensor]) -> LGMUNet:
+    """The network of a released state_dict, of any size.
 
     config: down_channels, down_attention, mid_attention, up_channels, up_attention, norm_groups, quaternion_norm; the
     first five show in the tensors' shapes and are read off there where they are left out. norm_groups: 32 unless
-    stated; quaternion_norm: "each" unless stated, "all" for what VideoMV released. tensors: `unet.*` and `conv.*`;
-    where: for messages.
+    stated; quaternion_norm: "each" unless stated, "all" for what VideoMV released. state_dict: `unet.*` and `conv.*`;
+    its tensors become the parameters without a copy, in their dtype.
 
     Raises ThreedgenError for words that are not known or have no meaning, and for missing, unknown or misshaped keys.
     """
+    unet = match_lgm_unet(config, stored_tensors(state_dict), "LGM's state_dict")
+    unet.fill()
+    return unet.module.eval()
+
+
+def match_lgm_unet(
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], where: str
+) -> MatchedTensors[LGMUNet]:
+    """As `lgm_unet_from_released`, with nothing read yet and the network on the meta device."""
     words = _words_of_shapes({key: tensor.shape for key, tensor in tensors.items()}) | dict(config)
     _check_words(words, where)
     with on_meta():

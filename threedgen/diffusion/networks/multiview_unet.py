@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from threedgen.cameras import Cameras
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.diffusion.formats.ldm_unet import unet_config, unet_sources, words_of_shapes
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, on_meta
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, on_meta, stored_tensors
 from threedgen.diffusion.networks.epipolar import ViewGeometry
 from threedgen.diffusion.networks.epipolar_blocks import add_epipolar_consistency, add_rays
 from threedgen.diffusion.networks.view_attention import (
@@ -131,19 +131,25 @@ class MultiViewUNet(UNet2DConditionModel):
         return output.sample
 
 
-def match_ldm_unet(
-    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], where: str
-) -> MatchedTensors[MultiViewUNet]:
-    """The network of the original `MultiViewUNetModel`'s config words and tensors, of any size, on the meta device and
-    with nothing read yet.
+def multiview_unet_from_ldm(config: Mapping[str, object], state_dict: Mapping[str, Tensor]) -> MultiViewUNet:
+    """The network of the original `MultiViewUNetModel`'s config words and state_dict, of any size.
 
     config: model_channels, channel_mult, num_res_blocks (one for all levels or one each), attention_resolutions,
     num_head_channels or num_heads, context_dim, camera_dim, transformer_depth, use_linear_in_transformer, ...; of
     the words that are left out, those that show in the tensors' shapes are read off there. The number of heads
-    never shows. tensors: the original's keys; where: for messages.
+    never shows. state_dict: the original's keys; its tensors become the parameters without a copy, in their dtype.
 
     Raises ThreedgenError for a word that would make another network, and for missing, unknown or misshaped keys.
     """
+    unet = match_ldm_unet(config, stored_tensors(state_dict), "the UNet's state_dict")
+    unet.fill()
+    return unet.module.eval()
+
+
+def match_ldm_unet(
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], where: str
+) -> MatchedTensors[MultiViewUNet]:
+    """As `multiview_unet_from_ldm`, with nothing read yet and the network on the meta device."""
     words = words_of_shapes({key: tensor.shape for key, tensor in tensors.items()}) | dict(config)
     diffusers_config = unet_config(words, where)
     with on_meta():

@@ -19,7 +19,7 @@ from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLTransformerTemporalEnc
 from torch import Tensor, nn
 from torch.nn import functional
 
-from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, on_meta
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, StoredTensor, on_meta, stored_tensors
 from threedgen.diffusion.formats.video_unet import video_unet_config, video_unet_sources
 from threedgen.diffusion.networks.view_attention import MultiViewAttnProcessor
 
@@ -265,18 +265,24 @@ def _mlp(inputs: int, hidden: int, outputs: int, ends_at_zero: bool = False) -> 
     return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), last)
 
 
-def match_videomv_unet(
-    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], where: str
-) -> MatchedTensors[VideoUNet]:
-    """The network of VideoMV's released config words and tensors, of any size, text or image to video by its keys, on
-    the meta device and with nothing read yet.
+def video_unet_from_videomv(config: Mapping[str, object], state_dict: Mapping[str, Tensor]) -> VideoUNet:
+    """The network of VideoMV's released config words and state_dict, of any size, text or image to video by its keys.
 
     config: dim, dim_mult, num_res_blocks, attn_scales, head_dim, num_heads (of the first attention over frames), ...;
-    of the words that are left out, all but head_dim are read off the tensors' shapes. tensors: the released keys;
-    where: for messages.
+    of the words that are left out, all but head_dim are read off the tensors' shapes. state_dict: the released keys;
+    its tensors become the parameters without a copy, in their dtype.
 
     Raises ThreedgenError for a word that would make another network, and for missing, unknown or misshaped keys.
     """
+    unet = match_videomv_unet(config, stored_tensors(state_dict), "the video UNet's state_dict")
+    unet.fill()
+    return unet.module.eval()
+
+
+def match_videomv_unet(
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], where: str
+) -> MatchedTensors[VideoUNet]:
+    """As `video_unet_from_videomv`, with nothing read yet and the network on the meta device."""
     words = video_unet_config(config, {key: tensor.shape for key, tensor in tensors.items()}, where)
     with on_meta():
         unet = VideoUNet(**words)
