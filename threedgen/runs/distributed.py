@@ -49,7 +49,9 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
     if torch.distributed.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
+    global _hosts
+    on_gpu = select_device(runtime).type == "cuda"
+    if on_gpu:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise ThreedgenError(
@@ -57,8 +59,6 @@ def process_group(runtime: RuntimeConfig) -> Iterator[None]:
                 "start as many processes (--nproc-per-node), or set runtime.device=cpu"
             )
         torch.cuda.set_device(local)
-    global _hosts
-    on_gpu = select_device(runtime).type == "cuda"
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     _hosts = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE) if on_gpu else None
     try:
