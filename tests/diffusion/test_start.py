@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from tests.diffusion.tiny_unet import CAMERAS
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.errors import ConfigError, WeightsMissingError
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.formats.ldm_unet import unet_sources
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
@@ -89,6 +90,17 @@ def _inputs(count):
 
 
 VARIANTS = [(attention, camera) for attention in ViewAttention for camera in CameraInput]
+
+
+@torch.no_grad()
+def test_a_2d_model_says_that_it_draws_no_views(sd_folder):
+    """It answers in 2D mode, where nobody tells a camera."""
+    prior = MultiViewPrior.from_pretrained(sd_folder)
+    latents, timestep = torch.randn(4, 4, 8, 8), torch.full((4,), 300)
+    text = prior.encode_text(["a cat"])
+    assert prior.denoise(latents, timestep, Conditions(text)).x0.isfinite().all()
+    with pytest.raises(ConfigError, match=r"^these weights know no cameras.*train\.start_from=WEIGHTS\)$"):
+        prior.denoise(latents, timestep, Conditions(text, CAMERAS, 4))
 
 
 @pytest.mark.parametrize(("attention", "camera_input"), VARIANTS)

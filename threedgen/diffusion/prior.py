@@ -160,6 +160,15 @@ class MultiViewPrior(nn.Module):
         """Whether it can be asked for a single picture from anywhere, without a camera."""
         return not self.is_video and self.unet.config.has_2d_mode
 
+    def check_knows_cameras(self) -> None:
+        """Raise ConfigError for a network that cannot be told any: of a 2D model, or a video model as it was before."""
+        layers = self.unet.camera_embedding if isinstance(self.unet, VideoUNet) else self.unet.class_embedding
+        if layers is None:
+            raise ConfigError(
+                "these weights know no cameras, so views of one object cannot be drawn with them: they are a 2D or a "
+                "plain video model's; task train_prior makes a prior of such (train.start_from=WEIGHTS)"
+            )
+
     @property
     def is_shown_a_picture(self) -> bool:
         return self.is_video and self.unet.config.image_conditioning
@@ -286,6 +295,7 @@ class MultiViewPrior(nn.Module):
         """What the network is told of the cameras of `count` views, [count, 16]."""
         if cameras is None:
             return None
+        self.check_knows_cameras()
         vectors = to_device(encode(cameras), self.device).to(_dtype_of(self.unet))
         return vectors.repeat(count // len(vectors), 1)
 
