@@ -19,6 +19,7 @@ from threedgen.core.transfer import to_device
 from threedgen.diffusion.checkpoints.adapters import merge_adapter
 from threedgen.diffusion.checkpoints.folders import (
     load_image_encoder,
+    load_scheduler,
     load_text_encoder,
     load_unet,
     load_vae,
@@ -98,7 +99,7 @@ class MultiViewPrior(nn.Module):
 
         The weights are held in `dtype`. Each tensor is read, converted and moved on its own, so that the peak memory
         is that of the loaded prior. Raises WeightsMissingError if the weights are not there (see `locate_weights`)
-        and ThreedgenError if a file's tensors are not those of its model.
+        and ThreedgenError if a file is missing or its tensors are not those of its model.
         """
         folder = locate_weights(str(weights))
         if base := adapter_base(folder):
@@ -111,7 +112,7 @@ class MultiViewPrior(nn.Module):
             text_encoder or load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
             load_unet(locate_part(folder, "unet"), dtype, device),
             vae or load_vae(locate_part(folder, "vae"), dtype, device),
-            DDIMScheduler.from_pretrained(locate_part(folder, "scheduler")),
+            load_scheduler(locate_part(folder, "scheduler")),
         )
         if prior.is_shown_a_picture:
             prior.image_encoder = load_image_encoder(locate_part(folder, IMAGE_ENCODER), dtype, device)
