@@ -85,7 +85,7 @@ def _context_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 # the classes of diffusers' whose folders are read, with what a network of theirs is here
-_DIFFUSERS = {
+_DIFFUSERS: dict[str, dict[str, object]] = {
     "UNet3DConditionModel": {"camera_dim": 0},  # ModelScope's text to video
     # its first version wrote the width of a head as their number, which diffusers does not read any more either
     "I2VGenXLUNet": {"camera_dim": 0, "image_conditioning": True, "num_attention_heads": None},
