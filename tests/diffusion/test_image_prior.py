@@ -143,7 +143,10 @@ def test_another_noise_schedule_is_matched(prior, copied):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "beta_schedule": None}, "has no betas and cannot be match"),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "beta_schedule": None},
+            "FlowMatchEulerDiscreteScheduler has no betas",
+        ),
         ({"prediction_type": "sample"}, "predicts 'sample', not one of epsilon, v_prediction"),
         ({"beta_start": 1e-7, "beta_end": 1e-6}, "cannot be matched: none of its timesteps is as noisy as the"),
     ],

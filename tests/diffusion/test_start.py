@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.diffusion.tiny_unet import CAMERAS
 from threedgen.config.training import CameraInput, ViewAttention
-from threedgen.core.errors import ConfigError, WeightsMissingError
+from threedgen.core.errors import ConfigError, ThreedgenError, WeightsMissingError
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.formats.ldm_unet import unet_sources
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
@@ -89,6 +91,41 @@ def _inputs(count):
 
 
 VARIANTS = [(attention, camera) for attention in ViewAttention for camera in CameraInput]
+
+
+@torch.no_grad()
+def test_a_2d_model_says_that_it_draws_no_views(sd_folder):
+    """It answers in 2D mode, where nobody tells a camera."""
+    prior = MultiViewPrior.from_pretrained(sd_folder)
+    latents, timestep = torch.randn(4, 4, 8, 8), torch.full((4,), 300)
+    text = prior.encode_text(["a cat"])
+    assert prior.denoise(latents, timestep, Conditions(text)).x0.isfinite().all()
+    with pytest.raises(ConfigError, match=r"^these weights know no cameras.*train\.start_from=WEIGHTS\)$"):
+        prior.denoise(latents, timestep, Conditions(text, CAMERAS, 4))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer/tokenizer.json", None, "tokenizer lacks tokenizer.json, or vocab.json and merges.txt"),
+        ("tokenizer/tokenizer.json", "{", "tokenizer holds no tokenizer that can be read"),
+        ("tokenizer/tokenizer_config.json", None, "tokenizer lacks tokenizer_config.json"),
+        ("scheduler/scheduler_config.json", None, "scheduler_config.json is missing"),
+        ("scheduler/scheduler_config.json", '{"_class_name": "FlowMatch"}', "of FlowMatch has no betas"),
+        (
+            "scheduler/scheduler_config.json",
+            '{"beta_schedule": "linear", "prediction_type": "flow"}',
+            "predicts 'flow'",
+        ),
+    ],
+)
+def test_a_folder_of_which_something_is_not_there_is_one_line(sd_folder, tmp_path, file, content, message):
+    """A download that was cut off. Without a vocabulary, transformers would make one of two words."""
+    folder = shutil.copytree(sd_folder, tmp_path / "sd")
+    (folder / file).unlink() if content is None else (folder / file).write_text(content, "utf-8")
+    with pytest.raises(ThreedgenError, match=re.escape(message)) as caught:
+        MultiViewPrior.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("attention", "camera_input"), VARIANTS)

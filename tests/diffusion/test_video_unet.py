@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet3DConditionModel
+from diffusers import I2VGenXLUNet, UNet3DConditionModel
 from diffusers.models.resnet import TemporalConvLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from threedgen.core.errors import ThreedgenError
+from threedgen.diffusion.checkpoints.folders import load_unet
 from threedgen.diffusion.formats.tensor_files import stored_tensors
 from threedgen.diffusion.networks.video_unet import (
     FrameConvolutions,
@@ -167,6 +168,24 @@ def test_without_cameras_it_is_diffusers_network_and_at_first_with_them_too():
         expected = theirs(x, timesteps, text).sample
         torch.testing.assert_close(ours(x, timesteps, text), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ours(x, timesteps, text, camera), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("words", [{}, {"num_attention_heads": 64}], ids=["now", "as first published"])
+def test_a_folder_of_diffusers_image_to_video_network_is_that_network(words, tmp_path):
+    """I2VGenXL's public config.json says num_attention_heads, which diffusers passes over."""
+    torch.manual_seed(0)
+    theirs = I2VGenXLUNet(sample_size=8, **_LEVELS, **words).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(0, max(parameter[0].numel(), 1) ** -0.5)
+    theirs.save_pretrained(tmp_path)
+    ours = load_unet(tmp_path, torch.float32, "cpu")
+    x, text, picture, embedding = (torch.randn(2, *size) for size in ((4, 3, 8, 8), (5, 6), (4, 1, 8, 8), (6,)))
+    timesteps, fps = torch.tensor([7, 700]), torch.tensor([8, 8])
+    counted = [torch.full_like(picture, number / 2) for number in (1, 2)]  # of frames, what theirs is given made up
+    expected = theirs(x, timesteps, fps, torch.cat([picture, *counted], 2), embedding, text).sample
+    shown = {"image_embedding": embedding, "local_image": picture, "fps": fps}
+    torch.testing.assert_close(ours(x, timesteps, text, **shown), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_what_it_was_built_without_is_refused():

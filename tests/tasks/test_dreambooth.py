@@ -17,6 +17,7 @@ from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
 from threedgen.data.subject_images import read_subject_images
 from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.start import grow_vocabulary, start_prior
@@ -71,6 +72,16 @@ def tuned(config, tmp_path_factory):
 
 class _Stopped(Exception):
     pass
+
+
+def test_weights_that_can_draw_no_views_are_refused_before_they_are_tuned(config, tiny_prior, tmp_path):
+    prior, no_camera = MultiViewPrior.from_pretrained(tiny_prior), {"class_embed_type": None}
+    no_camera |= {"projection_class_embeddings_input_dim": None}
+    prior.unet = MultiViewUNet.from_config(prior.unet.config, **no_camera)
+    prior.save_pretrained(tmp_path / "2d")
+    with pytest.raises(ConfigError, match="know no cameras"):
+        tune(replace(config, weights=str(tmp_path / "2d")), tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 @pytest.mark.parametrize(

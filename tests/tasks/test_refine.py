@@ -18,6 +18,8 @@ from threedgen.config.load import load_config
 from threedgen.config.schedules import Schedule
 from threedgen.data.miniworld import build, parse, render
 from threedgen.diffusion.denoising import Denoised
+from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
+from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
 from threedgen.metrics import psnr
 from threedgen.runs.checkpoint import load_latest_checkpoint
@@ -327,3 +329,15 @@ def test_what_cannot_be_refined_is_one_line(generated, capsys, arguments, said):
     assert cli.main(["refine", *(str(generated) if a == "RUN" else a for a in arguments)]) == 2
     message = capsys.readouterr().err.strip()
     assert said in message and "\n" not in message
+
+
+def test_weights_without_cameras_are_refused_before_anything_is_refined(generated, tmp_path, capsys):
+    prior = MultiViewPrior.from_pretrained("mini")
+    plain = {"class_embed_type": None, "projection_class_embeddings_input_dim": None}
+    prior.unet = MultiViewUNet.from_config(prior.unet.config, **plain)
+    prior.save_pretrained(tmp_path / "2d")
+    folder = shutil.copytree(generated, tmp_path / "run", ignore=shutil.ignore_patterns("refined"))
+    assert cli.main(["refine", str(folder), f"weights={tmp_path / '2d'}", "camera.num_views=1"]) == 2
+    message = capsys.readouterr().err.strip()
+    assert "these weights know no cameras" in message and "\n" not in message
+    assert not (folder / "refined").exists()

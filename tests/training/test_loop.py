@@ -1,6 +1,8 @@
 """The training loop on objectives whose steps can be computed by hand; its rates and average in closed form."""
 
-from itertools import pairwise
+from dataclasses import replace
+from functools import partial
+from itertools import count, pairwise
 from types import TracebackType
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 from threedgen.core.errors import ThreedgenError
+from threedgen.runs.budget import Budget
 from threedgen.runs.events import EventLog, read_events
 from threedgen.training import loop
 from threedgen.training.average import MovingAverage
@@ -106,6 +109,29 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
     for first, second in zip(straight[:2], (again[0], again[1]), strict=True):
         module, other = (getattr(x, "module", x) for x in (first, second))
         assert torch.equal(module.weight, other.weight)
+
+
+def test_what_the_clock_ends_is_looked_at_too(tmp_path, monkeypatch, capsys):
+    """Every look at the clock is a second later, and in the last of five steps a bit flips: it is done again."""
+    seconds, flipped = count(), []
+    monkeypatch.setattr(loop, "Budget", partial(Budget, clock=lambda: next(seconds)))
+    module, average, job = line(steps=100)
+
+    def objective(target):
+        losses = job.objective(target)
+        if target == 0.4 and not flipped:
+            flipped.append(target)
+            module.weight.data.fill_(float("nan"))
+        return losses
+
+    log, expected = Recorded(), line(steps=5)
+    pace = Pace(100, lr=0.25, minutes=5 / 60, checkpoint_every=2)
+    train(replace(job, objective=objective), pace, tmp_path / "clock", log)
+    assert "step 5: the parameter line.weight is not finite; back to the last checkpoint" in capsys.readouterr().err
+    assert [done for done, *_ in log.steps] == [1, 2, 3, 4, 5, 5]
+    train(expected[2], Pace(5, lr=0.25), tmp_path / "steps", Recorded())
+    assert torch.equal(module.weight, expected[0].weight)
+    assert torch.equal(average.module.weight, expected[1].module.weight)
 
 
 def test_what_a_checkpoint_depends_on_must_not_change(tmp_path):

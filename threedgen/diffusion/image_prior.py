@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from threedgen.config.guidance import OWN_2D_MODE, JointConfig, JointMode
 from threedgen.config.limits import joint_problem
 from threedgen.config.schedules import value_at
-from threedgen.core.errors import ConfigError
+from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.core.randomness import generator
 from threedgen.data.miniworld.reading import Reading
-from threedgen.diffusion.checkpoints.folders import load_text_encoder, load_vae, read_config
+from threedgen.diffusion.checkpoints.folders import load_scheduler, load_text_encoder, load_vae, read_config
 from threedgen.diffusion.checkpoints.locate import adapter_base, locate_base, locate_part, locate_weights
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided, Model
@@ -31,7 +31,6 @@ from threedgen.diffusion.text.prompts import read_prompt
 _SAME_VAE_DB = 35.0  # of what two decoders make of one latent: rounding to half precision is above it
 # of signal and of noise: pure noise is shown to Stable Diffusion as its last timestep, which has 0.07 of signal
 _SAME_LEVEL = 0.1
-_PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True)
@@ -138,15 +137,10 @@ def _check_has_2d_mode(folder: Path) -> None:
 
 
 def _check_schedule(folder: Path) -> None:
-    scheduler = read_config(locate_part(folder, "scheduler"), "scheduler_config.json")
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if "beta_schedule" not in scheduler and not scheduler.get("trained_betas"):
-        raise ConfigError(
-            f"joint.weights: the noise schedule of {folder}, {scheduler.get('_class_name')}, has no betas and cannot "
-            "be matched"
-        )
-    if prediction not in _PREDICTIONS:
-        raise ConfigError(f"joint.weights: {folder} predicts {prediction!r}, not one of {', '.join(_PREDICTIONS)}")
+    try:
+        load_scheduler(locate_part(folder, "scheduler"))
+    except ThreedgenError as error:
+        raise ConfigError(f"joint.weights: {error}") from error
 
 
 def _check_vae(ours: AutoencoderKL, folder: Path) -> None:

@@ -19,6 +19,7 @@ from threedgen.core.transfer import to_device
 from threedgen.diffusion.checkpoints.adapters import merge_adapter
 from threedgen.diffusion.checkpoints.folders import (
     load_image_encoder,
+    load_scheduler,
     load_text_encoder,
     load_unet,
     load_vae,
@@ -98,7 +99,7 @@ class MultiViewPrior(nn.Module):
 
         The weights are held in `dtype`. Each tensor is read, converted and moved on its own, so that the peak memory
         is that of the loaded prior. Raises WeightsMissingError if the weights are not there (see `locate_weights`)
-        and ThreedgenError if a file's tensors are not those of its model.
+        and ThreedgenError if a file is missing or its tensors are not those of its model.
         """
         folder = locate_weights(str(weights))
         if base := adapter_base(folder):
@@ -111,7 +112,7 @@ class MultiViewPrior(nn.Module):
             text_encoder or load_text_encoder(locate_part(folder, "text_encoder"), dtype, device),
             load_unet(locate_part(folder, "unet"), dtype, device),
             vae or load_vae(locate_part(folder, "vae"), dtype, device),
-            DDIMScheduler.from_pretrained(locate_part(folder, "scheduler")),
+            load_scheduler(locate_part(folder, "scheduler")),
         )
         if prior.is_shown_a_picture:
             prior.image_encoder = load_image_encoder(locate_part(folder, IMAGE_ENCODER), dtype, device)
@@ -159,6 +160,15 @@ class MultiViewPrior(nn.Module):
     def has_2d_mode(self) -> bool:
         """Whether it can be asked for a single picture from anywhere, without a camera."""
         return not self.is_video and self.unet.config.has_2d_mode
+
+    def check_knows_cameras(self) -> None:
+        """Raise ConfigError for a network that cannot be told any: of a 2D model, or a video model as it was before."""
+        layers = self.unet.camera_embedding if isinstance(self.unet, VideoUNet) else self.unet.class_embedding
+        if layers is None:
+            raise ConfigError(
+                "these weights know no cameras, so views of one object cannot be drawn with them: they are a 2D or a "
+                "plain video model's; task train_prior makes a prior of such (train.start_from=WEIGHTS)"
+            )
 
     @property
     def is_shown_a_picture(self) -> bool:
@@ -286,6 +296,7 @@ class MultiViewPrior(nn.Module):
         """What the network is told of the cameras of `count` views, [count, 16]."""
         if cameras is None:
             return None
+        self.check_knows_cameras()
         vectors = to_device(encode(cameras), self.device).to(_dtype_of(self.unet))
         return vectors.repeat(count // len(vectors), 1)
 

@@ -119,7 +119,8 @@ def train(
             with guard, closing(job.batches(start)) as drawn, log(start) as told:
                 for step in range(start, pace.steps):
                     remaining = budget.remaining(step)
-                    if remaining <= 0:
+                    if remaining <= 0:  # the clock's end, which no step knew of
+                        guard.look(step, is_due=True)
                         break
                     with threads.step(step):
                         loss = _backward(job, drawn, told)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDIMScheduler
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 UNET_AND_VAE_FILE = "diffusion_pytorch_model.safetensors"
 TEXT_ENCODER_FILE = "model.safetensors"
+_PREDICTIONS = ("epsilon", "v_prediction")
 # the names that older versions of diffusers gave to the autoencoder's attention
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -40,7 +41,7 @@ def load_unet(folder: Path, dtype: torch.dtype, device: torch.device | str) -> M
     """The UNet in `folder`: `MultiViewUNet`'s or `VideoUNet`'s own files, diffusers' of a video network, or MVDream's
     config words and keys.
 
-    This and the other two raise ThreedgenError for missing, unknown or misshaped keys.
+    This and the next two raise ThreedgenError for missing, unknown or misshaped keys.
     """
     config, tensors = read_config(folder), _weights(folder, UNET_AND_VAE_FILE)
     if "model_channels" in config:
@@ -77,6 +78,20 @@ def load_text_encoder(folder: Path, dtype: torch.dtype, device: torch.device | s
     text_encoder = match_clip_text(_weights(folder, TEXT_ENCODER_FILE), str(folder), config)
     text_encoder.fill(dtype, device)
     return text_encoder.module
+
+
+def load_scheduler(folder: Path) -> DDIMScheduler:
+    """The noise schedule in `folder`, whatever sampler of diffusers' it was saved for.
+
+    Raises ThreedgenError for a file that is missing, a schedule without betas, and another prediction than a prior's.
+    """
+    config = read_config(folder, "scheduler_config.json")
+    if "beta_schedule" not in config and not config.get("trained_betas"):
+        raise ThreedgenError(f"{folder}: the noise schedule of {config.get('_class_name')} has no betas")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTIONS:
+        raise ThreedgenError(f"{folder}: the model predicts {prediction!r}, not one of {', '.join(_PREDICTIONS)}")
+    return DDIMScheduler.from_config(config)
 
 
 def _match_own(module: Any, tensors: Mapping[str, StoredTensor], folder: Path) -> MatchedTensors:

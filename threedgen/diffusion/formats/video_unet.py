@@ -85,9 +85,10 @@ def _context_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 # the classes of diffusers' whose folders are read, with what a network of theirs is here
-_DIFFUSERS = {
+_DIFFUSERS: dict[str, dict[str, object]] = {
     "UNet3DConditionModel": {"camera_dim": 0},  # ModelScope's text to video
-    "I2VGenXLUNet": {"camera_dim": 0, "image_conditioning": True},
+    # its first version wrote the width of a head as their number, which diffusers does not read any more either
+    "I2VGenXLUNet": {"camera_dim": 0, "image_conditioning": True, "num_attention_heads": None},
 }
 _DIFFUSERS_FIXED = {"downsample_padding": 1, "mid_block_scale_factor": 1, "act_fn": "silu", "norm_eps": 1e-5}
 _DIFFUSERS_FIXED |= {"num_attention_heads": None, "time_cond_proj_dim": None}

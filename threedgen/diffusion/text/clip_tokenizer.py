@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from threedgen.core.errors import ThreedgenError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -39,20 +41,40 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """The tokenizer saved in `folder`.
 
     A padding token that is also an ordinary piece ("!") would be taken for the padding wherever a prompt holds it,
-    if it were handed to the tokenizer as a special token. So it is set only after loading.
+    if it were one of the special tokens, as the folders of Stable Diffusion 2 have it: some in special_tokens_map.json
+    only, some in a list of added tokens. So it is none of these, and set only after loading.
+
+    Raises ThreedgenError if its files are missing or cannot be read: without the vocabulary transformers would make one
+    that takes every word for the end of the prompt.
     """
+    files = [("tokenizer_config.json",), ("tokenizer.json",), ("vocab.json", "merges.txt")]
+    has_config, *has_words = (all((folder / name).is_file() for name in names) for names in files)
+    if not has_config or not any(has_words):
+        missing = "tokenizer.json, or vocab.json and merges.txt" if has_config else "tokenizer_config.json"
+        raise ThreedgenError(f"{folder} lacks {missing}")
+    try:
+        return _loaded(folder)
+    except (OSError, ValueError) as error:
+        raise ThreedgenError(f"{folder} holds no tokenizer that can be read ({type(error).__name__})") from error
+
+
+def _loaded(folder: Path) -> "PreTrainedTokenizerFast":
     words = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    pad = words.get("pad_token")
-    if pad != PAD_SD2 and words.get("tokenizer_class") in _PLAIN and (folder / "tokenizer.json").is_file():
+    is_plain = words.get("tokenizer_class") in _PLAIN and words.get("pad_token") != PAD_SD2
+    if is_plain and (folder / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast  # here: a prior that only reads may do without, see `WordFile`
 
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     from transformers import AutoTokenizer  # here: it imports what it knows of every model
 
-    if pad != PAD_SD2:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, pad_token=PAD_SD1)
-    tokenizer.pad_token = pad
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.pad_token != PAD_SD2:
+        return tokenizer
+    added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.content != PAD_SD2}
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, pad_token=PAD_SD1, added_tokens_decoder=added
+    )
+    tokenizer.pad_token = PAD_SD2
     return tokenizer
 
 

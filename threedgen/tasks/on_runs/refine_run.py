@@ -37,7 +37,7 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
     """Refine the scene of the run in `folder` and write its assets into folder/refined; name -> path.
 
     Raises:
-        ConfigError: the run has no scene yet, or the prior cannot be told the prompt.
+        ConfigError: the run has no scene yet, or the prior cannot be told the prompt, or no cameras.
         EmptyMeshError: the scene has no surface.
     """
     started = time.monotonic()
@@ -46,6 +46,7 @@ def refine_run(folder: Path, config: Config) -> dict[str, Path]:
         checkpoint = load_newest(Path(copy), folder)
     scene = scene_of(checkpoint, config, folder)
     prior = load_prior(config)
+    prior.check_knows_cameras()  # how well the refined scene fits it is asked with cameras, even of single pictures
     as_read = read_prompts(config, prior)
     text, negative, mix = encode_prompts(as_read, prior, config)
     begin = checkpoint.step

@@ -70,6 +70,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """Fine-tune, and return the tuned prior's folder (usable as `weights=FOLDER`) and a sheet of its views."""
     settings, prompt = config.dreambooth, read_prompt(config.prompt)
     prior = MultiViewPrior.from_pretrained(config.weights, device=select_device(config.runtime))
+    prior.check_knows_cameras()  # the tuned one is to draw views, at the end
     _warn_of_ordinary_word(prior, prompt.identifier)
     new_words = grow_vocabulary(prior, [prompt.identifier])
     config = read_prompts(config, prior)
