@@ -43,7 +43,7 @@ class _Raw:
         self.schedule, self.kind, self.outputs = NoiseSchedule(alphas_cumprod), kind, outputs
 
     def denoise(self, noisy, timestep, told):
-        output = torch.cat(self.outputs[told.num_views])
+        output = torch.cat(self.outputs[told.num_views])[: len(noisy)]  # of scale 1 only what is wanted is asked for
         alpha, sigma = self.schedule.level(timestep)
         noise = alpha * output + sigma * noisy if self.kind == "v" else output
         return Denoised(noise, (noisy - sigma * noise) / alpha)

@@ -184,7 +184,7 @@ def test_the_2d_model_reads_the_prompts_as_they_were_typed(monkeypatch, tmp_path
     typed = "the kitty is red, highly detailed", "blurry"
     config = _config(f"prompt={typed[0]}", f"negative_prompt={typed[1]}", *_joint("views"), *_joint("guidance"))
     for module in (generate, refine_run):
-        monkeypatch.setattr(module, "load_prior", lambda config: None)
+        monkeypatch.setattr(module, "load_prior", lambda config: SimpleNamespace(check_knows_cameras=lambda: None))
         monkeypatch.setattr(module, "read_prompts", read_prompts)
     monkeypatch.setattr(refine_run, "load_newest", lambda *_: SimpleNamespace(step=0))
     monkeypatch.setattr(refine_run, "scene_of", lambda *_: None)
