@@ -48,8 +48,8 @@ class Guided:
 
     noise = uncond + scale * (cond - uncond). `rescale` in 0..1 moves x0 towards the standard deviation of the
     conditional x0, over all views of an object together (MVDream section 3.3, after Lin et al. 2023, equation 16);
-    the noise returned is then the one that belongs to the rescaled x0. Outside `interval`
-    (Kynkäänniemi et al. 2024) the scale is 1. Where it is 1 for all, the model is asked once and not twice.
+    the noise returned is then the one that belongs to the rescaled x0. Outside `interval` the
+    scale is 1 (Kynkäänniemi et al. 2024). Where it is 1 for all, the model is asked once and not twice.
     """
 
     model: Model
