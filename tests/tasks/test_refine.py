@@ -101,18 +101,17 @@ def test_the_targets_are_what_the_prior_makes_of_the_scenes_own_views():
     assert [len(one) for one in cameras] == [4, 4, 4] and len(targets) == 3
     for one, target in zip(cameras, targets, strict=True):
         assert np.abs(target.numpy() - truth(one)).mean() < 0.03  # the schedule's first level of noise is left
-    timesteps = [t for t, _, _ in prior.asked]
-    assert timesteps == [500, 375, 250, 125]  # of eight, those of the first half
-    assert {(count, views) for _, count, views in prior.asked} == {(24, 4)}  # wanted and unwanted, four views together
+    # Of eight timesteps those of the first half, four views together; wanted and unwanted while the recipe guides
+    assert prior.asked == [(500, 24, 4), (375, 24, 4), (250, 12, 4), (125, 12, 4)]
 
 
 def test_sets_are_drawn_in_even_pieces_and_in_each_as_in_the_whole(monkeypatch):
     scene, config, drawn = NeRF(CONFIG.scene, CONFIG.seed), refining(sets=6), []
-    for at_once, count in ((8, 48), (4, 24)):  # wanted and unwanted, of six sets and of three
+    for at_once, count in ((8, 24), (4, 12)):  # views of six sets and of three, twice where they are guided
         monkeypatch.setattr(refine, "_SETS_AT_ONCE", at_once)
         prior = Knowing()
         drawn.append(refine.draw_targets(scene, config, prior, TEXT, TEXT, step=4)[1])
-        assert {asked for _, asked, _ in prior.asked} == {count}
+        assert {asked for _, asked, _ in prior.asked} == {2 * count, count}
     assert all(torch.equal(whole, piece) for whole, piece in zip(*drawn, strict=True))
 
 
