@@ -78,6 +78,9 @@ def test_a_plain_stable_diffusion_folder_answers_as_the_network_that_it_holds(pr
     told = Conditions(prior.encode_text(["whatever"]), CAMERAS, 2)
     found = mix(Guided(prior, told, prior.encode_text([""]), 3.0))(noise, timestep).noise
     torch.testing.assert_close(found, unwanted + 5 * (wanted - unwanted), atol=1e-4, rtol=1e-4)
+    # it is guided where the multi-view model is
+    early = Guided(prior, told, prior.encode_text([""]), 3.0, interval=(0.6, 1.0))
+    torch.testing.assert_close(mix(early)(noise, timestep).noise, wanted, atol=1e-4, rtol=1e-4)
     assert notes == ("the 2D model reads: a red cat",)
 
 

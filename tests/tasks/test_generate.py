@@ -76,6 +76,17 @@ def test_sixty_steps_bring_the_loss_down(prior, tmp_path):
     assert [event["step"] for event in steps] == [10, 20, 30, 40, 50, 60]
 
 
+def test_a_step_is_guided_in_its_range_of_the_schedule(prior, monkeypatch):
+    asked, denoise = [], prior.denoise
+    monkeypatch.setattr(prior, "denoise", lambda noisy, *told: asked.append(len(noisy)) or denoise(noisy, *told))
+    text = prior.encode_text([PROMPT])
+    for level in ("0.3", "0.7"):
+        times = [f"guidance.{end}_timestep={level}" for end in ("min", "max")]
+        config = _config("guidance.guidance_range=[0.5, 1]", "camera.resolution=8", *times)
+        generate.distilling(NeRF(config.scene, config.seed), config, prior, text, text)(0)
+    assert asked == [4, 8]  # four views; wanted and unwanted
+
+
 def test_one_random_colour_stands_behind_a_step_at_the_stated_rate():
     config = _config("scene.samples_per_ray=8", "scene.background_random_probability=0.3")
     scene = NeRF(config.scene, config.seed)

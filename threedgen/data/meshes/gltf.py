@@ -24,9 +24,9 @@ _HEAD = struct.Struct("<4s3I4s")  # of a .glb as far as its text: magic, version
 _DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, struct.error)
 _READ = ("POSITION", "TEXCOORD_0", "COLOR_0")
 _FAN = 6  # of a primitive's modes
-_DRACO, _MOVED, _GLOSS = (
-    "KHR_draco_mesh_compression", "KHR_texture_transform", "KHR_materials_pbrSpecularGlossiness",
-)  # fmt: skip
+_DRACO = "KHR_draco_mesh_compression"
+_MOVED = "KHR_texture_transform"
+_GLOSS = "KHR_materials_pbrSpecularGlossiness"
 
 
 def retold(path: Path) -> tuple[bytes, dict[str, Array]]:
