@@ -178,6 +178,16 @@ def test_every_default_and_odd_number_survives_to_yaml(tmp_path):
     assert load_config(write(tmp_path, to_yaml(config)), []) == config
 
 
+def test_a_path_from_the_home_folder_on_is_found_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("output_root: ~/runs\ntrain:\n  start_from: ~/weights\nprompt: ~/a cat\n")
+    config = load_config(recipe, ["data=a/~/pictures"])
+    assert config.output_root == f"{tmp_path}/runs"
+    assert config.train.start_from == f"{tmp_path}/weights"
+    assert (config.prompt, config.data) == ("~/a cat", "a/~/pictures")
+
+
 def test_a_prompt_must_be_utf8():
     assert error_of(None, ["prompt=a\udcffcat"]).startswith("prompt")
 

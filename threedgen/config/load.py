@@ -1,8 +1,8 @@
 """From a recipe (YAML) and `key=value` words to a checked `Config`.
 
-Nothing here evaluates a value: a setting whose type is text (the prompt above all) is taken byte for byte, `${...}`
-is never resolved, and YAML decides only where a value starts and ends, never what `yes` or `1e5` means: the type
-in the schema does. Importing this module imports no torch.
+Nothing here evaluates a value: a setting whose type is text (the prompt above all) is taken byte for byte but for a
+path's `~/`, `${...}` is never resolved, and YAML decides only where a value starts and ends, never what `yes` or `1e5`
+means: the type in the schema does. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def load_config(
     texts: dict[str, str] = {}
     for assignment in assignments:
         if _leaf_types()[assignment.key] is str:
-            texts[assignment.key] = str(assignment.value)  # kept out of OmegaConf, which would resolve ${...}
+            texts[assignment.key] = _text(assignment)  # kept out of OmegaConf, which would resolve ${...}
         elif assignment.key == "seed" and assignment.value == RANDOM:
             tree.seed = random_seed()
         else:
@@ -294,6 +294,12 @@ def _elements(node: yaml.SequenceNode, key: str, where: str) -> list[str]:
     if not all(isinstance(element, yaml.ScalarNode) for element in node.value):
         raise ConfigError(f"{key} ({where}): expected {_expected(key)}, got a list of other lists")
     return [element.value for element in node.value]
+
+
+def _text(assignment: _Assignment) -> str:
+    """As it stands; but a path from `~/` on, which a shell replaces in some places and a recipe never, is at home."""
+    text = str(assignment.value)
+    return os.path.expanduser(text) if text.startswith("~/") and not assignment.key.endswith("prompt") else text
 
 
 def _assign(tree: Any, assignment: _Assignment) -> None:
