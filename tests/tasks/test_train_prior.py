@@ -296,6 +296,31 @@ def test_a_start_may_take_the_vae_of_other_weights(config, tmp_path):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_a_decoder_that_goes_on_learning_leaves_latents_what_they_are(config, tmp_path, monkeypatch):
+    base = MultiViewPrior.from_pretrained(config.train.start_from)
+    small = {"train_vae_decoder": True, "steps": 1, "vae_steps": 16, "vae_batch": 8, "sample_every": 100}
+    train(config, tmp_path / "straight", **small)
+    monkeypatch.setattr(loop, "learning_rate", stopping(at=10))
+    with pytest.raises(_Stopped):
+        train(config, tmp_path / "stopped", **small)
+    monkeypatch.undo()
+    train(config, tmp_path / "stopped", **small)
+    straight, stopped = (MultiViewPrior.from_pretrained(tmp_path / name / "prior") for name in ("straight", "stopped"))
+    assert straight.vae.config.scaling_factor == base.vae.config.scaling_factor
+    changed = set()
+    for (name, before), after, again in zip(
+        base.vae.named_parameters(), straight.vae.parameters(), stopped.vae.parameters(), strict=True
+    ):
+        assert torch.equal(after, again)
+        if not torch.equal(before.half(), after):  # priors are saved in half precision
+            changed.add(name.split(".")[0])
+    assert changed == {"decoder"}
+    losses = [e["loss"] for e in read_events(tmp_path / "straight/events.jsonl") if e["event"] == "vae_step"]
+    assert losses[-1] < 0.8 * losses[0]
+    with pytest.raises(ConfigError, match="train_vae_decoder=true needs a VAE that is there"):
+        train(config, tmp_path / "none", start_from="", train_vae_decoder=True)
+
+
 def test_an_image_size_that_the_networks_cannot_halve_is_refused(config, tmp_path):
     with pytest.raises(ConfigError, match=r"train.image_size=20: .* multiple of 8"):
         train(config, tmp_path, image_size=20)

@@ -90,6 +90,7 @@ class TrainConfig:
     weight_decay: float = setting(1e-3, 0)
     ema_decay: float = setting(0.999, 0, 1)
     vae: str = ""  # weights whose VAE is taken; "": that of start_from, or one is trained
+    train_vae_decoder: bool = False  # and its decoder goes on learning first, which leaves latents what they are
     vae_steps: int = setting(8000, 1)
     vae_minutes: float = setting(0.0, 0)  # as minutes, of the VAE's training
     vae_lr: float = setting(2e-3, 0)

@@ -63,6 +63,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
         raise ConfigError(
             "train.image_conditioning=true: only a video network is shown a picture (train.network=video)"
         )
+    if train.train_vae_decoder and not (train.start_from or train.vae):
+        raise ConfigError("train.train_vae_decoder=true needs a VAE that is there: train.start_from or train.vae")
     if train.trainable is Trainable.picture and not train.image_conditioning:
         raise ConfigError("train.trainable=picture: no layer of the network meets a picture (train.image_conditioning)")
     if train.network is PriorNetwork.video and train.layers_per_block:
@@ -97,6 +99,8 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
         _set_image_size(prior, train.image_size)
         with first_process_first():  # it leaves miniworld's pictures on disk
             sources = open_sources(config, prior.image_size)
+            if train.train_vae_decoder:
+                prior.vae = train_vae(config, run, sources, device, prior.vae)
         new_words = grow_vocabulary(prior, sources.texts())
         if new_words and rank() == 0:
             shown = ", ".join(new_words[:_SHOWN_WORDS]) + (", ..." if len(new_words) > _SHOWN_WORDS else "")
@@ -106,7 +110,8 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
         _latent_edge(size, len(vae.config.block_out_channels if vae else VAE_LEVELS), len(LEVELS))
         with first_process_first():  # and the VAE
             sources = open_sources(config, size)
-            vae = vae or train_vae(config, run, sources, device)
+            if vae is None or train.train_vae_decoder:
+                vae = train_vae(config, run, sources, device, vae)
         with seeded(config.seed):
             prior = new_mini_prior(
                 sources.texts(), vae, train.view_attention, train.camera_input, train.layers_per_block

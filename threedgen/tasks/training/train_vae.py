@@ -1,6 +1,7 @@
-"""The mini prior's autoencoder, trained before the prior on the same pictures."""
+"""The mini prior's autoencoder, trained before the prior on the same pictures; or the decoder of any."""
 
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,21 +31,30 @@ _BACKGROUND_WEIGHT = 0.35  # of an error where there is nothing, against 1.35 on
 _EDGE_WEIGHT = 0.5
 
 
-def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, device: torch.device) -> AutoencoderKL:
-    """The VAE from scratch, or from the run's folder where it is finished; frozen."""
+def train_vae(
+    config: Config, run: RunDirectory, sources: TrainingSources, device: torch.device, start: AutoencoderKL | None
+) -> AutoencoderKL:
+    """The VAE from scratch, or from the run's folder where it is finished; frozen.
+
+    start: only its decoder is trained: to the priors that know its latents it is the same VAE. None: a new one.
+    """
     train, folder = config.train, run.folder / "vae"
     if folder.is_dir():
         vae = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
         return vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     with seeded(config.seed):
-        vae = new_mini_vae().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        vae = (start or new_mini_vae()).to(device, memory_format=torch.channels_last)
+    vae.train().requires_grad_(start is None)
+    vae.decoder.requires_grad_(True)
+    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     average = MovingAverage(vae, _AVERAGE_DECAY)
 
     def objective(batch: _Batch) -> Losses:
         images = to_device(batch.images, device)
-        posterior = vae.encode(images).latent_dist
-        latents = posterior.sample(generator=generator(config.seed, batch.step, "vae posterior"))
+        with torch.no_grad() if start else nullcontext():
+            posterior = vae.encode(images).latent_dist
+            latents = posterior.sample(generator=generator(config.seed, batch.step, "vae posterior"))
         error = vae.decode(latents).sample.float() - images
         kl = posterior.kl().float().mean() / latents[0].numel()  # nats per latent value
         psnr = -10 * (error.square().mean() / 4).log10()
@@ -57,7 +67,7 @@ def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, devic
     job = Training(
         objective,
         batches,
-        list(vae.parameters()),
+        trained,
         optimizer,
         states({"vae": vae, "average.vae": average.module}),
         average,
@@ -69,9 +79,10 @@ def train_vae(config: Config, run: RunDirectory, sources: TrainingSources, devic
     log = StepLog(run.events, "vae", steps, "vae_step", train.log_every)
     train_network(job, pace, run.folder / "checkpoints-vae", lambda start: log, shared=False)
     vae = average.module
-    with torch.no_grad():
-        sample = _batch(sources, _MEASURED, config.seed, train.vae_steps).images.to(device)
-        vae.register_to_config(scaling_factor=1 / vae.encode(sample).latent_dist.mean.std().item())
+    if not start:
+        with torch.no_grad():
+            sample = _batch(sources, _MEASURED, config.seed, train.vae_steps).images.to(device)
+            vae.register_to_config(scaling_factor=1 / vae.encode(sample).latent_dist.mean.std().item())
     with atomic_folder(folder) as temporary:
         vae.save_pretrained(temporary)
     return vae
