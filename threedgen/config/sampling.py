@@ -19,7 +19,7 @@ class Sampler(Enum):
 
 @dataclass
 class ViewsConfig(ViewSettings):
-    """Multi-view images from text: the public API's inputs (`views.py` has them) and three of ours."""
+    """Multi-view images from text: the public API's inputs (`views.py` has them) and four of ours."""
 
     sampler: Sampler = Sampler.ddim
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0

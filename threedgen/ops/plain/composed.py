@@ -1,4 +1,4 @@
-"""Operations on a radiance field, put together from four primitives.
+"""Operations on a radiance field, put together from three primitives.
 
 The plain back end is these functions over plain torch; a back end with kernels of its own falls back on them for
 fields that its fused kernels do not cover; an adapter to another library swaps single primitives.
