@@ -31,13 +31,13 @@ def composite_fake(density, rgb, t_starts, t_ends, offsets, *_):
 
 def _composite_backward_cpu(density, rgb, t_starts, t_ends, offsets, weights, *grads):
     arguments = [x.contiguous() for x in (density, rgb, t_starts, t_ends, offsets, weights, *grads)]
-    outputs = torch.empty_like(density), torch.empty_like(rgb)
+    outputs = composite_backward_fake(density, rgb)
     call("tg_composite_backward", density.dtype, len(offsets) - 1, *arguments, *outputs)
     return outputs
 
 
 def composite_backward_fake(density, rgb, *_):
-    return torch.empty_like(density), torch.empty_like(rgb)
+    return density.new_empty(density.shape), rgb.new_empty(rgb.shape)
 
 
 def _setup(ctx, inputs, output):
