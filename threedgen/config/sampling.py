@@ -30,6 +30,11 @@ class ViewsConfig(ViewSettings):
         """What `MultiViewPipeline` is called with: all but `joint`, and `transparent`, which is of the files."""
         return {name: value for name, value in vars(self).items() if name not in ("joint", "transparent")}
 
+    def sampling(self) -> dict[str, Any]:
+        """How views are drawn, as `diffusion.sampling.sample_views` takes it, whatever their cameras."""
+        names = ("num_inference_steps", "guidance_scale", "rescale", "sampler")
+        return {name: getattr(self, name) for name in names}
+
 
 class AwareGuidance(Enum):
     """Where guidance stands in a 3D-aware step."""

@@ -223,10 +223,7 @@ def drawing(prior: MultiViewPrior, config: Config, joint: ImagePrior | None = No
             replace(cameras, height=prior.image_size, width=prior.image_size),
             generator,
             negative_prompt=negative,
-            num_inference_steps=config.views.num_inference_steps,
-            guidance_scale=config.views.guidance_scale,
-            rescale=config.views.rescale,
-            sampler=config.views.sampler,
+            **config.views.sampling(),
             mix=joint.mix(captions, [of_image]) if joint else None,
         )
         return views.unflatten(0, (len(captions), len(cameras))).movedim(2, -1).cpu().numpy()

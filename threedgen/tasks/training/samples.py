@@ -102,11 +102,8 @@ def sampled_sets(
         captions,
         cameras,
         generator(config.seed, step, stream),
-        num_inference_steps=config.views.num_inference_steps,
-        guidance_scale=config.views.guidance_scale,
-        rescale=config.views.rescale,
         num_views=config.camera.num_views,
         picture=picture,
-        sampler=config.views.sampler,
+        **config.views.sampling(),
     )
     return images.unflatten(0, (len(captions), -1)).movedim(2, -1).cpu().numpy()
