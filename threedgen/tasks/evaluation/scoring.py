@@ -132,11 +132,14 @@ def face_figures(face: JanusScore | None) -> dict[str, float | None]:
     return {"janus": float(face.is_janus), "front": float(face.front >= 0.5 * face.truth_front)}
 
 
-def feature_fraction(spec: Spec, rgb: np.ndarray, opacity: np.ndarray, background: Color = GREY) -> np.ndarray:
-    """[B]: the part of the foreground that has the colour of the caption's feature; 0 where that is no plain colour."""
+def feature_fraction(spec: Spec, rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """[B]: the part of the foreground that has the colour of the caption's feature; 0 where that is no plain colour.
+
+    rgb: on mid grey.
+    """
     if spec.feature_color not in COLORS:
         return np.zeros(len(rgb))
-    return colour_fraction(rgb, opacity, spec.feature_color, _palette(spec), background)
+    return colour_fraction(rgb, opacity, spec.feature_color, _palette(spec), GREY)
 
 
 def _palette(spec: Spec) -> Mapping[str, Color]:
