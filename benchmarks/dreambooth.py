@@ -52,7 +52,8 @@ from threedgen.cameras import Cameras, orbit, viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
 from threedgen.core.files import atomic_folder, write_text_atomically  # noqa: E402
 from threedgen.core.randomness import generator  # noqa: E402
-from threedgen.data.miniworld import COLORS, MiniObject, Rendering, build, held_out, parse, render  # noqa: E402
+from threedgen.data.exact_views import exact_views  # noqa: E402
+from threedgen.data.miniworld import COLORS, MiniObject, Rendering, build, held_out, parse  # noqa: E402
 from threedgen.data.miniworld.kinds import KINDS  # noqa: E402
 from threedgen.data.miniworld.primitives import Primitive, Shape  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
@@ -181,8 +182,7 @@ def take_photos(subject: Subject, folder: Path) -> None:
 
 
 def pictures(obj: MiniObject, cameras: Cameras, **settings: Any) -> Rendering:
-    matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    return render(obj, matrices, fov_y, cameras.height, supersample=4, **settings)
+    return exact_views(obj, cameras, supersample=4, **settings)
 
 
 def do(job: Job) -> dict[str, Any]:

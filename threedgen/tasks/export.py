@@ -20,7 +20,8 @@ from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import TEMPORARY_PREFIX, write_json_atomically
-from threedgen.data.miniworld import build, parse, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import build, parse
 from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_turntable
 from threedgen.mesh import (
     ColoredMesh,
@@ -227,8 +228,7 @@ def _ground_truth(prompt: str, cameras: Cameras) -> list[Row]:
         spec = parse(prompt)
     except ConfigError:
         return []
-    matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    return [("ground truth", render(build(spec), matrices, fov_y, cameras.height, GREY).rgb)]
+    return [("ground truth", exact_views(build(spec), cameras, background=GREY).rgb)]
 
 
 def _events_of(folder: Path) -> list[dict[str, object]]:

@@ -11,7 +11,8 @@ from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.scene import CameraConfig
 from threedgen.config.schema import Config
 from threedgen.core.errors import EmptyMeshError
-from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse
 from threedgen.data.miniworld.textures import MATERIALS
 from threedgen.mesh.isosurface import extract_isosurface
 from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface_with_normals
@@ -71,10 +72,7 @@ def _truth(
     around = viewing_cameras(camera, azimuth, np.resize(ELEVATIONS, count), size)
     front_and_back = viewing_cameras(camera, [*_FRONT, *_BACK], 15.0, size)
     obj = build(parse(caption))
-    pictures = [
-        render(obj, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), size, supersample=4)
-        for cameras in (around, front_and_back)
-    ]
+    pictures = [exact_views(obj, cameras, supersample=4) for cameras in (around, front_and_back)]
     return Truth(obj, around, pictures[0], front_and_back, pictures[1])
 
 
