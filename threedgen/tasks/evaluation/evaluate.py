@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from threedgen.cameras import SHEET_AZIMUTHS, Cameras, viewing_cameras
+from threedgen.cameras import SHEET_AZIMUTHS, SHEET_ELEVATION, Cameras, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
@@ -117,7 +117,7 @@ def figures_of(scene: RayScene, config: Config, seconds: float | None) -> Figure
 
 
 def _sheet_cameras(config: Config) -> Cameras:
-    return viewing_cameras(config.camera, SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
+    return viewing_cameras(config.camera, SHEET_AZIMUTHS, SHEET_ELEVATION, 2 * config.eval.image_size)
 
 
 def by_prompt(table: Table, scores: Scores) -> str:
