@@ -213,10 +213,8 @@ def _jobs(item: Item, config: Config, recipe: Path, settings: Sequence[str]) -> 
             raise ConfigError(f"{item.where}: {error}") from error
     has_own_seed = any(word.startswith("seed=") for word in item.settings)
     seeds = [config.seed] if has_own_seed else read_seeds(config.seeds, config.seed)
-    name, configs = (
-        config_name(recipe),
-        [replace(config, prompt=item.prompt, prompts="", seeds="", seed=s) for s in seeds],
-    )
+    name = config_name(recipe)
+    configs = [replace(config, prompt=item.prompt, prompts="", seeds="", seed=s) for s in seeds]
     return [Job(one, run_folder(one, name), item.settings) for one in configs]
 
 
