@@ -52,7 +52,9 @@ from threedgen.cameras import Cameras, orbit, viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
 from threedgen.core.files import atomic_folder, write_text_atomically  # noqa: E402
 from threedgen.core.randomness import generator  # noqa: E402
-from threedgen.data.miniworld import COLORS, MiniObject, Rendering, build, held_out, parse, render  # noqa: E402
+from threedgen.data.exact_views import exact_views  # noqa: E402
+from threedgen.data.miniworld import COLORS, MiniObject, Rendering, build, held_out, parse  # noqa: E402
+from threedgen.data.miniworld.grammar import with_article  # noqa: E402
 from threedgen.data.miniworld.kinds import KINDS  # noqa: E402
 from threedgen.data.miniworld.primitives import Primitive, Shape  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
@@ -65,6 +67,7 @@ from threedgen.tasks.evaluation.jobs import outcomes  # noqa: E402
 from threedgen.tasks.generate import optimize  # noqa: E402
 from threedgen.tasks.prompting import encode_prompts, load_prior  # noqa: E402
 from threedgen.tasks.training import dreambooth  # noqa: E402
+from threedgen.tasks.training.samples import psnr_inside  # noqa: E402
 
 NUM_PHOTOS, NUM_SEEDS, NUM_HELD_OUT, SIZE, SCENE_VIEWS = 5, 4, 8, 64, 16
 AZIMUTHS, FRONT, BACK = (0.0, 90.0, 180.0, 270.0), 0, 2  # of drawn views; which of them see the front and the back
@@ -89,9 +92,6 @@ class Subject:
     change: str = ""
 
     def caption(self, body: str, feature: str) -> str:
-        def with_article(color: str) -> str:
-            return f"{'an' if color[0] in 'aeiou' else 'a'} {color}"
-
         return f"{with_article(body)} {self.kind} with {with_article(feature)} {self.feature}"
 
     @property
@@ -181,8 +181,7 @@ def take_photos(subject: Subject, folder: Path) -> None:
 
 
 def pictures(obj: MiniObject, cameras: Cameras, **settings: Any) -> Rendering:
-    matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    return render(obj, matrices, fov_y, cameras.height, supersample=4, **settings)
+    return exact_views(obj, cameras, supersample=4, **settings)
 
 
 def do(job: Job) -> dict[str, Any]:
@@ -237,7 +236,7 @@ def score_views(job: Job, weights: str) -> dict[str, float]:
         part = parts_of(truth_worn)[0]
         hat["hat"] = mean(np.linalg.norm(views[part].mean(0) - truth_worn.rgb[part].mean(0)) for views in worn)
     return hat | {
-        "views_psnr": mean(inside_psnr(views, truth) for views in drawn),
+        "views_psnr": mean(psnr_inside(views, truth) for views in drawn),
         "views_colour": mean(colour_error(views, truth) for views in drawn),
         "views_iou": mean(silhouette_iou(mask, truth.opacity) for mask in opacity),
         "views_spread": mean(spread(views, truth) - spread(truth.rgb, truth) for views in drawn),
@@ -267,7 +266,7 @@ def score_scene(job: Job, weights: str) -> dict[str, float]:
     part = Rendering(*(getattr(truth, name)[around] for name in ("rgb", "opacity", "depth", "feature")))
     front, back = range(SCENE_VIEWS, SCENE_VIEWS + 3), range(SCENE_VIEWS + 3, SCENE_VIEWS + 6)
     return {
-        "scene_psnr": inside_psnr(rgb[around], part),
+        "scene_psnr": psnr_inside(rgb[around], part),
         "scene_colour": colour_error(rgb[around], part),
         "scene_iou": float(silhouette_iou(opacity[around], part.opacity)),
         "scene_janus": int(is_janus(job, rgb, opacity, truth, front, back)),
@@ -279,8 +278,8 @@ def what_it_still_knows(weights: str) -> dict[str, float]:
     base, captions, truths = untuned_knowledge()
     tuned = draw(MultiViewPrior.from_pretrained(weights), captions, seed=7)
     return {
-        "held_out_before": mean(inside_psnr(views, truth) for views, truth in zip(base, truths, strict=True)),
-        "held_out": mean(inside_psnr(views, truth) for views, truth in zip(tuned, truths, strict=True)),
+        "held_out_before": mean(psnr_inside(views, truth) for views, truth in zip(base, truths, strict=True)),
+        "held_out": mean(psnr_inside(views, truth) for views, truth in zip(tuned, truths, strict=True)),
         "drift": float(psnr(tuned, base)),
     }
 
@@ -291,11 +290,6 @@ def untuned_knowledge() -> tuple[np.ndarray, list[str], list[Rendering]]:
     captions = [spec.caption for spec in held_out() if not unknown_words(prior.tokenizer, spec.caption)][:NUM_HELD_OUT]
     truths = [pictures(build(parse(caption)), standard_cameras()) for caption in captions]
     return draw(prior, captions, seed=7), captions, truths
-
-
-def inside_psnr(views: np.ndarray, truth: Rendering) -> float:
-    inside = truth.opacity[..., 0] > 0.5
-    return float(psnr(views[inside], truth.rgb[inside]))
 
 
 def parts_of(truth: Rendering) -> tuple[np.ndarray, np.ndarray]:

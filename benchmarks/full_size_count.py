@@ -170,10 +170,8 @@ def meta_prior(size: str, dtype: torch.dtype) -> MultiViewPrior:
 
 def samples_of(config: Config, step: int) -> int:
     """Samples of a step's rays in the scene as it begins."""
-    scene, cameras = (
-        NeRF(config.scene, config.seed),
-        CameraSampler(config.camera, config.seed).sample(step, config.steps),
-    )
+    scene = NeRF(config.scene, config.seed)
+    cameras = CameraSampler(config.camera, config.seed).sample(step, config.steps)
     rays = rays_of(cameras)
     with torch.no_grad():
         return len(scene._march(rays.origins, rays.directions, None).t_starts)

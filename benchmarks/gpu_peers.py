@@ -51,7 +51,7 @@ class Peer:
         origins, directions, *_ = self.marching
         samples = nerfacc_backend.march(*self.marching)
         positions = origins[samples.ray_indices] + samples.t_mids[:, None] * directions[samples.ray_indices]
-        unit = (positions + self.layout.radius) / (2.0 * self.layout.radius)
+        unit = composed.in_unit_cube(positions, self.layout)
         density, rgb = composed.activate(self.field(unit).float(), positions, self.layout)
         seen = nerfacc_backend.composite(density, rgb, *samples)
         loss = (seen.rgb - self.target).square().mean() + 1e-2 * seen.opacity.mean()

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from threedgen.cameras import CameraSampler
 from threedgen.config.load import load_config
+from threedgen.core.memory import peak_gib
 from threedgen.core.randomness import generator
 from threedgen.core.threads import most_threads
 from threedgen.diffusion.conditions import Conditions
@@ -86,7 +87,7 @@ def step(settings: list[str], prior: MultiViewPrior, text: Tensor, negative: Ten
         optimizer.step(guidance(seen.rgb, denoiser, 0, config.steps).loss, 1)  # a step without a refreshed grid
         taken.append(time.perf_counter() - started)
         del seen, denoiser
-    return {"seconds": min(taken[1:]), "MiB": (_peak() - before) / 1024}
+    return {"seconds": min(taken[1:]), "MiB": (peak_gib() - before) * 1024}
 
 
 def exports() -> dict[int, Row]:
@@ -99,7 +100,7 @@ def exports() -> dict[int, Row]:
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             write_assets(scene, config, Path(folder), Path(folder), 0)
-            rows[resolution] = {"seconds": time.perf_counter() - started, "MiB": (_peak() - before) / 1024}
+            rows[resolution] = {"seconds": time.perf_counter() - started, "MiB": (peak_gib() - before) * 1024}
     return rows
 
 
@@ -122,18 +123,13 @@ def trainings() -> dict[str, Row]:
     return rows
 
 
-def _reset_peak() -> int:
-    """Give free memory back and forget the peak; KiB that are held then."""
+def _reset_peak() -> float:
+    """Give free memory back and forget the peak; GiB that are held then."""
     memory._kept.clear()  # large buffers of the case before
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return peak_gib()
 
 
 def table(head: str, rows: Mapping[object, Row]) -> str:

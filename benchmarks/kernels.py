@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from threedgen.cameras import orbit, rays_of
 from threedgen.config.scene import GridConfig
+from threedgen.core.memory import peak_gib
 from threedgen.ops import FieldLayout, HashGrid, RaySamples, native, plain
 
 RADIUS, OCCUPIED_RADIUS, CELLS, NUM_SAMPLES = 1.0, 0.8, 64, 524_288
@@ -226,16 +227,10 @@ def peak_memory(backend: str) -> float:
 def print_peak_memory(backend: str) -> None:
     torch.set_num_threads(1)
     scene = Scene(DEFAULT)
-    before = _peak_kilobytes()
+    before = peak_gib()
     for number in range(3):
         scene.step(BACKENDS[backend], number + 1)
-    print((_peak_kilobytes() - before) / 1024)
-
-
-def _peak_kilobytes() -> int:
-    """Of this process alone; what `getrusage` says begins with the parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    print((peak_gib() - before) * 1024)
 
 
 def report(setting: Setting, num_samples: int, times: dict, floor: dict[str, float]) -> None:

@@ -44,7 +44,8 @@ from threedgen.config.schema import Config  # noqa: E402
 from threedgen.core.errors import ThreedgenError  # noqa: E402
 from threedgen.core.files import write_text_atomically  # noqa: E402
 from threedgen.core.randomness import stable_seed  # noqa: E402
-from threedgen.data.miniworld import Rendering, Spec, build, held_out, held_out_patterned, render  # noqa: E402
+from threedgen.data.exact_views import exact_views  # noqa: E402
+from threedgen.data.miniworld import Rendering, Spec, build, held_out, held_out_patterned  # noqa: E402
 from threedgen.data.miniworld.textures import PATTERNS  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.metrics import (  # noqa: E402
@@ -185,7 +186,7 @@ def rings(config: Config, starts: Sequence[float], size: int) -> Cameras:
 
 
 def truth(spec: Spec, cameras: Cameras) -> Rendering:
-    return render(build(spec), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), cameras.height)
+    return exact_views(build(spec), cameras)
 
 
 def drawn_in_parts(draw: Draw, captions: Sequence[str], cameras: Cameras, stream: str) -> list[np.ndarray]:

@@ -143,8 +143,7 @@ def train(
         config.train.background,
         config.seed,
     )
-    size = prior.unet.config.sample_size
-    batches = TrainingBatches(config, sources, (prior.unet.config.in_channels, size, size))
+    batches = TrainingBatches(config, sources, prior.latent_shape)
     optimizer = torch.optim.AdamW(prior.unet.parameters(), lr=lr, betas=config.train.betas, fused=True)
     if every:
         measure(0)

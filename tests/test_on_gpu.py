@@ -1,6 +1,5 @@
 """The command for a first contact with a GPU, tried without one: its stages, and what a stage that fails costs."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,16 +10,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def on_gpu():
-    return load("on_gpu")
+def on_gpu(load_benchmark):
+    return load_benchmark("on_gpu")
 
 
 @pytest.fixture
@@ -92,8 +84,8 @@ def test_what_has_no_time_left_is_left_out(stage_files):
     assert results["7-train"]["status"] == "left out" and results["7-train"]["says"] == "no time is left for it"
 
 
-def test_failures_are_told_with_their_worst_differences():
-    stages = load("gpu_stages")
+def test_failures_are_told_with_their_worst_differences(load_benchmark):
+    stages = load_benchmark("gpu_stages")
     message = "AssertionError: Tensor-likes are not close!\n\nGreatest absolute difference: 0.25 at index (0, 1)"
     xml = f"""<testsuites><testsuite><testcase name="good"/><testcase name="left"><skipped message="why"/></testcase>
     <testcase name="bad"><failure message="{message}">Greatest absolute difference: 0.5 at index (3,)
@@ -104,8 +96,8 @@ def test_failures_are_told_with_their_worst_differences():
     assert failure["test"] == "bad" and failure["absolute"] == 0.5 and failure["relative"] == float("inf")
 
 
-def test_the_longest_kernels_of_a_profile():
-    stages = load("gpu_stages")
+def test_the_longest_kernels_of_a_profile(load_benchmark):
+    stages = load_benchmark("gpu_stages")
     header = '"ID","Kernel Name","Grid Size","Metric Name","Metric Unit","Metric Value"'
     rows = ['"0","short","(1, 1, 1)","gpu__time_duration.sum","ns","1,500"']
     rows += ['"1","long","(9, 1, 1)","gpu__time_duration.sum","us","2,000.5"']

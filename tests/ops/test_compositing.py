@@ -76,6 +76,15 @@ def test_gradients_including_losses_on_single_samples(ops):
         assert torch.autograd.gradgradcheck(lambda d, c: tuple(ops.composite(d, c, **packed)), (density, rgb))
 
 
+def test_colors_that_are_rows_of_channels_in_memory_have_gradients(ops):
+    density, channels = torch.tensor([0.5, 2.0, 1.0]), torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
+    packed = {name: x.float() if "t_" in name else x for name, x in pack([(0, 0.2), (0.2, 0.5)], [(0, 0.4)]).items()}
+    rgb = channels.t().requires_grad_()
+    result = ops.composite(density, rgb, **packed)
+    result.rgb.sum().backward()
+    torch.testing.assert_close(rgb.grad, result.weights[:, None].expand(3, 3))
+
+
 def test_no_samples(ops):
     density, rgb = torch.zeros(0, requires_grad=True), torch.zeros(0, 3, requires_grad=True)
     packed = {name: value.float() if "t_" in name else value for name, value in pack([], []).items()}

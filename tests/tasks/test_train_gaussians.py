@@ -92,7 +92,7 @@ def test_a_sheet_shows_views_that_the_network_was_not_given(monkeypatch, tmp_pat
 
     given: list[set[int]] = []
     monkeypatch.setattr(train_gaussians._Objective, "denoised", denoised)
-    prior = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(sample_size=1, in_channels=4)))
+    prior = SimpleNamespace(latent_shape=(4, 1, 1))
     for seed in range(12):
         config = load_config("train-gaussians-mini.yaml", [f"seed={seed}"])
         with pytest.raises(Drawn):

@@ -19,7 +19,7 @@ class Sampler(Enum):
 
 @dataclass
 class ViewsConfig(ViewSettings):
-    """Multi-view images from text: the public API's inputs (`views.py` has them) and three of ours."""
+    """Multi-view images from text: the public API's inputs (`views.py` has them) and four of ours."""
 
     sampler: Sampler = Sampler.ddim
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
@@ -29,6 +29,11 @@ class ViewsConfig(ViewSettings):
     def inputs(self) -> dict[str, Any]:
         """What `MultiViewPipeline` is called with: all but `joint`, and `transparent`, which is of the files."""
         return {name: value for name, value in vars(self).items() if name not in ("joint", "transparent")}
+
+    def sampling(self) -> dict[str, Any]:
+        """How views are drawn, as `diffusion.sampling.sample_views` takes it, whatever their cameras."""
+        names = ("num_inference_steps", "guidance_scale", "rescale", "sampler")
+        return {name: getattr(self, name) for name in names}
 
 
 class AwareGuidance(Enum):

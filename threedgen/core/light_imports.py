@@ -13,7 +13,6 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -124,4 +123,4 @@ def compiler_aside() -> Iterator[None]:
 
 def _as_it_is(marked: Callable[..., Any] | None = None, *options: object, **named: object) -> Callable[..., Any]:
     """As a decorator, with options or without: what it is put on, unchanged."""
-    return partial(_as_it_is) if marked is None else marked
+    return _as_it_is if marked is None else marked

@@ -120,17 +120,24 @@ def _cache(config: Config) -> Path:
     return Path(config.output_root) / "cache"
 
 
-class MiniworldViews:
-    """Of each object, in turn by chance, its evenly spaced views or as many of all its views.
-
-    Orthogonal views alone would teach that a view is of the front, of a side or of the back and nothing between.
-    """
+class _OfMiniworld:
+    """What all pictures of miniworld's objects have in common."""
 
     def __init__(self, captured: CapturedViews):
         self.captured = captured
 
     def __len__(self) -> int:
         return len(self.captured)
+
+    def texts(self) -> Sequence[str]:
+        return vocabulary()
+
+
+class MiniworldViews(_OfMiniworld):
+    """Of each object, in turn by chance, its evenly spaced views or as many of all its views.
+
+    Orthogonal views alone would teach that a view is of the front, of a side or of the back and nothing between.
+    """
 
     def draw(self, index: int, rng: np.random.Generator) -> ViewSet:
         captured = self.captured
@@ -139,27 +146,15 @@ class MiniworldViews:
         cameras = captured.cameras.take(torch.from_numpy(index * in_all + chosen), len(chosen))
         return ViewSet(captured.images[index][chosen], cameras, captured.captions[index])
 
-    def texts(self) -> Sequence[str]:
-        return vocabulary()
 
-
-class MiniworldOrbits:
+class MiniworldOrbits(_OfMiniworld):
     """The evenly spaced views of an object in their order, beginning at any of them."""
-
-    def __init__(self, captured: CapturedViews):
-        self.captured = captured
-
-    def __len__(self) -> int:
-        return len(self.captured)
 
     def draw(self, index: int, rng: np.random.Generator) -> ViewSet:
         frames = self.captured.images.shape[1]
         chosen = np.roll(np.arange(frames), rng.integers(frames))
         cameras = self.captured.cameras.take(torch.from_numpy(index * frames + chosen), frames)
         return ViewSet(self.captured.images[index][chosen], cameras, self.captured.captions[index])
-
-    def texts(self) -> Sequence[str]:
-        return vocabulary()
 
 
 class MiniworldClips(MiniworldOrbits):
@@ -170,13 +165,14 @@ class MiniworldClips(MiniworldOrbits):
         return ViewSet(self.captured.images[index][frames], None, self.captured.captions[index])
 
 
-class MiniworldPhotographs:
+class MiniworldPhotographs(_OfMiniworld):
     """Patterned pictures, a share of all and evenly among them; the others are views picked as photographs of objects,
     mostly from the front."""
 
     def __init__(self, captured: CapturedViews, patterned: CapturedViews | None, patterned_share: float = 0.5):
         """patterned: None: there are none, and patterned_share is 0."""
-        self.captured, self.patterned, self.patterned_share = captured, patterned, patterned_share
+        super().__init__(captured)
+        self.patterned, self.patterned_share = patterned, patterned_share
         self._probabilities = front_probabilities(captured.azimuth_deg)
 
     def __len__(self) -> int:
@@ -194,6 +190,3 @@ class MiniworldPhotographs:
         views = captured.images[number]
         chosen = rng.choice(len(views), p=self._probabilities[number]) if captured is self.captured else 0
         return CaptionedImage(np.array(views[chosen]), captured.captions[number])
-
-    def texts(self) -> Sequence[str]:
-        return vocabulary()

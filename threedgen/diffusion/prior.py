@@ -152,6 +152,12 @@ class MultiViewPrior(nn.Module):
         return int(self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Of one view at that size: channels, rows, columns."""
+        edge = self.unet.config.sample_size
+        return self.unet.config.in_channels, edge, edge
+
+    @property
     def is_video(self) -> bool:
         """Whether the views of an object are frames to it, which it expects to be neighbours."""
         return isinstance(self.unet, VideoUNet)

@@ -201,8 +201,7 @@ def _completed(network: Network, old: MultiViewUNet | VideoUNet, given: Mapping[
         tensors["conv_in.weight"] = torch.cat([tensors["conv_in.weight"], zeros], 1)
     for path in dict.fromkeys(name.rpartition(".")[0] for name in names if name not in tensors):
         layer: Any = network.get_submodule(path).to_empty(device="cpu")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed(0, 0, path))
+        with seeded(stable_seed(0, 0, path)):
             layer.reset_parameters()
         if _LAST_LAYERS.fullmatch(path):
             for parameter in layer.parameters():

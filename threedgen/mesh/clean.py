@@ -15,9 +15,14 @@ _SMALLEST_COMPONENT = 0.01  # of the largest one's faces; what is smaller is a f
 _APART = 0.01  # how far a copied vertex moves towards its own faces, of the way to their centre
 
 
+def edges_of(faces: Array) -> Array:
+    """The three edges [3 F, 2] of each face [F, 3], in the direction in which it runs through them."""
+    return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+
+
 def is_closed(faces: Array) -> bool:
     """Whether every edge is shared by exactly two faces that run through it in opposite directions."""
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)
+    edges = edges_of(faces).astype(np.int64)
     key = edges.max(initial=0) + 1
     forward, backward = np.sort(edges[:, 0] * key + edges[:, 1]), np.sort(edges[:, 1] * key + edges[:, 0])
     return bool((np.diff(forward) > 0).all() and np.array_equal(forward, backward))
@@ -52,7 +57,7 @@ def smooth(vertices: Array, faces: Array, iterations: int) -> Array:
     """
     if iterations == 0:
         return vertices
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    edges = edges_of(faces)
     edges = np.concatenate([edges, edges[:, ::-1]])
     neighbours = coo_array((np.ones(len(edges)), edges.T), shape=(len(vertices), len(vertices))).tocsr()
     count = np.maximum(neighbours.sum(axis=1), 1)[:, None]

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from threedgen.mesh.clean import is_closed
+from threedgen.mesh.clean import edges_of, is_closed
 from threedgen.mesh.rasterize import Rasterizer
 from threedgen.mesh.types import Mesh, TexturedMesh
 
@@ -28,7 +28,7 @@ def describe_mesh(mesh: Mesh, rasterizer: Rasterizer) -> dict[str, Any]:
     a, b, c = mesh.vertices.astype(np.float64)[mesh.faces].transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
     longest = np.maximum.reduce([((u - v) ** 2).sum(1) for u, v in ((a, b), (b, c), (c, a))])
-    edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0)
+    edges = np.unique(np.sort(edges_of(faces), 1), axis=0)
     graph = coo_array((np.ones(len(edges), bool), edges.T), shape=(len(positions), len(positions)))
     size = coverage = None
     if isinstance(mesh, TexturedMesh):

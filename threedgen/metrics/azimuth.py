@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from threedgen.cameras import Cameras, orbit
-from threedgen.data.miniworld import Rendering, build, parse, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import Rendering, build, parse
 from threedgen.imaging import to_numpy
 from threedgen.metrics.image import GREY, border_color
 
@@ -91,7 +92,7 @@ def _unlike(views: Rendering, shift: int) -> float:
 @lru_cache(maxsize=8)
 def _around(caption: str, elevation_deg: float, distance: float, fov_y_deg: float, size: int) -> Rendering:
     cameras = orbit(np.arange(0, 360, STEP_DEG), elevation_deg, distance, fov_y_deg, size)
-    truth = render(build(parse(caption)), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), size)
+    truth = exact_views(build(parse(caption)), cameras)
     return replace(truth, depth=truth.depth[:0], feature=truth.feature[:0])
 
 

@@ -56,9 +56,9 @@ def mean_interval(values: Values, seed: int = 0, confidence: float = CONFIDENCE)
     return Interval(mean, float(found.low), float(found.high), len(sample))
 
 
-def paired_difference(values: Values, baseline: Values, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
+def paired_difference(values: Values, baseline: Values) -> Interval:
     """The mean of `values - baseline`, entry i of both from the same prompt and seed, with its interval.
 
     What makes a prompt easy or hard for both drops out, so it is narrower than two intervals side by side suggest.
     """
-    return mean_interval(np.asarray(values, np.float64) - np.asarray(baseline, np.float64), seed, confidence)
+    return mean_interval(np.asarray(values, np.float64) - np.asarray(baseline, np.float64))

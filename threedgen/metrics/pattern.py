@@ -12,7 +12,8 @@ import numpy as np
 
 from threedgen.cameras import Cameras, orbit, rays_of
 from threedgen.core.errors import ConfigError
-from threedgen.data.miniworld import Spec, build, parse, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import Spec, build, parse
 from threedgen.data.miniworld.textures import PATTERNS, scaled
 from threedgen.imaging import to_numpy
 from threedgen.metrics.image import border_color, drawn_silhouette
@@ -98,9 +99,8 @@ class _Looks:
 
 
 def _look(spec: Spec, cameras: Cameras) -> _Looks:
-    poses, fov, size = cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), cameras.height
     colours = (spec.color, str(spec.feature_color))
-    first, second = (render(build(Spec(spec.kind, color)), poses, fov, size) for color in colours)
+    first, second = (exact_views(build(Spec(spec.kind, color)), cameras) for color in colours)
     rays = rays_of(cameras)
     depth = first.depth.reshape(-1, 1)
     points = (rays.origins.numpy() + rays.directions.numpy() * depth).reshape(*first.rgb.shape)

@@ -44,7 +44,7 @@ def run_apart(
     logs: Path,
     workers: int,
     fresh: bool,
-    ended: Callable[[int, Outcome], None] = lambda number, outcome: None,
+    ended: Callable[[int, Outcome], None],
 ) -> list[Outcome]:
     """Do the jobs, `workers` at a time; what one prints goes to `logs/0001.log`, ...
 

@@ -78,8 +78,7 @@ def _picture(config: Config, prior: MultiViewPrior) -> Tensor | None:
     """The config's picture on its background, [3, S, S] in 0..1."""
     if not config.image:
         return None
-    size = config.image_border, config.remove_background
-    rgba = read_object_picture(Path(config.image), prior.image_size, *size)
+    rgba = read_object_picture(Path(config.image), prior.image_size, config.image_border, config.remove_background)
     return torch.from_numpy(composite_on(rgba, np.full(3, config.image_background))).movedim(-1, 0)
 
 

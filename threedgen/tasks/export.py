@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,8 @@ from threedgen.config.load import to_yaml
 from threedgen.config.schema import Config, Task
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import TEMPORARY_PREFIX, write_json_atomically
-from threedgen.data.miniworld import build, parse, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import build, parse
 from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_turntable
 from threedgen.mesh import (
     ColoredMesh,
@@ -53,7 +53,6 @@ from threedgen.viewer.preview import write_preview
 
 PRIOR_FIT = "prior_fit"  # the event that says how well the scene fits the prior
 _NUM_COMPARED = 8  # views in which mesh and scene are compared; every other one is a column of the sheet
-_FRAMES_PER_SECOND = 24
 # every name that an export may write; what an earlier one left and this one does not make is removed
 _NAMES = (
     *("asset.glb", "asset.obj", "asset.mtl", "asset.png", "asset.ply", "asset.stl", "asset.usdz"),
@@ -105,9 +104,9 @@ class _Noted(NamedTuple):
     @classmethod
     def of(cls, folders: Sequence[Path], step: int) -> "_Noted":
         """folders: those whose events are read, the ones that count most first."""
-        as_read = (_prompt_as_read(folder / "events.jsonl") for folder in folders)
+        as_read = (_prompt_as_read(folder) for folder in folders)
         fits = (prior_fit(folder, step) for folder in folders)
-        seconds = [_optimize_seconds(folder / "events.jsonl") for folder in folders]
+        seconds = [_optimize_seconds(folder) for folder in folders]
         known = [each for each in seconds if each is not None]
         return cls(
             next((text for text in as_read if text is not None), None),
@@ -213,7 +212,7 @@ def _write_turntable(mesh: Mesh, config: Config, rasterizer: Rasterizer, folder:
     azimuth = np.linspace(0, 360, config.export.turntable_frames, endpoint=False)
     cameras = viewing_cameras(config.camera, azimuth, SHEET_ELEVATION, config.export.image_size)
     views = render_views(mesh, cameras, rasterizer=rasterizer)
-    return save_turntable((rgb for rgb, _ in views), folder, _FRAMES_PER_SECOND)
+    return save_turntable((rgb for rgb, _ in views), folder)
 
 
 def _saved_views(path: Path) -> list[Row]:
@@ -229,32 +228,32 @@ def _ground_truth(prompt: str, cameras: Cameras) -> list[Row]:
         spec = parse(prompt)
     except ConfigError:
         return []
-    matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    return [("ground truth", render(build(spec), matrices, fov_y, cameras.height, GREY).rgb)]
+    return [("ground truth", exact_views(build(spec), cameras, background=GREY).rgb)]
 
 
-def _prompt_as_read(events: Path) -> str | None:
+def _events_of(folder: Path) -> list[dict[str, object]]:
+    """What happened in a run; nothing where nobody wrote it down."""
+    events = folder / "events.jsonl"
+    return read_events(events) if events.exists() else []
+
+
+def _prompt_as_read(folder: Path) -> str | None:
     """What the prior was told when the run last started; None if it is not known."""
-    if not events.exists():
-        return None
-    told = [str(event["as_read"]) for event in read_events(events) if event["event"] == "prompt"]
+    told = [str(event["as_read"]) for event in _events_of(folder) if event["event"] == "prompt"]
     return told[-1] if told else None
 
 
 def prior_fit(folder: Path, step: int) -> dict[str, Any] | None:
     """How well the scene fitted the prior after `step` steps, see `prior_fit.py`; None where nobody measured it."""
-    events = folder / "events.jsonl"
-    noted = [event for event in read_events(events) if event["event"] == PRIOR_FIT] if events.exists() else []
+    noted = [event for event in _events_of(folder) if event["event"] == PRIOR_FIT]
     fitting = [event for event in noted if event["step"] == step]
     return {name: value for name, value in fitting[-1].items() if name not in ("time", "event")} if fitting else None
 
 
-def _optimize_seconds(events: Path) -> float | None:
+def _optimize_seconds(folder: Path) -> float | None:
     """Time from each start of the run to the last step before it ended or was stopped; None if it is not known."""
-    if not events.exists():
-        return None
     total, started, last = 0.0, None, None
-    for event in read_events(events):
+    for event in _events_of(folder):
         moment = float(str(event["time"]))
         if event["event"] == "started":
             started = moment
@@ -265,8 +264,7 @@ def _optimize_seconds(events: Path) -> float | None:
 
 
 def _plain(config: ExportConfig) -> dict[str, Any]:
-    values = {entry.name: getattr(config, entry.name) for entry in fields(config)}
-    return {name: value.name if isinstance(value, Enum) else value for name, value in values.items()}
+    return {name: value.name if isinstance(value, Enum) else value for name, value in vars(config).items()}
 
 
 def _steps(done: int, planned: int) -> str:

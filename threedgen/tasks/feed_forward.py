@@ -68,7 +68,7 @@ class FeedForward:
 
     def of_views(self, images: Tensor, cameras: Cameras) -> list[Gaussians]:
         """The same from all views [N * V, 3, H, W] of the objects, of which some are chosen."""
-        chosen = self._chosen(len(images), cameras.num_views)
+        chosen = self.chosen(len(images), cameras.num_views)
         return self(images[chosen.to(images.device)], cameras.take(chosen, self.input_views))
 
     def shows(self, prior: MultiViewPrior, cameras: Cameras, background: Tensor) -> Callable[[Tensor], Tensor]:
@@ -77,16 +77,17 @@ class FeedForward:
 
         def reconstruct(x0: Tensor) -> Tensor:
             all_cameras = Cameras.joined([cameras] * (len(x0) // len(cameras)))
-            chosen = self._chosen(len(x0), cameras.num_views)
+            chosen = self.chosen(len(x0), cameras.num_views)
             scenes = self(prior.decode(x0[chosen.to(x0.device)]), all_cameras.take(chosen, self.input_views))
             rgb = torch.cat([scene.render(cameras, background=background).rgb for scene in scenes])
             return prior.encode_images(rgb.clamp(0, 1).movedim(-1, 1))
 
         return reconstruct
 
-    def _chosen(self, count: int, num_views: int) -> Tensor:
+    def chosen(self, count: int, num_views: int, first: int = 0) -> Tensor:
+        """Numbers of the input views among `count` views, `num_views` of each object; see `inputs_of`."""
         starts = torch.arange(0, count, num_views)[:, None]
-        return (starts + self.inputs_of(num_views)).flatten()
+        return (starts + self.inputs_of(num_views, first)).flatten()
 
 
 def aware_timesteps(config: AwareConfig, timesteps: list[int]) -> set[int]:

@@ -107,10 +107,7 @@ def draw_prompt(config: Config, prior: MultiViewPrior, typed: Config | None = No
         cameras,
         generator(config.seed, 0, "sampled views"),
         negative_prompt=config.negative_prompt,
-        num_inference_steps=config.views.num_inference_steps,
-        guidance_scale=config.views.guidance_scale,
-        rescale=config.views.rescale,
-        sampler=config.views.sampler,
+        **config.views.sampling(),
         mix=_told(load_joint(config.views.joint, prior), typed or config),
     )
     return views[::between].movedim(1, -1).cpu().numpy()

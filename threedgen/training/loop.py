@@ -176,7 +176,7 @@ def apply_gradients(
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
     lr: float,
-    allows: Callable[[Tensor], bool] = lambda norm: True,
+    allows: Callable[[Tensor], bool],
 ) -> Tensor:
     """One update with the gradients that have come together, clipped and then dropped; their norm before, [].
 

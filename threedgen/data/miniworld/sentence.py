@@ -94,7 +94,7 @@ def plural(word: str) -> str:
 
 @cache
 def lexicon() -> dict[str, dict[str, str]]:
-    """Every word and phrase that is without_requests -> its roles; "plural" is a role of the plurals of kinds."""
+    """Every word and phrase that is understood -> its roles; "plural" is a role of the plurals of kinds."""
     words: dict[str, dict[str, str]] = {}
 
     def add(role: str, name: str, listed: str, *, inflected: bool = False) -> None:

@@ -14,9 +14,7 @@ class GroupNorm(nn.GroupNorm):
     Where our kernels cover it (`ops.native.group_norm`), SiLU is part of it; elsewhere both are torch's, bit for bit.
     """
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, silu: bool = False) -> None:
-        super().__init__(num_groups, num_channels, eps)
-        self.silu = silu
+    silu = False
 
     def forward(self, x: Tensor) -> Tensor:
         if is_covered(x, self.weight, self.bias):

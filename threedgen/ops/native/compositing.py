@@ -18,12 +18,12 @@ def composite(
 
 def _composite_cpu(density, rgb, t_starts, t_ends, offsets):
     samples = [x.contiguous() for x in (density, rgb, t_starts, t_ends, offsets)]
-    outputs = _composite_fake(density, rgb, t_starts, t_ends, offsets)
+    outputs = composite_fake(density, rgb, t_starts, t_ends, offsets)
     call("tg_composite", density.dtype, len(offsets) - 1, *samples, *outputs)
     return outputs
 
 
-def _composite_fake(density, rgb, t_starts, t_ends, offsets):
+def composite_fake(density, rgb, t_starts, t_ends, offsets, *_):
     num_rays = offsets.shape[0] - 1
     new = density.new_empty
     return new(num_rays, 3), new(num_rays), new(num_rays), new(density.shape[0])
@@ -31,13 +31,13 @@ def _composite_fake(density, rgb, t_starts, t_ends, offsets):
 
 def _composite_backward_cpu(density, rgb, t_starts, t_ends, offsets, weights, *grads):
     arguments = [x.contiguous() for x in (density, rgb, t_starts, t_ends, offsets, weights, *grads)]
-    outputs = torch.empty_like(density), torch.empty_like(rgb)
+    outputs = composite_backward_fake(density, rgb)
     call("tg_composite_backward", density.dtype, len(offsets) - 1, *arguments, *outputs)
     return outputs
 
 
-def _composite_backward_fake(density, rgb, *_):
-    return torch.empty_like(density), torch.empty_like(rgb)
+def composite_backward_fake(density, rgb, *_):
+    return density.new_empty(density.shape), rgb.new_empty(rgb.shape)
 
 
 def _setup(ctx, inputs, output):
@@ -53,13 +53,13 @@ define(
     "composite_backward(Tensor density, Tensor rgb, Tensor t_starts, Tensor t_ends, Tensor offsets, Tensor weights,"
     " Tensor grad_rgb, Tensor grad_opacity, Tensor grad_depth, Tensor grad_weights) -> (Tensor, Tensor)",
     _composite_backward_cpu,
-    _composite_backward_fake,
+    composite_backward_fake,
 )
 define(
     "composite(Tensor density, Tensor rgb, Tensor t_starts, Tensor t_ends, Tensor offsets)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _composite_cpu,
-    _composite_fake,
+    composite_fake,
     _backward,
     _setup,
 )

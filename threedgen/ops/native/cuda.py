@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import math
 from collections.abc import Iterator
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from threedgen.core.errors import ConfigError
 from threedgen.ops.native import build
+from threedgen.ops.native.compositing import composite_backward_fake, composite_fake
 from threedgen.ops.native.hash_grid import grid_arguments
 from threedgen.ops.native.library import TORCH_LIBRARY, define, invoke
 from threedgen.ops.native.optimizer import adamw_step_by
 from threedgen.ops.types import RaySamples
 
 
-@functools.cache
+@cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """The library for the GPUs of this machine, compiled now if it was not yet; or None and why not."""
     if not torch.cuda.is_available():
@@ -156,15 +157,10 @@ def composite_reached_cuda(density, rgb, t_starts, t_ends, offsets, min_transmit
         _check(name, tensor, len(density))
     _check("rgb", rgb, len(density), 3)
     samples = [x.contiguous() for x in (density, rgb, t_starts, t_ends, offsets)]
-    outputs = _composite_fake(density, rgb, t_starts, t_ends, offsets, min_transmittance)
+    outputs = composite_fake(density, rgb, t_starts, t_ends, offsets)
     sizes = len(offsets) - 1, len(density)
     call("tg_composite", density.dtype, *sizes, *samples, float(min_transmittance), *outputs)
     return outputs
-
-
-def _composite_fake(density, rgb, t_starts, t_ends, offsets, min_transmittance):
-    num_rays, new = offsets.shape[0] - 1, density.new_empty
-    return new(num_rays, 3), new(num_rays), new(num_rays), new(density.shape[0])
 
 
 def composite_reached_backward_cuda(density, rgb, t_starts, t_ends, offsets, weights, *grads_and_limit):
@@ -315,21 +311,17 @@ def _activate_autograd(ctx, *grads: Tensor):
     return grad_raw, None, None, None, None, None
 
 
-def adamw_step_cuda(*arguments):
-    adamw_step_by(call, *arguments)
-
-
 _GRADS = "Tensor grad_rgb, Tensor grad_opacity, Tensor grad_depth, Tensor grad_weights"
 _SAMPLES = "Tensor density, Tensor rgb, Tensor t_starts, Tensor t_ends, Tensor offsets"
 define(
     f"composite_reached_backward({_SAMPLES}, Tensor weights, {_GRADS}, float min_transmittance) -> (Tensor, Tensor)",
     None,
-    lambda density, rgb, *_: (torch.empty_like(density), torch.empty_like(rgb)),
+    composite_backward_fake,
 )
 define(
     f"composite_reached({_SAMPLES}, float min_transmittance) -> (Tensor, Tensor, Tensor, Tensor)",
     None,
-    _composite_fake,
+    composite_fake,
     _composite_autograd,
     _setup_composite,
 )
@@ -378,7 +370,7 @@ KERNELS = {
     "hash_grid_grad_positions": hash_grid_grad_positions_cuda,
     "activate_field": activate_field_cuda,
     "activate_field_backward": activate_field_backward_cuda,
-    "adamw_step": adamw_step_cuda,
+    "adamw_step": partial(adamw_step_by, call),
 }
 for _name, _kernel in KERNELS.items():
     TORCH_LIBRARY.impl(_name, _kernel, "CUDA")

@@ -16,7 +16,7 @@ from threedgen.ops.native.cuda import aligned, call
 from threedgen.ops.native.hash_grid import grid_arguments
 from threedgen.ops.native.library import TORCH_LIBRARY
 from threedgen.ops.native.memory import features_row, learns, new_gradients
-from threedgen.ops.plain.composed import mlp
+from threedgen.ops.plain.composed import in_unit_cube, mlp
 from threedgen.ops.types import Composite, FieldLayout, RaySamples
 
 _CELLS_AT_ONCE = 1 << 19  # of the occupancy grid; bounds the memory
@@ -33,7 +33,7 @@ def evaluate_field(
         field = table, list(weights), layout.grid.layout, layout.numbers
         density, rgb, _ = torch.ops.threedgen.evaluate_field(*field, positions, learns(table, weights))
         return density, rgb
-    unit = _in_unit_cube(positions, layout)
+    unit = in_unit_cube(positions, layout)
     features = torch.ops.threedgen.hash_grid_encode(unit, table, layout.grid.layout)
     return _activate(mlp(features, weights), unit, layout)
 
@@ -62,7 +62,7 @@ def field_with_normals(
     table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `ops.plain.field_with_normals`."""
-    unit = _in_unit_cube(positions, layout)
+    unit = in_unit_cube(positions, layout)
     needed = learns(table, weights)
     with torch.enable_grad():
         features = torch.ops.threedgen.hash_grid_encode(unit, table, layout.grid.layout)
@@ -161,10 +161,6 @@ def _activate(raw: Tensor, unit: Tensor, layout: FieldLayout) -> tuple[Tensor, T
     return torch.ops.threedgen.activate_field(
         raw, unit, layout.radius, layout.blob_density, layout.blob_radius, layout.density_scale
     )
-
-
-def _in_unit_cube(positions: Tensor, layout: FieldLayout) -> Tensor:
-    return (positions + layout.radius) / (2.0 * layout.radius)
 
 
 # `ops.native.field` says what they are on a CPU, and how gradients go through them

@@ -8,8 +8,8 @@ computed. Whatever the kernels do not cover (see `_is_fused`) is put together fr
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -132,7 +132,7 @@ def _check(table: Tensor, weights: Sequence[Tensor], layout: FieldLayout, points
         raise ValueError(f"a field's network has 4 outputs, not {inputs if weights else 'none'}")
 
 
-@functools.lru_cache(maxsize=64)
+@lru_cache(maxsize=64)
 def _sizes(shapes: tuple[torch.Size, ...]) -> ctypes.Array:
     """Inputs and outputs of the layers, one after the other."""
     sizes = [shapes[0][1], *(shape[0] for shape in shapes)]
@@ -179,11 +179,12 @@ def _evaluate_fake(table, weights, layout, numbers, positions, learn):
     return table.new_empty(n), table.new_empty(n, 3), features
 
 
-def _evaluate_backward_cpu(table, weights, layout, numbers, *saved_and_grads):
+def _backward_by(name: str, table, weights, layout, numbers, *saved_and_grads):
+    """The gradients by the kernel of this name, of what was computed at points, the first among what was saved."""
     grads = new_gradients(table, weights)
     field = _field_arguments(table, weights, layout, numbers)
     num_samples = len(saved_and_grads[0])
-    call("tg_evaluate_field_backward", table.dtype, *field, num_samples, *_contiguous(*saved_and_grads), *grads)
+    call(name, table.dtype, *field, num_samples, *_contiguous(*saved_and_grads), *grads)
     return grads
 
 
@@ -195,10 +196,15 @@ def _setup(ctx, inputs, output):
     ctx.save_for_backward(table, *weights, positions, *output)
 
 
-def _evaluate_autograd(ctx, grad_density, grad_rgb, *_):
+def _saved(ctx):
+    """The field as the ops' first arguments, its weights alone, and what else was kept."""
     table, *rest = ctx.saved_tensors
-    weights, saved = rest[: ctx.num_weights], rest[ctx.num_weights :]
-    field = table, weights, ctx.layout, ctx.numbers
+    weights, kept = rest[: ctx.num_weights], rest[ctx.num_weights :]
+    return (table, weights, ctx.layout, ctx.numbers), weights, kept
+
+
+def _evaluate_autograd(ctx, grad_density, grad_rgb, *_):
+    field, weights, saved = _saved(ctx)
     grad_table, flat = torch.ops.threedgen.evaluate_field_backward(*field, *saved, grad_density, grad_rgb)
     return grad_table, _of_each(weights, flat), None, None, None, None
 
@@ -223,19 +229,8 @@ def _normals_fake(table, weights, layout, numbers, positions, learn):
     return new(n), new(n, 3), new(n, 3), new(kept, features_row(layout), dtype=torch.float16), new(kept, 3)
 
 
-def _normals_backward_cpu(table, weights, layout, numbers, *saved_and_grads):
-    grads = new_gradients(table, weights)
-    field = _field_arguments(table, weights, layout, numbers)
-    num_samples = len(saved_and_grads[0])
-    call("tg_field_with_normals_backward", table.dtype, *field, num_samples, *_contiguous(*saved_and_grads), *grads)
-    return grads
-
-
 def _normals_autograd(ctx, grad_density, grad_rgb, grad_normals, *_):
-    table, *rest = ctx.saved_tensors
-    weights, saved = rest[: ctx.num_weights], rest[ctx.num_weights :]
-    positions, density, rgb, _, features, gradients = saved
-    field = table, weights, ctx.layout, ctx.numbers
+    field, weights, (positions, density, rgb, _, features, gradients) = _saved(ctx)
     grad_table, flat = torch.ops.threedgen.field_with_normals_backward(
         *field, positions, density, rgb, features, gradients, grad_density, grad_rgb, grad_normals
     )
@@ -286,9 +281,7 @@ def _render_setup(ctx, inputs, output):
 
 
 def _render_autograd(ctx, *grads):
-    table, *rest = ctx.saved_tensors
-    weights, saved = rest[: ctx.num_weights], rest[ctx.num_weights :]
-    field = table, weights, ctx.layout, ctx.numbers
+    field, weights, saved = _saved(ctx)
     grad_table, flat = torch.ops.threedgen.render_field_backward(*field, *saved, *grads[:4])
     return grad_table, _of_each(weights, flat), *[None] * 9
 
@@ -308,7 +301,7 @@ _RAYS = "Tensor origins, Tensor directions, Tensor t_starts, Tensor t_ends, Tens
 define(
     f"evaluate_field_backward({_FIELD}, Tensor positions, Tensor density, Tensor rgb, Tensor features,"
     " Tensor grad_density, Tensor grad_rgb) -> (Tensor, Tensor)",
-    _evaluate_backward_cpu,
+    partial(_backward_by, "tg_evaluate_field_backward"),
     _gradients_fake,
 )
 define(
@@ -321,7 +314,7 @@ define(
 define(
     f"field_with_normals_backward({_FIELD}, Tensor positions, Tensor density, Tensor rgb, Tensor features,"
     " Tensor gradients, Tensor grad_density, Tensor grad_rgb, Tensor grad_normals) -> (Tensor, Tensor)",
-    _normals_backward_cpu,
+    partial(_backward_by, "tg_field_with_normals_backward"),
     _gradients_fake,
 )
 define(

@@ -24,21 +24,6 @@ def march(
     return RaySamples(*torch.ops.threedgen.march(origins, directions, occupancy, radius, step_size, jitter))
 
 
-def march_within(
-    capacity: int,
-    origins: Tensor,
-    directions: Tensor,
-    occupancy: Tensor,
-    radius: float,
-    step_size: float,
-    jitter: Tensor | None = None,
-) -> tuple[RaySamples, Tensor]:
-    """As `march`, without waiting for a GPU; see `cuda.march_within`. Only for CUDA tensors."""
-    from threedgen.ops.native import cuda
-
-    return cuda.march_within(capacity, origins, directions, occupancy, radius, step_size, jitter)
-
-
 def ray_jitter(seed: int, num_rays: int, device: torch.device | str = "cpu") -> Tensor:
     """As `ops.plain.ray_jitter`."""
     if torch.device(device).type != "cuda":

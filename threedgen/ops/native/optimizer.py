@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,17 +40,9 @@ def adamw_step_by(call: Callable, param, grad, exp_avg, exp_avg_sq, step, lr, be
     )  # fmt: skip
 
 
-def _adamw_step_cpu(*arguments):
-    adamw_step_by(call, *arguments)
-
-
-def _adamw_step_fake(param, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay):
-    return None
-
-
 define(
     "adamw_step(Tensor(a!) param, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, int step, float lr,"
     " float beta1, float beta2, float eps, float weight_decay) -> ()",
-    _adamw_step_cpu,
-    _adamw_step_fake,
+    partial(adamw_step_by, call),
+    lambda *_: None,
 )

@@ -1,4 +1,4 @@
-"""Operations on a radiance field, put together from four primitives.
+"""Operations on a radiance field, put together from three primitives.
 
 The plain back end is these functions over plain torch; a back end with kernels of its own falls back on them for
 fields that its fused kernels do not cover; an adapter to another library swaps single primitives.
@@ -60,7 +60,7 @@ def evaluate_field(
 
     Differentiable once with respect to the table and the weights.
     """
-    features = ops.hash_grid_encode(_in_unit_cube(positions, layout), table, layout.grid)
+    features = ops.hash_grid_encode(in_unit_cube(positions, layout), table, layout.grid)
     return activate(ops.mlp(features, weights), positions, layout)
 
 
@@ -115,7 +115,7 @@ def field_with_normals(
     """
     with torch.enable_grad():
         at = positions.detach().requires_grad_()
-        raw = mlp(interpolate(_in_unit_cube(at, layout), table, layout.grid), weights)
+        raw = mlp(interpolate(in_unit_cube(at, layout), table, layout.grid), weights)
         logit = (raw[:, 0] + blob(at, layout)).sum()
         needed = any(x.requires_grad for x in (table, *weights))
         (gradient,) = torch.autograd.grad(logit, at, create_graph=needed)
@@ -175,5 +175,6 @@ def refresh_cells(
     return refreshed.view_as(opacity)
 
 
-def _in_unit_cube(positions: Tensor, layout: FieldLayout) -> Tensor:
+def in_unit_cube(positions: Tensor, layout: FieldLayout) -> Tensor:
+    """World positions [N, 3] -> those of the hash grid, 0..1 inside of the field's cube."""
     return (positions + layout.radius) / (2.0 * layout.radius)

@@ -14,7 +14,8 @@ from threedgen.config.evaluation import ABLATION_TABLES, GUIDED_TABLES, RECIPE_T
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
-from threedgen.data.miniworld import build, held_out, parse, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import build, held_out, parse
 from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.imaging import Row, contact_sheet, read_strip, save_png
 from threedgen.runs.directory import RunDirectory
@@ -129,10 +130,8 @@ def _picture(table: Table, measured: Measured, prompts: Sequence[str], config: C
         if pictures := measured.pictures.get(condition.name):
             rows.append((condition.label, np.concatenate([read_strip(pictures[prompt]) for prompt in prompts])))
     cameras = viewing_cameras(config.camera, PICTURE_AZIMUTHS, PICTURE_ELEVATION, PICTURE_SIZE)
-    matrices, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
     truth = [
-        render(build(parse(p), pattern_scale=config.train.pattern_scale), matrices, fov_y, PICTURE_SIZE, supersample=4)
-        for p in prompts
+        exact_views(build(parse(p), pattern_scale=config.train.pattern_scale), cameras, supersample=4) for p in prompts
     ]
     rows.append(("truth", np.concatenate([each.rgb for each in truth])))
     title = f"{table.title}. From the front and from behind: {', '.join(prompts)}"

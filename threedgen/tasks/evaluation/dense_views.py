@@ -14,7 +14,8 @@ from torch import Tensor
 from threedgen.cameras import Cameras
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
-from threedgen.data.miniworld import MiniObject, Rendering, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import MiniObject, Rendering
 from threedgen.data.posed_images import PosedImages, background_color
 from threedgen.diffusion.checkpoints.folders import load_vae
 from threedgen.diffusion.checkpoints.locate import locate_weights
@@ -88,8 +89,7 @@ def calibrated(objects: Sequence[MiniObject], cameras: Cameras, settings: Sequen
 
 
 def true_views(obj: MiniObject, cameras: Cameras) -> Rendering:
-    poses, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    return render(obj, poses, fov_y, cameras.height, supersample=4)
+    return exact_views(obj, cameras, supersample=4)
 
 
 def vae_distance(a: Any, b: Any) -> float:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from threedgen.cameras import SHEET_AZIMUTHS, Cameras, viewing_cameras
+from threedgen.cameras import SHEET_AZIMUTHS, SHEET_ELEVATION, Cameras, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import write_json_atomically, write_text_atomically
 from threedgen.core.memory import forget_peak, peak_gib
-from threedgen.data.miniworld import build, held_out, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import build, held_out
 from threedgen.imaging import Row, contact_sheet, read_strip, save_png, save_strip
 from threedgen.runs.checkpoint import has_checkpoint
 from threedgen.runs.directory import RunDirectory, open_run
@@ -116,7 +117,7 @@ def figures_of(scene: RayScene, config: Config, seconds: float | None) -> Figure
 
 
 def _sheet_cameras(config: Config) -> Cameras:
-    return viewing_cameras(config.camera, SHEET_AZIMUTHS, 15.0, 2 * config.eval.image_size)
+    return viewing_cameras(config.camera, SHEET_AZIMUTHS, SHEET_ELEVATION, 2 * config.eval.image_size)
 
 
 def by_prompt(table: Table, scores: Scores) -> str:
@@ -165,6 +166,5 @@ def _sheet_rows(table: Table, jobs: Sequence[Job]) -> list[Row]:
             views = labels[job.condition]
             rows.append((f"{caption}: {views} view{'' if views == '1' else 's'}", read_strip(job.folder / _PICTURE)))
         (sample,) = job.samples
-        poses, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-        rows.append((f"{caption}: truth", render(build(sample.spec), poses, fov_y, cameras.height).rgb))
+        rows.append((f"{caption}: truth", exact_views(build(sample.spec), cameras).rgb))
     return rows

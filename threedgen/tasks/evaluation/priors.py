@@ -15,7 +15,8 @@ from threedgen.config.schema import Config, Task
 from threedgen.config.training import CameraInput, ViewAttention
 from threedgen.core.files import write_json_atomically
 from threedgen.core.randomness import generator, stable_seed
-from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import COLORS, Rendering, Spec, build, held_out, of_kinds, patterned_specs
 from threedgen.diffusion.image_prior import ImagePrior
 from threedgen.diffusion.mini import IMAGE_SIZE
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
@@ -223,10 +224,7 @@ def drawing(prior: MultiViewPrior, config: Config, joint: ImagePrior | None = No
             replace(cameras, height=prior.image_size, width=prior.image_size),
             generator,
             negative_prompt=negative,
-            num_inference_steps=config.views.num_inference_steps,
-            guidance_scale=config.views.guidance_scale,
-            rescale=config.views.rescale,
-            sampler=config.views.sampler,
+            **config.views.sampling(),
             mix=joint.mix(captions, [of_image]) if joint else None,
         )
         return views.unflatten(0, (len(captions), len(cameras))).movedim(2, -1).cpu().numpy()
@@ -261,8 +259,7 @@ def cameras_at(camera: CameraConfig, azimuths: Sequence[float], size: int = IMAG
 def judged_truth(spec: Spec, camera: CameraConfig, size: int, pattern_scale: float) -> tuple[Cameras, Rendering]:
     """The eight cameras of `_AZIMUTHS`, and what is to be seen there."""
     cameras = cameras_at(camera, [a for four in _AZIMUTHS for a in four], size)
-    poses, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    return cameras, render(build(spec, pattern_scale=pattern_scale), poses, fov_y, size)
+    return cameras, exact_views(build(spec, pattern_scale=pattern_scale), cameras)
 
 
 def judge(spec: Spec, views: np.ndarray, camera: CameraConfig, pattern_scale: float = 1.0) -> dict[str, float | None]:

@@ -11,7 +11,8 @@ from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.scene import CameraConfig
 from threedgen.config.schema import Config
 from threedgen.core.errors import EmptyMeshError
-from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse
 from threedgen.data.miniworld.textures import MATERIALS
 from threedgen.mesh.isosurface import extract_isosurface
 from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface_with_normals
@@ -71,10 +72,7 @@ def _truth(
     around = viewing_cameras(camera, azimuth, np.resize(ELEVATIONS, count), size)
     front_and_back = viewing_cameras(camera, [*_FRONT, *_BACK], 15.0, size)
     obj = build(parse(caption))
-    pictures = [
-        render(obj, cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), size, supersample=4)
-        for cameras in (around, front_and_back)
-    ]
+    pictures = [exact_views(obj, cameras, supersample=4) for cameras in (around, front_and_back)]
     return Truth(obj, around, pictures[0], front_and_back, pictures[1])
 
 
@@ -132,11 +130,14 @@ def face_figures(face: JanusScore | None) -> dict[str, float | None]:
     return {"janus": float(face.is_janus), "front": float(face.front >= 0.5 * face.truth_front)}
 
 
-def feature_fraction(spec: Spec, rgb: np.ndarray, opacity: np.ndarray, background: Color = GREY) -> np.ndarray:
-    """[B]: the part of the foreground that has the colour of the caption's feature; 0 where that is no plain colour."""
+def feature_fraction(spec: Spec, rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """[B]: the part of the foreground that has the colour of the caption's feature; 0 where that is no plain colour.
+
+    rgb: on mid grey.
+    """
     if spec.feature_color not in COLORS:
         return np.zeros(len(rgb))
-    return colour_fraction(rgb, opacity, spec.feature_color, _palette(spec), background)
+    return colour_fraction(rgb, opacity, spec.feature_color, _palette(spec), GREY)
 
 
 def _palette(spec: Spec) -> Mapping[str, Color]:

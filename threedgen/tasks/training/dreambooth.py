@@ -113,10 +113,7 @@ def _class_images(config: Config, run: RunDirectory, prior: MultiViewPrior, prom
                     [prompt.class_prompt],
                     None,
                     generator(config.seed, i, "class images"),
-                    num_inference_steps=config.views.num_inference_steps,
-                    guidance_scale=config.views.guidance_scale,
-                    rescale=config.views.rescale,
-                    sampler=config.views.sampler,
+                    **config.views.sampling(),
                 )[0]
                 save_png(picture.movedim(0, -1), temporary / f"{i:03d}.png")
     return np.stack([np.asarray(Image.open(folder / f"{i:03d}.png").convert("RGBA")) for i in range(count)])

@@ -12,7 +12,8 @@ from threedgen.cameras import Cameras, viewing_cameras
 from threedgen.config.schema import Config
 from threedgen.core.randomness import generator, stable_seed
 from threedgen.data.captioned_views import composite_on
-from threedgen.data.miniworld import Rendering, build, held_out, of_kinds, render
+from threedgen.data.exact_views import exact_views
+from threedgen.data.miniworld import Rendering, build, held_out, of_kinds
 from threedgen.data.training_sources import MINIWORLD, ViewSource
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
@@ -38,8 +39,7 @@ def _beside_the_truth(prior: MultiViewPrior, config: Config, path: Path) -> floa
     """Only the object is scored: a sample may choose any background."""
     specs = of_kinds(held_out(), config.train.kinds)[:PROMPTS]
     cameras = sheet_cameras(config, prior.image_size)
-    poses, fov_y = cameras.camera_to_world.numpy(), cameras.fov_y.numpy()
-    truths = [render(build(spec), poses, fov_y, prior.image_size) for spec in specs]
+    truths = [exact_views(build(spec), cameras) for spec in specs]
     first = torch.from_numpy(np.stack([truth.rgb[0] for truth in truths])).movedim(-1, 1)
     samples = sampled_sets(prior, config, [spec.caption for spec in specs], cameras, pictures=first)
     rows, scores = [], []
@@ -102,11 +102,8 @@ def sampled_sets(
         captions,
         cameras,
         generator(config.seed, step, stream),
-        num_inference_steps=config.views.num_inference_steps,
-        guidance_scale=config.views.guidance_scale,
-        rescale=config.views.rescale,
         num_views=config.camera.num_views,
         picture=picture,
-        sampler=config.views.sampler,
+        **config.views.sampling(),
     )
     return images.unflatten(0, (len(captions), -1)).movedim(2, -1).cpu().numpy()

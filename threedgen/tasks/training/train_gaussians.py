@@ -119,10 +119,10 @@ class _Batch:
 
 
 def _batches(config: Config, source: ViewSource, prior: MultiViewPrior, start: int) -> Generator[_Batch]:
-    edge = prior.unet.config.sample_size
-    shape = (prior.unet.config.in_channels, edge, edge)
     for step in range(start, config.train.steps):
-        yield _batch(config, source, shape, step, config.train.batch_objects, config.gaussians.max_timestep)
+        yield _batch(
+            config, source, prior.latent_shape, step, config.train.batch_objects, config.gaussians.max_timestep
+        )
 
 
 def _batch(
@@ -165,12 +165,9 @@ class _Objective:
 
     def _of_billboards(self, batch: _Batch) -> Losses:
         forward, views = self.forward_pass, self.config.camera.num_views
-        starts = torch.arange(0, len(batch.pictures), views)[:, None]
-        chosen = (starts + forward.inputs_of(views, batch.first)).flatten()
-        pictures, cameras = (
-            batch.pictures[chosen].to(self.prior.device),
-            batch.cameras.take(chosen, forward.input_views),
-        )
+        chosen = forward.chosen(len(batch.pictures), views, batch.first)
+        pictures = batch.pictures[chosen].to(self.prior.device)
+        cameras = batch.cameras.take(chosen, forward.input_views)
         scenes = forward(_on_colors(pictures, batch.behind), cameras)
         with torch.autocast(pictures.device.type, enabled=False):
             return billboard_losses(scenes, pictures, cameras)
@@ -184,8 +181,7 @@ class _Objective:
         alpha, sigma = prior.schedule.level(timestep)
         told = Conditions(prior.encode_text(batch.captions), batch.cameras, views)
         x0 = prior.denoise(alpha * latents + sigma * noise, timestep, told).x0
-        starts = torch.arange(0, len(x0), views)[:, None]
-        chosen = (starts + self.forward_pass.inputs_of(views, batch.first)).flatten()
+        chosen = self.forward_pass.chosen(len(x0), views, batch.first)
         return prior.decode(x0[chosen.to(x0.device)]), batch.cameras.take(chosen, self.forward_pass.input_views)
 
     def _seen(self, batch: _Batch) -> Losses:
@@ -238,9 +234,9 @@ def billboard_losses(scenes: Sequence[Gaussians], pictures: Tensor, cameras: Cam
 @torch.no_grad()
 def _save_sheet(prior: MultiViewPrior, shown: FeedForward, config: Config, source: ViewSource, path: Path) -> None:
     """True views of the data's first objects, and what the Gaussians show of them through more and more noise."""
-    objective, edge = _Objective(prior, shown, config), prior.unet.config.sample_size
+    objective = _Objective(prior, shown, config)
     views, count = config.camera.num_views, min(_SHOWN_OBJECTS, len(source))
-    batch = replace(_batch(config, source, (prior.unet.config.in_channels, edge, edge), 0, count, 0), first=0)
+    batch = replace(_batch(config, source, prior.latent_shape, 0, count, 0), first=0)
     numbers = torch.arange(0, views, max(1, views // 8)) + 1 % views  # none of them an input view
     rows: dict[int, list[np.ndarray]] = {i: [] for i in range(count)}
     for timestep in _SHOWN_TIMESTEPS:

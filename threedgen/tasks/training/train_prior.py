@@ -176,8 +176,7 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     average = MovingAverage(prior, train.ema_decay)
     modules = {name: prior.get_submodule(name) for name in trained}
     modules |= {f"average.{name}": average.module.get_submodule(name) for name in trained}
-    size = prior.unet.config.sample_size
-    batches = TrainingBatches(config, drawn_from, (prior.unet.config.in_channels, size, size))
+    batches = TrainingBatches(config, drawn_from, prior.latent_shape)
     images_per_step = train.batch_objects * config.camera.num_views
 
     def drawn(start: int) -> Generator[Batch]:
