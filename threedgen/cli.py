@@ -370,7 +370,7 @@ def _help() -> str:
         "  refine RUN         the scene of a run, refined by the prior, beside what it was",
         "  render-meshes ...  pictures of meshes from known cameras",
         "  vocabulary         what can be said to the mini model",
-        "  weights import ... the public MVDream checkpoints into a folder that weights=FOLDER takes",
+        "  weights import ... a public checkpoint of MVDream or VideoMV into a folder that weights=FOLDER takes",
         "",
         "recipes:",
     ]

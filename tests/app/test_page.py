@@ -109,7 +109,8 @@ def app(tmp_path_factory):
     finally:
         process.terminate()
         process.wait(60)
-    assert process.returncode == 0, (folder / "log").read_text()
+    log = (folder / "log").read_text()
+    assert process.returncode == 0 and "Traceback" not in log, log
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,9 @@ def test_from_a_click_to_a_glb(app, page):
     page.keyboard.type("a dragon")
     page.wait_for_selector(".check.bad")
     assert "does not know 'dragon'" in page.inner_text(".check")
+    page.click("#create")
+    page.wait_for_selector(".toast-body")  # a click is answered
+    assert "does not know 'dragon'" in page.inner_text(".toast-body")
     page.click("text=a brown bear")  # one of the offers
     page.wait_for_selector(".check.good")
     assert page.input_value("#prompt textarea") == "a brown bear"
@@ -178,6 +182,24 @@ def test_stop_and_go_on(app, page):
     page.click("#go-on")
     page.wait_for_selector("model-viewer")
     assert (run / "asset.glb").exists() and page.inner_text("#run h2") == "a blue cube"
+
+
+@pytest.mark.slow
+def test_a_phone_needs_no_sideways_scrolling_and_shows_what_is_chosen(app, new_page):
+    page = new_page(viewport={"width": 375, "height": 700}, reduced_motion="reduce")
+    page.set_default_timeout(120_000)
+    page.goto(app[0])
+    page.click("#words button")
+    page.wait_for_selector(".words")
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('button.chip, .words')].map(e => e.getBoundingClientRect().right)"
+    )
+    card = page.evaluate("document.getElementById('wish').getBoundingClientRect().right")
+    assert card <= 375 and max(boxes) < card
+    page.click("#history .thumbnail-item")  # of an earlier test
+    page.wait_for_selector("#run h2")
+    page.wait_for_function("document.querySelector('#run h2').getBoundingClientRect().bottom < innerHeight")
+    assert page.evaluate("document.querySelector('#run h2').getBoundingClientRect().top") >= 0
 
 
 def test_files_beside_the_runs_are_not_handed_out(app, page):

@@ -385,7 +385,7 @@ def test_a_missing_recipe_names_a_near_one(tmp_path, monkeypatch):
 
 def test_every_shipped_recipe_loads():
     for recipe in sorted(Path("configs").glob("*.yaml")):
-        assert re.match(r"# \S", recipe.read_text("utf-8")), f"{recipe}: the first line says what it is for"
+        assert re.match(r"# \S.*\.\n", recipe.read_text("utf-8")), f"{recipe}: the first line says what it is for"
         load_config(recipe, [])
 
 

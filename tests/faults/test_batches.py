@@ -219,6 +219,7 @@ def test_the_gallery_turns_and_is_one_file(tmp_path, monkeypatch, capsys):
     assert text.count('<article class="card done">') == 2 and text.count('<article class="card failed">') == 2
     assert "a &lt;i&gt;cat&lt;/i&gt; {{cards}} ünïcode" in text and "&lt;b&gt;bad&lt;/b&gt;" in text
     assert "2 of 4 done, 2 failed" in text and "1,234 faces" in text and "seed 5" in text
+    assert text.count('aria-label="a &lt;i&gt;cat&lt;/i&gt; {{cards}} ünïcode"') == 2  # read out for the picture
     assert not re.search(r'(src|href)="(https?:)?//', text)
     strips = re.findall(r"--n:(\d+);background-image:url\(data:image/jpeg;base64,([^)]+)\)", text)
     assert [count for count, _ in strips] == ["24", "24"]

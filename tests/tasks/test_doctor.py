@@ -55,5 +55,11 @@ def test_full_size_weights_need_a_gpu_that_holds_a_step(tmp_path, monkeypatch, g
 
 
 def test_takes_no_arguments():
-    with pytest.raises(ConfigError, match="no arguments"):
+    with pytest.raises(ConfigError, match="unrecognized arguments: --help-me"):
         doctor.main(["--help-me"])
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        doctor.main(["--help"])
+    assert "what this machine can run" in capsys.readouterr().out.lower()

@@ -249,4 +249,6 @@ def test_kaolin_that_is_not_there_is_told_before_anything_is_optimised(tmp_path,
 
 def test_help(capsys):
     assert cli.main(["export", "--help"]) == 0
-    assert "launch.py export RUN" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "launch.py export RUN" in told
+    assert all(line == line.strip() for line in told.splitlines())  # as help, not as it stands in the code

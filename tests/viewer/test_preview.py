@@ -112,3 +112,10 @@ def test_pictures_and_turntable_are_there_and_a_phone_needs_no_sideways_scrollin
         wait(page, "document.querySelector('video').readyState >= 2 || document.querySelector('video').error !== null")
         assert page.evaluate("document.querySelector('video').error === null")
         assert page.evaluate("document.querySelector('video').videoWidth") == 32
+
+
+def test_nothing_moves_by_itself_where_less_motion_is_asked_for(page_file, new_page):
+    page = new_page(viewport={"width": 400, "height": 600}, offline=True, reduced_motion="reduce")
+    page.goto(f"file://{page_file}")
+    assert page.evaluate("document.querySelector('model-viewer').autoRotate") is False
+    assert page.evaluate("[...document.querySelectorAll('video')].every(video => video.paused)")

@@ -25,6 +25,8 @@ _OFFERS = 3
 _RUNS = 24  # of the history
 _SECONDS = 1.0  # between two looks at a run; the history is looked at less often
 _SKIP = gr.skip()
+# a phone has what is made below the wish
+_TO_THE_STAGE = "() => document.getElementById('stage').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 
 
 def theme() -> gr.themes.Base:
@@ -32,6 +34,11 @@ def theme() -> gr.themes.Base:
     system = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
     hues = {"primary_hue": "orange", "neutral_hue": "stone"}
     return gr.themes.Base(**hues, radius_size="lg", font=system, font_mono=("ui-monospace", "Consolas", "monospace"))
+
+
+def _refused(why: str) -> gr.Error:
+    """What a wish is answered with that cannot be granted; no fault of the program, so no traceback."""
+    return gr.Error(why, title="Not yet", print_exception=False)
 
 
 class Actions:
@@ -48,14 +55,14 @@ class Actions:
         """Put the wished run in line; its folder."""
         choice = self.choices[number]
         if choice.takes_picture and not picture:
-            raise gr.Error("Add a picture of it first.", title="Not yet")
+            raise _refused("Add a picture of it first.")
         picture = self._kept(picture) if picture and choice.takes_picture else ""
         if not picture and not (found := check(prompt, choice)).is_fine:
-            raise gr.Error(found.text or "Say first what it shall be.", title="Not yet")
+            raise _refused(found.text or "Say first what it shall be.")
         try:
             folder, words = command(choice, prompt.strip(), int(variant or 0), picture, self.settings)
         except ThreedgenError as error:
-            raise gr.Error(str(error), title="Not yet") from error
+            raise _refused(str(error)) from error
         self.jobs.add(folder, words)
         return str(folder)
 
@@ -191,7 +198,8 @@ class Stage:
 
 def build_page(actions: Actions) -> gr.Blocks:
     """All parts, wired up."""
-    quiet = {"show_progress": "hidden", "queue": False}
+    hidden: dict[str, Any] = {"show_progress": "hidden"}
+    quiet = {**hidden, "queue": False}  # of what is outside its queue Gradio shows no error
     with gr.Blocks(title="threedgen", analytics_enabled=False, fill_width=True) as page:
         folder, shown, folders = gr.State(""), gr.State(""), gr.State([])
         gr.HTML(texts.HEADER, elem_id="header")
@@ -208,14 +216,16 @@ def build_page(actions: Actions) -> gr.Blocks:
             event.then(actions.show, [folder, shown], [shown, *stage.shown], **quiet)
 
         wanted = [wish.prompt, wish.how, wish.variant, wish.picture]
-        then_show(gr.on([wish.create.click, wish.prompt.submit], actions.create, wanted, folder, **quiet))
+        created = gr.on([wish.create.click, wish.prompt.submit], actions.create, wanted, folder, **hidden)
+        created.success(None, js=_TO_THE_STAGE)
+        then_show(created)
         more = stage.another.click(lambda number: int(number or 0) + 1, wish.variant, wish.variant, **quiet)
-        then_show(more.success(actions.create, wanted, folder, **quiet))
+        then_show(more.success(actions.create, wanted, folder, **hidden))
         then_show(stage.stop.click(actions.stop, folder, **quiet))
         then_show(stage.go_on.click(actions.go_on, folder, **quiet))
         chosen = gallery.select(actions.choose, folders, [folder, wish.prompt, wish.variant], **quiet)
         then_show(chosen)
-        chosen.then(None, js="() => window.scrollTo({top: 0, behavior: 'smooth'})")
+        chosen.then(None, js=_TO_THE_STAGE)
 
         typed, line = [wish.prompt, wish.how], [wish.check, *wish.offers]
         gr.on([wish.prompt.change, wish.how.change], actions.checked, typed, line, trigger_mode="always_last", **quiet)

@@ -55,7 +55,7 @@ def of_pictures(seen: Seen | None, state: State) -> str:
     """The views, and while it is made the newest picture of the object."""
     if seen is None or not seen.views:
         return f'<div class="empty pulsing">{_CUBE}</div>' if state in (State.waiting, State.running) else ""
-    pictures = "".join(f'<img alt="" src="{file_url(path)}">' for path in seen.views)
+    pictures = "".join(f'<img alt="{escape(seen.title)}" src="{file_url(path)}">' for path in seen.views)
     parts = [f'<div class="views of{len(seen.views)}">{pictures}</div>']
     if seen.preview is not None and state is not State.done:
         step = int(seen.preview.stem.rpartition("-")[2])

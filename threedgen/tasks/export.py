@@ -285,10 +285,10 @@ def _write_preview(
         "components": f"{report['components']}",
         "size in m": "\u202f\u00d7\u202f".join(f"{edge:.2f}" for edge in highest - lowest),
         "colours": "at the vertices" if coverage is None else f"texture, {report['texture_size']} px",
-        "against the scene": "identical" if quality is None else f"{quality:.1f} dB",
+        "mesh against scene": "identical" if quality is None else f"{quality:.1f} dB",
     }
     if report["scene_vs_prior"]:
-        mesh_facts["scene against the prior"] = f"{report['scene_vs_prior']['psnr']:.1f} dB"
+        mesh_facts["scene against prior"] = f"{report['scene_vs_prior']['psnr']:.1f} dB"
     times = {
         "optimised": "" if seconds["optimize"] is None else f"{seconds['optimize']:.0f} s",
         "mesh": f"{seconds['mesh']:.0f} s",

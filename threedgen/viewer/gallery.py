@@ -112,7 +112,8 @@ class Gallery:
         target = self._link(found.get("preview") or next(iter(found.values())))
         image = base64.b64encode(entry.strip).decode("ascii")
         style = f"--n:{entry.frames};background-image:url(data:image/jpeg;base64,{image})"
-        return f'<a class="stage turn" href="{target}" aria-label="open" style="{style}"></a>'
+        name = escape(entry.outcome.prompt)
+        return f'<a class="stage turn" href="{target}" aria-label="{name}" style="{style}"></a>'
 
     def _link(self, path: Path) -> str:
         return escape(quote(Path(os.path.relpath(path, self.folder)).as_posix()))

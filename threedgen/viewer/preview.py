@@ -57,7 +57,8 @@ def _moving_picture(path: Path) -> str:
     uri = _data_uri(_MEDIA_TYPES[path.suffix], path.read_bytes())
     if path.suffix == ".gif":
         return f'<img class="turntable" alt="turntable" src="{uri}">'
-    return f'<video class="turntable" autoplay loop muted playsinline controls src="{uri}"></video>'
+    how = "autoplay loop muted playsinline controls"
+    return f'<video class="turntable" aria-label="turntable" {how} src="{uri}"></video>'
 
 
 def _table(heading: str, rows: Mapping[str, str]) -> str:

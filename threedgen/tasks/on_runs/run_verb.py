@@ -1,5 +1,6 @@
 """What the verbs on a run share: their head, and the scene of a run's newest checkpoint."""
 
+import inspect
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def run_verb(
     read, work: are told the run's folder first. Raises ConfigError where there is no such run.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        print(f"{usage.format(program())}\n\n{about}")
+        print(f"{usage.format(program())}\n\n{inspect.cleandoc(about or '')}")
         return 0
     if not arguments or arguments[0].startswith("-"):
         raise ConfigError(usage.format(program()))

@@ -14,6 +14,7 @@ import threedgen
 from threedgen.config.load import all_recipes, load_config
 from threedgen.config.scene import BackendName
 from threedgen.config.schema import DRAWING
+from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.ops.backends import select_backend
@@ -29,8 +30,8 @@ _FUSED_FROM = 8  # the first number of the compute capability
 
 def main(arguments: Sequence[str]) -> int:
     """Print one line per thing looked at; always 0, for a machine that cannot do everything is not ill."""
-    if arguments:
-        raise ConfigError("doctor takes no arguments")
+    about = "What this machine can run, and why it cannot run the rest."
+    ArgumentParser(prog=f"{program()} doctor", description=about).parse_args(arguments)
     for line in [*_machine(), *_backends(), *_recipes()]:
         print(line)
     return 0
