@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -151,3 +152,17 @@ def test_the_longest_kernels_of_a_profile(stages):
     first, second = stages.read_ncu("\n".join(["==PROF== Connected", header, *rows, "==PROF== Disconnected"]))
     assert (first["kernel"], first["ms"], first["l2 %"]) == ("long", 2.0005, 71.5)
     assert (second["kernel"], second["ms"]) == ("short", 0.0015)
+
+
+@pytest.mark.parametrize("name", ["", "not channels-last"])
+def test_without_channels_last_no_convolution_has_it(monkeypatch, name):
+    """Of those behind each other in the VAE's encoder."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    full_size = load("full_size_gpu")
+    prior, given = full_size.random_prior("small", "cpu", torch.float), []
+    for layer in prior.vae.encoder.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _, x, out: given.append(x[0].is_contiguous()))
+    with full_size.Variant(dtype=torch.float, channels_last=not name).of(prior):
+        prior.encode_images(torch.rand(1, 3, 32, 32))
+    assert len(given) > 5 and set(given) == {bool(name)}
