@@ -34,7 +34,7 @@ from threedgen.ops.native import build, cuda
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LEFT_OUT = 77  # as in on_gpu.py
-TO_BEGIN_AND_END = 50.0  # seconds: imports, the networks, pictures encoded; samples and weights in the end
+TO_BEGIN_AND_END = 50.0  # seconds: imports and the networks; samples and weights in the end
 TEST_PROCESSES = 4  # a test waits for a processor more than for the card
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 # one size of each kernel: the tools slow everything down a hundredfold

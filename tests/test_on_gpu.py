@@ -119,8 +119,10 @@ def test_breaks_the_card():
     torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, fails
     assert False, "Greatest absolute difference: 0.25 at index 0"
 def test_dies(): os._exit(3)
-def test_left(): pytest.skip("why")
-def test_after(): assert not torch.cuda.is_initialized()
+def test_left():
+    assert not torch.cuda.is_initialized()
+    pytest.skip("why")
+def test_after(): pass
 """
 
 
@@ -142,6 +144,25 @@ def test_passing_tests_are_a_stage_that_passes(stages, tmp_path):
     (tmp_path / "test_some.py").write_text("import what_is_not_there")
     with pytest.raises(SystemExit):
         stages.run_tests([str(tmp_path / "test_some.py")], 1, stages.Figures(tmp_path / "figures.json"))
+
+
+def test_what_a_sanitizer_says(stages):
+    output = """========= COMPUTE-SANITIZER
+.F [100%]
+========= Invalid __global__ read of size 4 bytes
+=========     at evaluate+0x10
+1 failed, 2 passed, 340 deselected in 17.67s
+========= ERROR SUMMARY: 3 errors
+"""
+    kinds = ["Invalid __global__ read of size 4 bytes"]
+    assert stages.read_sanitizer(output) == {
+        "errors": 3,
+        "tests": ["2 passed, 340 deselected in 17.67s"],
+        "kinds": kinds,
+    }
+    assert (
+        stages.read_sanitizer("========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)")["errors"] == 2
+    )
 
 
 def test_the_longest_kernels_of_a_profile(stages):
