@@ -186,6 +186,19 @@ class Variant:
         else:
             prior.vae.disable_gradient_checkpointing()
 
+    @contextmanager
+    def of(self, prior: MultiViewPrior) -> Iterator[None]:
+        """The prior is so in the block."""
+        self.apply(prior)
+        # convolutions go by what they are given, which the prior lays out, as much as by their weights
+        first = [] if self.channels_last else [prior.unet.conv_in, prior.vae.encoder.conv_in]
+        hooks = [layer.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),)) for layer in first]
+        covered = channels_last.is_covered if self.own_norms else lambda *_: False
+        with mock.patch.object(channels_last, "is_covered", covered):
+            yield
+        for hook in hooks:
+            hook.remove()
+
 
 def steps(config: Config, prior: MultiViewPrior, fine: bool, count: int, waiting: bool, width: int) -> dict[str, Any]:
     """Distil `count` steps of the recipe, after two to warm up; seconds and memory by part."""
@@ -232,7 +245,9 @@ def half_gradients(prior: MultiViewPrior, size: int) -> list[dict[str, Any]]:
         (found,) = torch.autograd.grad((latents * direction).sum() * scale, leaf)
         return found.float() / scale
 
-    truth, rows = gradient(exact, 1.0), []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which keeps no more digits than float16
+        truth = gradient(exact, 1.0)
+    rows = []
     for dtype, scale in ((dtype, scale) for dtype in (torch.half, torch.bfloat16) for scale in LOSS_SCALES):
         nn.Module.to(prior.vae, dtype)
         found = gradient(prior, scale)
@@ -284,13 +299,11 @@ def measure_variants(
         replace(usual, name="norms by torch", own_norms=False),
         replace(usual, name="encoder computed again", encodes_again=True),
     ):
-        variant.apply(prior)
-        covered = channels_last.is_covered if variant.own_norms else lambda *_: False
-        for fine in (False, True):
-            with mock.patch.object(channels_last, "is_covered", covered):
+        with variant.of(prior):
+            for fine in (False, True):
                 rows.append({"variant": variant.name, **steps(config, prior, fine, count, False, width)})
-            print(json.dumps(rows[-1]), flush=True)
-            add(variants=rows)
+                print(json.dumps(rows[-1]), flush=True)
+                add(variants=rows)
     usual.apply(prior)
 
 

@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise, product
@@ -62,7 +62,7 @@ GRIDS = {  # and the hidden width of the network
 # that take a step; the last one needs tens of gigabytes for the larger pictures
 FIELDS = (BackendName.native, BackendName.nerfacc, BackendName.tinycudann, BackendName.plain)
 VARIANTS = {  # of our kernels: what is set in `cuda_field`
-    "": {},
+    "": {"GATHERED_BYTES": cuda_field.GATHERED_BYTES},
     ", no gathering": {"GATHERED_BYTES": 0},
     ", unfused": {"is_fused": lambda *_: False},
 }
@@ -231,12 +231,11 @@ def there(
         yield name, ops
 
 
-def splat_rows(given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
+def splat_rows(given: argparse.Namespace, notes: dict[str, None]) -> Iterator[dict]:
     """Milliseconds forward, and forward and backward; largest differences from the CPU's kernels (`compare_splats`)."""
     from splats import surface  # benchmarks/splats.py
 
     num_splats, sizes, repeats = (50, TINY_SIZES, 3) if given.tiny else (SPLATS, SIZES, 30)
-    rows = []
     for size, num_coefficients in product(sizes, (0, 16)):
         cameras = orbit([0, 90, 180, 270], 15, 1.6, 45, size)
         gaussians = surface(num_splats, num_coefficients)
@@ -248,8 +247,7 @@ def splat_rows(given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
             draw = partial(draw_splats, ops, *inputs)
             forward_ms = median_ms(partial(draw, gradients=False), given.device, repeats)
             times = {"forward_ms": forward_ms, "ms": median_ms(draw, given.device, repeats)}
-            rows.append({**case, "ops": name.value, **times, **differences})
-    return rows
+            yield {**case, "ops": name.value, **times, **differences}
 
 
 def draw_splats(
@@ -284,24 +282,27 @@ def cases(tiny: bool) -> list[tuple[tuple[str, tuple[GridConfig, int]], int]]:
     return list(product(grids[1:], TINY_SIZES) if tiny else product(grids, SIZES))
 
 
-def step_rows(rates: Rates, given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
-    rows, native = [], select_backend(BackendName.native, given.device)
-    repeats = 3 if given.tiny else 30
+def step_rows(rates: Rates, given: argparse.Namespace, notes: dict[str, None]) -> Iterator[dict]:
+    native, repeats = select_backend(BackendName.native, given.device), 3 if given.tiny else 30
     for (grid, (config, hidden)), size in cases(given.tiny):
         step = Step(config, hidden, size, native, given.device)
         floor = floor_ms(rates, step.layout.grid, step.widths, step.num_samples)
         case = {"grid": grid, "pixels": size, "samples": step.num_samples, "floor": floor, "floor_ms": floor["total"]}
         for name, ops in there(FIELDS if size <= 64 else FIELDS[:-1], given, notes):
             take = partial(lambda step, ops: step.learn(ops.march(*step.marching), ops), step, ops)
-            if name is not BackendName.native or given.device != "cuda":
-                rows.append({**case, "ops": name.value, "ms": median_ms(take, given.device, repeats)})
-                continue
-            for variant, settings in VARIANTS.items():
-                with mock.patch.multiple(cuda_field, **settings):
-                    rows.append({**case, "ops": f"native{variant}", "ms": median_ms(take)})
-                    rows.append({**case, "ops": f"native{variant}, graph", "ms": median_ms(step.as_graph(ops))})
-        rows += [{**case, **row} for row in peer_rows(step, given, notes)]
-    return rows
+            if name is BackendName.native and given.device == "cuda":
+                yield from ({**case, **row} for row in native_rows(step, ops, take))
+            else:
+                yield {**case, "ops": name.value, "ms": median_ms(take, given.device, repeats)}
+        yield from ({**case, **row} for row in peer_rows(step, given, notes))
+
+
+def native_rows(step: Step, ops: Backend, take: Callable[[], None]) -> Iterator[dict]:
+    """The variants of our kernels, each as it is and as a CUDA graph."""
+    for variant, settings in VARIANTS.items():
+        with mock.patch.multiple(cuda_field, **settings):
+            yield {"ops": f"native{variant}", "ms": median_ms(take)}
+            yield {"ops": f"native{variant}, graph", "ms": median_ms(step.as_graph(ops))}
 
 
 def peer_rows(step: Step, given: argparse.Namespace, notes: dict[str, None]) -> list[dict]:
@@ -379,29 +380,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     device, notes = torch.cuda.get_device_name() if given.device == "cuda" else "CPU", {}
     result: dict[str, object] = {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda}
-    if given.kernels:
-        result["kernels"] = longest_kernels(given)
-        for row in result["kernels"]:
-            case = f"{row['grid']:20} {VIEWS}x{row['pixels']}^2".ljust(28)
-            print(f"{case} {row['ms']:9.3f} ms {row['count']:4} x {row['kernel'][:90]}")
-        name = "kernels"
-    elif given.splats:
-        result["splats"], name = splat_rows(given, notes), "splats"
-    else:
-        rates = measured_rates(given.device, given.tiny)
-        result |= {"rates": asdict(rates), "steps": step_rows(rates, given, notes)}
-        result["splats"] = splat_rows(given, notes)
-        print(f"{device}: {rates.memory_bytes / 1e12:.2f} TB/s, {rates.matrix_flops / 1e12:.0f} TF/s, ", end="")
-        print(f"L2 {rates.l2_bytes / 1e12:.2f} TB/s and {rates.l2_atomics / 1e9:.0f} G atomic sectors/s, measured")
-        print(table(result["steps"]))
-        name = re.sub("[^A-Za-z0-9]+", "-", device).strip("-")
-    for row in result.get("splats", []):
-        print(splat_line(row))
-    for note in notes:
-        print(f"left out: {note}")
+    name = "kernels" if given.kernels else "splats" if given.splats else re.sub("[^A-Za-z0-9]+", "-", device).strip("-")
     given.out.mkdir(exist_ok=True, parents=True)
     path = given.out / f"{name}.json"
-    write_text_atomically(path, json.dumps(result, indent=1) + "\n")
+
+    def write(part: str, rows: Iterable[dict]) -> list[dict]:
+        """Row after row, as they come: a measurement that is cut off leaves what it had."""
+        result[part] = found = []
+        for row in rows:
+            found.append(row)
+            write_text_atomically(path, json.dumps(result, indent=1) + "\n")
+            print(f"{part}: {row.get('ops', row.get('kernel'))}, {row['pixels']} px: {row['ms']:.3f} ms", flush=True)
+        return found
+
+    if given.kernels:
+        for row in write("kernels", longest_kernels(given)):
+            case = f"{row['grid']:20} {VIEWS}x{row['pixels']}^2".ljust(28)
+            print(f"{case} {row['ms']:9.3f} ms {row['count']:4} x {row['kernel'][:90]}")
+    elif given.splats:
+        print("\n".join(map(splat_line, write("splats", splat_rows(given, notes)))))
+    else:
+        rates = measured_rates(given.device, given.tiny)
+        result["rates"] = asdict(rates)
+        steps, splats = write("steps", step_rows(rates, given, notes)), write("splats", splat_rows(given, notes))
+        print(f"{device}: {rates.memory_bytes / 1e12:.2f} TB/s, {rates.matrix_flops / 1e12:.0f} TF/s, ", end="")
+        print(f"L2 {rates.l2_bytes / 1e12:.2f} TB/s and {rates.l2_atomics / 1e9:.0f} G atomic sectors/s, measured")
+        print("\n".join([table(steps), *map(splat_line, splats)]))
+    for note in notes:
+        print(f"left out: {note}")
     print(f"written to {path}")
     return 0
 

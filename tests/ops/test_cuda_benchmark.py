@@ -1,5 +1,6 @@
 """The parts of benchmarks/gpu.py that need no GPU."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -56,11 +57,35 @@ def test_the_table(benchmark):
     assert line.split() == ["paper", "4x64^2", "native", "2.000", "250", "0.500", "4.0"]
 
 
+def test_each_variant_of_our_kernels_is_timed_alone_and_as_a_graph(benchmark, monkeypatch):
+    """With stand-ins for a GPU's clock and for its graphs: what is timed is what the row says."""
+    field = benchmark.cuda_field
+    usual = field.GATHERED_BYTES, field.is_fused
+    monkeypatch.setattr(benchmark, "median_ms", lambda run: run())
+    settings = lambda: (field.GATHERED_BYTES, field.is_fused is usual[1])  # noqa: E731
+    rows = benchmark.native_rows(SimpleNamespace(as_graph=lambda ops: settings), None, settings)
+    found = {row["ops"]: row["ms"] for row in rows}
+    alone = {"native": (usual[0], True), "native, no gathering": (0, True), "native, unfused": (usual[0], False)}
+    assert found == alone | {f"{name}, graph": seen for name, seen in alone.items()}
+    assert (field.GATHERED_BYTES, field.is_fused) == usual
+
+
+def test_rows_are_written_as_they_come(benchmark, monkeypatch, tmp_path):
+    def rows(*_):
+        yield {"ops": "first", "pixels": 8, "ms": 1.0}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "splat_rows", rows)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(["--device", "cpu", "--splats", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "splats.json").read_text())["splats"][0]["ops"] == "first"
+
+
 def test_splats_beside_the_cpus_own(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "median_ms", lambda run, device, repeats: 2.0)
     monkeypatch.syspath_prepend(SCRIPT.parent)
     notes = {}
-    rows = benchmark.splat_rows(SimpleNamespace(tiny=True, device="cpu", without=[]), notes)
+    rows = list(benchmark.splat_rows(SimpleNamespace(tiny=True, device="cpu", without=[]), notes))
     assert [(row["ops"], row["sh"], row["ms"]) for row in rows] == [("native", 0, 2.0), ("native", 16, 2.0)]
     assert all(row["images"] == row["gradients"] == 0 for row in rows)
     assert next(iter(notes)).startswith("gsplat cannot be imported")
