@@ -19,6 +19,7 @@ from threedgen.runs.checkpoint import save_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.scene.nerf import NeRF
+from threedgen.tasks import export
 from threedgen.tasks.export import write_assets
 
 PROMPT = "a red cat with a green face"
@@ -84,6 +85,36 @@ def test_the_report_is_strict_and_true(folder):
     assert report["mesh_vs_scene_psnr"] > 25
     assert report["seconds"]["optimize"] >= 0 and report["seconds"]["export"] >= report["seconds"]["mesh"] > 0
     assert report["settings"]["resolution"] == 20 and report["settings"]["colors"] == "texture"
+
+
+def test_seconds_of_optimising_are_those_between_starts_and_last_steps(tmp_path):
+    moments = [("started", 100), ("step", 103), ("step", 105), ("started", 200), ("step", 204), ("exported", 300)]
+    path = tmp_path / "events.jsonl"
+    assert export._optimize_seconds(path) is None
+    for count, seconds in ((1, None), (3, 5), (4, 5), (6, 5 + 4)):
+        lines = (json.dumps({"event": event, "time": time}) for event, time in moments[:count])
+        path.write_text("".join(f"{line}\n" for line in lines))
+        assert export._optimize_seconds(path) == seconds
+
+
+def test_the_turntable_goes_round_once_and_the_sheet_looks_from_its_sides(folder, monkeypatch):
+    looked = {}
+
+    def seen(name):
+        really = getattr(export, name)
+
+        def call(mesh, cameras, **options):
+            looked[name] = (cameras.azimuth.rad2deg() % 360).round().tolist()
+            return really(mesh, cameras, **options)
+
+        monkeypatch.setattr(export, name, call)
+
+    seen("render_views")
+    seen("render_mesh")
+    config, scene = make_run(folder / "other")
+    write_assets(scene, config, folder, folder, 3)
+    assert looked["render_views"] == [0, 72, 144, 216, 288]
+    assert looked["render_mesh"] == [20, 65, 110, 155, 200, 245, 290, 335]
 
 
 def test_an_object_that_the_cube_cuts_off_is_told(folder, tmp_path, capsys):
