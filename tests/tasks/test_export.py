@@ -12,9 +12,11 @@ import trimesh
 from PIL import Image
 
 from threedgen import cli
+from threedgen.config.export import ExportConfig
 from threedgen.config.load import load_config
 from threedgen.core.errors import EmptyMeshError
 from threedgen.imaging import find_ffmpeg, save_png
+from threedgen.mesh import ColoredMesh, Surface
 from threedgen.runs.checkpoint import save_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
@@ -192,6 +194,21 @@ def test_formats_and_the_floor(folder, capsys):
     assert report["bounds"][0][2] == pytest.approx(0, abs=1e-6)
     assert report["lifted_by"] == pytest.approx(-before.vertices[:, 1].min(), abs=1e-6)
     assert report["mesh_vs_scene_psnr"] > 25 and report["settings"]["formats"] == ["stl", "ply"]
+
+
+def test_a_ply_has_the_scene_s_colours_where_its_surface_was_before_it_was_lifted(tmp_path, monkeypatch):
+    vertices, colors = np.eye(3, dtype=np.float32), np.arange(9, dtype=np.uint8).reshape(3, 3)
+    surface = Surface(vertices, np.array([[0, 1, 2]]), vertices)
+
+    def colored(scene, asked):
+        assert asked is surface
+        return ColoredMesh(vertices, surface.faces, vertices, colors)
+
+    monkeypatch.setattr(export, "color_vertices", colored)
+    results = export._write_formats(None, None, surface, 0.5, ExportConfig(formats=("ply",)), tmp_path)
+    read = trimesh.load(results["ply"], process=False)
+    assert np.array_equal(read.vertices[:, [2, 0, 1]], vertices + np.array([0, 0, 0.5]))
+    assert np.array_equal(read.visual.vertex_colors[:, :3], colors)
 
 
 def test_a_run_that_stopped_early_is_not_called_finished(tmp_path):

@@ -357,6 +357,7 @@ def test_a_run_s_scene_is_refined_beside_it(generated, capsys, monkeypatch):
     assert meshes[0] == meshes[1] != before == (generated / "asset.glb").read_bytes()
     assert {path.name for path in (generated / "refined/checkpoints").iterdir()} == {"step-000008", "step-000013"}
     assert {json.loads(path.read_text())["prompt_as_read"] for path in generated.rglob("report.json")} == {"a red ball"}
+    assert "ground truth" in (generated / "preview.html").read_text()  # of what was typed there is none
     alone = json.loads((generated / "report.json").read_text())
     with Image.open(generated / "sampled_views.png") as views:
         assert (views.text["prompt"], views.text["prompt_as_read"]) == ("red ball", "a red ball")
