@@ -115,6 +115,38 @@ def test_an_exception_leaves_the_older_folder(tmp_path):
     assert os.listdir(tmp_path) == ["step"]
 
 
+def test_what_gets_its_name_is_on_disk_and_then_its_name_is(tmp_path, monkeypatch):
+    """What a power cut leaves follows from this order."""
+    done, replace, rename, fsync = [], os.replace, os.rename, os.fsync
+
+    def flushed(descriptor):
+        done.append(("flush", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def named(really):
+        def call(source, target):
+            inside = [*Path(source).rglob("*"), Path(source)]
+            done.append(("name", {path.stat().st_ino for path in inside}))
+            really(source, target)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", named(replace))
+    monkeypatch.setattr(os, "rename", named(rename))
+    write_bytes_atomically(tmp_path / "file", b"a")
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub/b.txt").write_text("b")
+    here = ("flush", tmp_path.stat().st_ino)
+    for expected in (1, 4):  # a file; a folder with its manifest, another folder and a file in that
+        at = next(i for i, (kind, _) in enumerate(done) if kind == "name")
+        assert {number for kind, number in done[:at] if kind == "flush"} == done[at][1] and len(done[at][1]) == expected
+        assert done[at + 1] == here
+        del done[: at + 2]
+    assert not done
+
+
 @pytest.mark.parametrize("call", ["replace", "rename"])
 def test_a_signal_that_comes_while_the_last_name_is_given_is_what_is_told(tmp_path, monkeypatch, call):
     """Python hears of it when the call returns: what was written is in place then."""

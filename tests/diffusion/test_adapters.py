@@ -78,6 +78,16 @@ def test_peft_reads_what_is_saved(trained, folder):
     assert not torch.allclose(MultiViewPrior.from_pretrained("mini").unet.state_dict()[key], ours, atol=1e-3)
 
 
+def test_an_adapter_counts_by_alpha_over_its_rank(folder, tmp_path):
+    twice = shutil.copytree(folder, tmp_path / "twice")
+    config = json.loads((twice / "unet/adapter_config.json").read_text())
+    (twice / "unet/adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 2 * config["r"]}))
+    name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    weights = [MultiViewPrior.from_pretrained(where).unet.get_parameter(name) for where in ("mini", folder, twice)]
+    assert (weights[1] - weights[0]).abs().max() > 0.01
+    torch.testing.assert_close(weights[2] - weights[0], 2 * (weights[1] - weights[0]))
+
+
 def test_the_base_of_an_adapter_must_be_there(folder, tmp_path):
     assert locate_weights(str(folder)) == folder
     copied = tmp_path / "adapter"

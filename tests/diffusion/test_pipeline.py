@@ -112,6 +112,7 @@ def test_a_larger_image_of_a_small_model_is_its_own_size_resized(pipe):
     for small, large in zip(own.images, larger.images, strict=True):
         shrunk = np.asarray(large).reshape(64, 2, 64, 2, 3).mean((1, 3))
         assert np.abs(shrunk - np.asarray(small)).mean() < 2
+        assert (np.asarray(large)[::2] != np.asarray(large)[1::2]).mean() > 0.1  # smoothly, not pixel by pixel
 
 
 def test_a_model_of_the_api_s_size_draws_at_the_size_asked_for(pipe, monkeypatch):

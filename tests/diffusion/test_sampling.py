@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from threedgen.cameras import orbit
 from threedgen.config.sampling import Sampler
-from threedgen.diffusion.denoising import Denoised
+from threedgen.diffusion.conditions import Conditions
+from threedgen.diffusion.denoising import Denoised, Guided
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim, ddim_timesteps, sample_views, solve
 from threedgen.diffusion.schedule import NoiseSchedule, cosine_schedule, stable_diffusion_schedule
@@ -45,6 +47,18 @@ def test_a_solver_with_two_thirds_of_the_steps_is_nearer_to_the_truth_than_ddim(
     fast = error(solve(denoiser, noisy, 20, sampler), 999)
     assert fast < slow, (fast, slow)
     assert error(solve(denoiser, noisy, 40, sampler), 999) < 0.02
+
+
+@torch.no_grad()
+def test_views_are_guided_and_rescaled_as_is_asked():
+    prior, cameras = MultiViewPrior.from_pretrained("mini"), orbit([0, 180], 15, 2, 40, 64, num_views=2)
+    how = {"negative_prompt": "a blue dog", "num_inference_steps": 2, "guidance_scale": 3.0, "rescale": 0.6}
+    found = sample_views(prior, ["a red cat"], cameras, torch.Generator().manual_seed(5), **how)
+    text, negative = prior.encode_text(["a red cat"]), prior.encode_text(["a blue dog"])
+    edge = prior.unet.config.sample_size
+    noise = torch.randn(2, 4, edge, edge, generator=torch.Generator().manual_seed(5))
+    expected = ddim(Guided(prior, Conditions(text, cameras, 2), negative, 3.0, 0.6), noise, ddim_timesteps(2))
+    torch.testing.assert_close(found, prior.decode(expected))
 
 
 def test_a_solver_and_a_replaced_x0_do_not_go_together():

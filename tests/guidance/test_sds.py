@@ -105,6 +105,27 @@ def test_timesteps_stay_in_the_annealed_range_and_reach_both_ends():
         assert window.min() >= low and window.max() <= high + 3
     late = drawn[8000:]
     assert late.min() <= 24 and late.max() >= 496
+    narrow = GuidanceConfig(min_timestep=Schedule(0.25, 0.25), max_timestep=Schedule(0.252, 0.252))
+    guidance = ScoreDistillation(FixedNoisePrior(None), narrow, seed=0)
+    assert {int(guidance._draw_timestep(1, step, 50, 1000)[0]) for step in range(50)} == {250, 251, 252}
+
+
+def test_noise_is_normal_and_drawn_for_seed_and_step():
+    """And pictures of another size are taken at the config's: at half of it every pixel is the mean of four."""
+    seen = []
+    prior = FixedNoisePrior(lambda noisy: seen.append(noisy) or noisy)
+    rgb = torch.rand(4, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    level = Schedule(0.05, 0.05)
+    config = GuidanceConfig(image_size=32, min_timestep=level, max_timestep=level)
+    latents, noises = rgb.view(4, 32, 2, 32, 2, 3).mean((2, 4)).movedim(-1, 1), []
+    for seed, step in ((3, 10), (3, 10), (3, 11), (4, 10)):
+        guidance = ScoreDistillation(prior, config, seed)
+        alpha, sigma = prior.schedule.level(guidance(rgb, guided(prior, 1.0), step, 100).timestep)
+        noises.append((seen.pop() - alpha * latents) / sigma)
+        assert abs(noises[-1].mean()) < 0.05 and noises[-1].std() == pytest.approx(1, abs=0.05)
+    first, again, *others = noises
+    _close(first, again)
+    assert all(torch.corrcoef(torch.stack([first, other]).flatten(1))[0, 1].abs() < 0.05 for other in others)
 
 
 def test_gradient_clip_shortens_but_does_not_turn():

@@ -20,6 +20,7 @@ from threedgen.mesh import (
     write_glb,
     write_obj,
     write_ply,
+    write_stl,
 )
 from threedgen.mesh.rasterize import NativeRasterizer
 from threedgen.mesh.types import sample_texture
@@ -196,6 +197,19 @@ def test_the_obj_names_its_neighbours_without_a_folder(ball_mesh, tmp_path):
     material = (tmp_path / "thing.mtl").read_text()
     assert re.findall(r"^map_Kd (.+)$", material, re.M) == ["thing.png"]
     assert "Kd 1 1 1" in material  # anything else would darken the texture
+
+
+def test_the_normals_of_an_stl_are_unit_and_outward(ball_mesh, tmp_path):
+    """Read as the format has it: 80 bytes, the number of faces, and of each a normal, three corners and two bytes."""
+    write_stl(ball_mesh, tmp_path / "a.stl")
+    data = (tmp_path / "a.stl").read_bytes()
+    (count,) = struct.unpack("<I", data[80:84])
+    rows = np.frombuffer(data[84:], [("vectors", "<f4", (4, 3)), ("attribute", "<u2")])["vectors"]
+    assert len(rows) == count == len(ball_mesh.faces)
+    assert np.linalg.norm(rows[:, 0], axis=1) == pytest.approx(1, abs=1e-5)
+    centers = rows[:, 1:].mean(1)
+    outward = (rows[:, 0] * centers).sum(1) / np.linalg.norm(centers, axis=1)
+    assert outward.mean() > 0.97 and (outward > 0).mean() > 0.99
 
 
 def test_an_obj_holds_the_tables_that_numpy_writes(ball_mesh, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 import pytest
 
 from threedgen.core.errors import ConfigError, EmptyMeshError
-from threedgen.runs.batch import read_prompts, run_batch, summary
+from threedgen.runs.batch import Outcome, read_prompts, run_batch, summary
 
 
 def test_prompts_are_taken_as_they_stand(tmp_path, monkeypatch):
@@ -59,6 +59,12 @@ def test_a_failing_prompt_does_not_stop_the_rest(tmp_path, capsys):
     assert table[0].endswith("first.glb")
     assert table[2].endswith("no surface")
     assert table[-1] == "2 of 4 prompts done, 2 failed"
+
+
+def test_long_prompts_and_messages_take_one_line_of_the_summary():
+    lines = summary([Outcome("a" * 49, 65.0, None, "first\nsecond"), Outcome("b" * 48, 1.0, {})]).splitlines()
+    assert lines[0] == f"failed     1:05  {'a' * 45}...  first"
+    assert lines[1] == f"done       0:01  {'b' * 48}"
 
 
 def test_ctrl_c_stops_the_batch():

@@ -92,6 +92,20 @@ def test_seed_decides_the_start():
     assert torch.equal(first.background.network[0].weight, again.background.network[0].weight)
 
 
+def test_cells_are_refreshed_when_due_and_all_of_them_at_first():
+    scene, calls = NeRF(replace(CONFIG, occupancy_warmup=9), seed=0), []
+    scene._refreshed_opacity = lambda seed, all_cells: (
+        calls.append((seed, all_cells)) or scene.occupancy.opacity.clone()
+    )
+    due = []
+    for step in range(18):
+        before = len(calls)
+        scene.after_step(step)
+        due += [step] * (len(calls) - before)
+    assert due == [3, 7, 11, 15] and [all_cells for _, all_cells in calls] == [True, True, False, False]
+    assert len({seed for seed, _ in calls}) == 4
+
+
 def test_the_grid_spans_the_cube():
     """A vertex of the table moves the field where it lies in the world and nowhere else."""
     scene = NeRF(replace(CONFIG, radius=2.0, blob_radius=8.0), seed=0)

@@ -181,9 +181,9 @@ def test_the_penalty_keeps_the_weights_near_their_start(config, tmp_path):
 
 
 def test_preservation_learns_from_what_the_untuned_prior_draws(config, tmp_path):
-    settings = replace(config.dreambooth, preservation_weight=1.0, preservation_images=2)
+    settings = replace(config.dreambooth, preservation_weight=0.5, preservation_images=2, l1_weight=300.0)
     views = replace(config.views, rescale=0.5, sampler=Sampler.dpm)
-    one = replace(config, steps=1, dreambooth=settings, views=views)
+    one = replace(config, steps=2, dreambooth=settings, views=views)
     tune(one, tmp_path / "run")
     expected = sample_views(
         MultiViewPrior.from_pretrained("mini"),
@@ -198,8 +198,20 @@ def test_preservation_learns_from_what_the_untuned_prior_draws(config, tmp_path)
     saved = np.asarray(Image.open(tmp_path / "run" / "class_images" / "001.png"))
     assert np.abs(saved / 255 - expected.movedim(0, -1).numpy()).max() < 0.01
     (step,) = (e for e in read_events(tmp_path / "run" / "events.jsonl") if e["event"] == "step")
-    assert step["class"] > 0
-    assert step["loss"] == pytest.approx(step["subject"] + step["change"] + step["class"], abs=1e-5)
+    assert step["class"] > 0 and step["change"] > 0
+    assert step["loss"] == pytest.approx(step["subject"] + 300 * step["change"] + 0.5 * step["class"], abs=1e-5)
+
+
+def test_a_batch_is_of_the_subject_on_any_colour_and_then_of_its_class(config):
+    subject, of_class = np.zeros((3, 4, 4, 4), np.uint8), np.full((2, 4, 4, 4), 255, np.uint8)
+    batches = dreambooth._Batches(config, subject, of_class)
+    prior = SimpleNamespace(device=torch.device("cpu"), encode_images=lambda images: images)
+    drawn = torch.stack([batches(step, prior) for step in range(100)])
+    assert (drawn[:, 2:] == 1).all() and torch.equal(batches(7, prior), drawn[7])
+    colors = drawn[:, :2].flatten(0, 1).flatten(2)
+    assert (colors == colors[..., :1]).all()  # what is transparent shows one colour in all of a picture
+    is_grey = (colors[..., 0] == 0.5).all(1)
+    assert 0.35 < is_grey.float().mean() < 0.65 and colors[~is_grey][..., 0].std(0).min() > 0.2
 
 
 def test_a_run_leaves_previews_and_a_sheet(tuned):

@@ -12,13 +12,16 @@ import trimesh
 from PIL import Image
 
 from threedgen import cli
+from threedgen.config.export import ExportConfig
 from threedgen.config.load import load_config
 from threedgen.core.errors import EmptyMeshError
 from threedgen.imaging import find_ffmpeg, save_png
+from threedgen.mesh import ColoredMesh, Surface
 from threedgen.runs.checkpoint import save_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
 from threedgen.scene.nerf import NeRF
+from threedgen.tasks import export
 from threedgen.tasks.export import write_assets
 
 PROMPT = "a red cat with a green face"
@@ -84,6 +87,36 @@ def test_the_report_is_strict_and_true(folder):
     assert report["mesh_vs_scene_psnr"] > 25
     assert report["seconds"]["optimize"] >= 0 and report["seconds"]["export"] >= report["seconds"]["mesh"] > 0
     assert report["settings"]["resolution"] == 20 and report["settings"]["colors"] == "texture"
+
+
+def test_seconds_of_optimising_are_those_between_starts_and_last_steps(tmp_path):
+    moments = [("started", 100), ("step", 103), ("step", 105), ("started", 200), ("step", 204), ("exported", 300)]
+    path = tmp_path / "events.jsonl"
+    assert export._optimize_seconds(path) is None
+    for count, seconds in ((1, None), (3, 5), (4, 5), (6, 5 + 4)):
+        lines = (json.dumps({"event": event, "time": time}) for event, time in moments[:count])
+        path.write_text("".join(f"{line}\n" for line in lines))
+        assert export._optimize_seconds(path) == seconds
+
+
+def test_the_turntable_goes_round_once_and_the_sheet_looks_from_its_sides(folder, monkeypatch):
+    looked = {}
+
+    def seen(name):
+        really = getattr(export, name)
+
+        def call(mesh, cameras, **options):
+            looked[name] = (cameras.azimuth.rad2deg() % 360).round().tolist()
+            return really(mesh, cameras, **options)
+
+        monkeypatch.setattr(export, name, call)
+
+    seen("render_views")
+    seen("render_mesh")
+    config, scene = make_run(folder / "other")
+    write_assets(scene, config, folder, folder, 3)
+    assert looked["render_views"] == [0, 72, 144, 216, 288]
+    assert looked["render_mesh"] == [20, 65, 110, 155, 200, 245, 290, 335]
 
 
 def test_an_object_that_the_cube_cuts_off_is_told(folder, tmp_path, capsys):
@@ -161,6 +194,21 @@ def test_formats_and_the_floor(folder, capsys):
     assert report["bounds"][0][2] == pytest.approx(0, abs=1e-6)
     assert report["lifted_by"] == pytest.approx(-before.vertices[:, 1].min(), abs=1e-6)
     assert report["mesh_vs_scene_psnr"] > 25 and report["settings"]["formats"] == ["stl", "ply"]
+
+
+def test_a_ply_has_the_scene_s_colours_where_its_surface_was_before_it_was_lifted(tmp_path, monkeypatch):
+    vertices, colors = np.eye(3, dtype=np.float32), np.arange(9, dtype=np.uint8).reshape(3, 3)
+    surface = Surface(vertices, np.array([[0, 1, 2]]), vertices)
+
+    def colored(scene, asked):
+        assert asked is surface
+        return ColoredMesh(vertices, surface.faces, vertices, colors)
+
+    monkeypatch.setattr(export, "color_vertices", colored)
+    results = export._write_formats(None, None, surface, 0.5, ExportConfig(formats=("ply",)), tmp_path)
+    read = trimesh.load(results["ply"], process=False)
+    assert np.array_equal(read.vertices[:, [2, 0, 1]], vertices + np.array([0, 0, 0.5]))
+    assert np.array_equal(read.visual.vertex_colors[:, :3], colors)
 
 
 def test_a_run_that_stopped_early_is_not_called_finished(tmp_path):

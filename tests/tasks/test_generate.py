@@ -18,7 +18,9 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
+from threedgen.scene import regularizers
 from threedgen.scene.nerf import NeRF
+from threedgen.scene.neus import NeuS
 from threedgen.tasks import generate, prior_fit
 from threedgen.tasks.prompting import encode_prompts, load_prior
 
@@ -85,6 +87,44 @@ def test_a_step_is_guided_in_its_range_of_the_schedule(prior, monkeypatch):
         config = _config("guidance.guidance_range=[0.5, 1]", "camera.resolution=8", *times)
         generate.distilling(NeRF(config.scene, config.seed), config, prior, text, text)(0)
     assert asked == [4, 8]  # four views; wanted and unwanted
+
+
+def test_a_single_view_is_asked_for_without_its_camera(prior, monkeypatch):
+    """Training never showed one with it."""
+    asked, denoise = [], prior.denoise
+    monkeypatch.setattr(prior, "denoise", lambda noisy, t, told: asked.append(told) or denoise(noisy, t, told))
+    text = prior.encode_text([PROMPT])
+    for num_views in (1, 4):
+        config = _config("camera.resolution=8", f"camera.num_views={num_views}")
+        generate.distilling(NeRF(config.scene, config.seed), config, prior, text, text)(0)
+    assert [told.cameras is None for told in asked] == [True, False]
+
+
+def test_the_loss_of_a_step_is_the_guidance_and_the_weighed_regularizers(prior):
+    """Each as the recipe has it for this step, this seed and this scene."""
+    weights = ["sparsity", "opaque", "orientation", "eikonal"]
+    settings = [f"regularizer.{n}={{start: {2 + i}, end: {10 + i}, from_fraction: 0}}" for i, n in enumerate(weights)]
+    settings += ["guidance.rescale=0.7", "guidance.guidance_scale=3", "seed=5", "steps=8", "camera.resolution=8"]
+    config = _config(*settings, "camera.coarse_fraction=0", "scene.geometry=sdf", "guidance.image_size=16")
+    scene, how = NeuS(config.scene, config.seed), config.guidance
+    text, negative = prior.encode_text([PROMPT]), prior.encode_text(["a blue dog"])
+    with torch.no_grad():
+        taken = generate.distilling(scene, config, prior, text, negative)(2)
+        cameras = CameraSampler(config.camera, 5).sample(2, 8)
+        seen = generate._render(scene, cameras, config, 2)
+        denoiser = Guided(prior, Conditions(text, cameras, 4), negative, 3.0, 0.7, how.guidance_range)
+        expected = ScoreDistillation(prior, how, 5)(seen.rgb, denoiser, 2, 8).loss
+        own = [regularizers.sparsity(seen), regularizers.opaque(seen), regularizers.orientation(seen)]
+        own.append(regularizers.eikonal(scene, 2))
+    for i, loss in enumerate(own):
+        assert loss > 0
+        expected = expected + (4.0 + i) * loss  # a quarter of the way from 2 to 10
+    assert taken.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_checkpoint_stands_before_the_first_step_with_larger_pictures():
+    config = _config("steps=10", "camera.coarse_fraction=0.5")
+    assert [done for done in range(1, 11) if generate._grows_next(done, config)] == [5]
 
 
 def test_one_random_colour_stands_behind_a_step_at_the_stated_rate():

@@ -24,6 +24,7 @@ class Stubborn:
 
     is_video, image_size, device = False, 16, torch.device("cpu")
     calls: ClassVar[list] = []
+    noisiest = 0  # timestep that it was asked at
     schedule = NoiseSchedule(stable_diffusion_schedule().alphas_cumprod)
 
     def encode_images(self, images):
@@ -34,7 +35,7 @@ class Stubborn:
         return latents - 0.01
 
     def denoise(self, noisy, timestep, told):
-        self.told = told
+        self.told, self.noisiest = told, max(self.noisiest, int(timestep[0]))
         alpha, sigma = self.schedule.level(timestep)
         x0 = torch.full_like(noisy, 0.71)
         return Denoised((noisy - alpha * x0) / sigma, x0)
@@ -48,11 +49,14 @@ class Grey:
 
 
 def test_the_difference_to_what_the_prior_draws_is_told(tmp_path, capsys):
-    config, prior, scene = load_config("mvdream-mini.yaml", ["prompt=a red cat"]), Stubborn(), Grey()
+    settings = ["prompt=a red cat", "refine.strength=0.4"]  # which is of refinement alone
+    config, prior, scene = load_config("mvdream-mini.yaml", settings), Stubborn(), Grey()
     with open_run(tmp_path, config) as run:
+        run.events.write("prior_fit", step=7, psnr=1.0)  # before it was done again
         note_prior_fit(scene, config, run, prior, torch.zeros(1, 4, 8), torch.zeros(1, 4, 8), 7)
     expected = viewing_cameras(config.camera, SHEET_AZIMUTHS, SHEET_ELEVATION, 16)
     assert torch.equal(scene.cameras.camera_to_world, expected.camera_to_world)
+    assert prior.noisiest == 750
     assert prior.told.num_views == 4 and [call.unique().tolist() for call in prior.calls] == [pytest.approx([0.4])] * 2
     fit = prior_fit(tmp_path, 7)
     # 0.4 against 0.71 - 0.01; DDIM ends at timestep 0, where a little of the noise is left

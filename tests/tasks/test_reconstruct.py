@@ -19,8 +19,10 @@ from threedgen.data.posed_images import PosedImages, cameras_at
 from threedgen.imaging import to_uint8
 from threedgen.runs.directory import open_run
 from threedgen.runs.events import read_events
+from threedgen.scene.distortion import distortion
 from threedgen.scene.nerf import NeRF
-from threedgen.scene.regularizers import smoothness
+from threedgen.scene.neus import NeuS
+from threedgen.scene.regularizers import eikonal, smoothness
 from threedgen.tasks import reconstruct
 
 ROOT = Path(__file__).parent.parent.parent
@@ -174,6 +176,61 @@ def test_the_loss_of_transparent_pictures_asks_for_empty_space():
     assert more > 0 and more == pytest.approx(1e8 * smoothness(scene, generator(0, 0, "smoothness")).item(), rel=1e-3)
     scene.occupancy.occupied.zero_()
     assert reconstruct.losses(scene, posed, None, config, step=0).total == 0
+
+
+def test_fog_and_the_slopes_of_a_distance_are_weighed_as_the_step_says():
+    poses = torch.eye(4).repeat(4, 1, 1)
+    poses[:, 2, 3] = 3.0
+    images = torch.randint(256, (4, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    posed = PosedImages(images, cameras_at(poses, torch.full((4,), 0.3), 8, 8), ("",) * 4)
+    settings = [
+        "scene.geometry=sdf",
+        "steps=8",
+        "seed=3",
+        "reconstruct.rays_per_step=64",
+        "reconstruct.eikonal_weight=3",
+    ]
+    settings += ["reconstruct.distortion={start: 1, end: 5, to_fraction: 1}"]
+    config = config_for("unused", *settings)
+    scene = NeuS(config.scene, seed=0)
+    torch.nn.init.normal_(scene.table, std=0.1, generator=torch.Generator().manual_seed(0))  # no longer a true distance
+    scene.ops = replace(scene.ops, ray_jitter=lambda seed, count, device: torch.full((count,), 0.5))
+    found = reconstruct.losses(scene, posed, None, config, step=2)
+    rays, _ = posed.pixels(torch.randint(posed.num_pixels, (64,), generator=generator(3, 2, "rays")))
+    seen, samples = scene.trace(rays)
+    torch.testing.assert_close(found.distortion, 2 * distortion(seen.weights, samples).mean())
+    torch.testing.assert_close(found.eikonal, 3 * eikonal(scene, 2))
+    assert found.distortion > 1e-3 and found.eikonal > 1e-3 and found.total > found.distortion + found.eikonal
+
+
+def test_opacity_is_watched_where_pictures_show_nothing():
+    none = torch.zeros(())
+    seen, true = torch.tensor([0.4, 0.1, 0.3]), torch.tensor([0.0, 1.0, 0.2])
+    assert reconstruct.Losses(*[none] * 5, seen, true).opacity_range() == pytest.approx((0.3, 0.4))
+    assert reconstruct.Losses(*[none] * 5, seen, None).opacity_range() == pytest.approx((0.0, 0.4))
+
+
+def test_points_of_the_data_are_turned_and_then_moved_into_the_scene(tmp_path):
+    world, matrix = np.eye(4)[[1, 2, 0, 3]], np.diag([2.0, 2.0, 2.0, 1.0])
+    matrix[:3, 3] = 1.0, 2.0, 3.0
+    images, poses = torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.eye(4)[None]
+    posed = PosedImages(images, cameras_at(poses, torch.ones(1), 8, 8), ("",), world=world)
+    with open_run(tmp_path, config_for("unused")) as run:
+        results = reconstruct.write_quality(None, posed, posed.select([]), None, matrix, run)
+    found = np.array(json.loads(results["quality"].read_text())["scene_from_data"])
+    assert np.allclose(found @ [5, 7, 9, 1], [2 * 7 + 1, 2 * 9 + 2, 2 * 5 + 3, 1])
+
+
+def test_silhouettes_are_compared_in_cut_outs_alone(tmp_path, monkeypatch):
+    images = torch.full((2, 8, 8, 4), 255, dtype=torch.uint8)
+    images[0, :4, :, 3] = 0
+    cameras = cameras_at(torch.eye(4).repeat(2, 1, 1), torch.ones(2), 8, 8)
+    posed = PosedImages(images, cameras, ("",) * 2, photographs=torch.tensor([False, True]))
+    rgb, opacity = posed.on(reconstruct.GREY)
+    monkeypatch.setattr(reconstruct, "render_views", lambda *_: (rgb, opacity * [[[[1]]], [[[0]]]]))
+    with open_run(tmp_path, config_for("unused")) as run:
+        written = reconstruct.write_quality(None, posed, posed, None, np.eye(4), run)["quality"].read_text()
+    assert json.loads(written)["held_out"]["silhouette_iou"] == 1
 
 
 def test_what_cannot_be_done_is_one_line_and_leaves_no_run(tmp_path, capsys):

@@ -15,8 +15,11 @@ from PIL import Image
 from threedgen import cli
 from threedgen.cameras import viewing_cameras
 from threedgen.config.load import load_config
+from threedgen.config.scene import Geometry
 from threedgen.config.schedules import Schedule
+from threedgen.core.randomness import generator
 from threedgen.data.miniworld import build, parse, render
+from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.prior import MultiViewPrior
@@ -25,7 +28,9 @@ from threedgen.metrics import psnr
 from threedgen.runs.checkpoint import load_latest_checkpoint
 from threedgen.runs.directory import open_run
 from threedgen.runs.stopping import Terminated
+from threedgen.scene import regularizers
 from threedgen.scene.nerf import NeRF
+from threedgen.scene.neus import NeuS
 from threedgen.tasks import generate, prior_fit, refine
 from threedgen.tasks.on_runs import refine_run
 from threedgen.tasks.scene_optimizer import Span, fit
@@ -166,7 +171,64 @@ def test_strength_and_size_follow_the_rounds():
     assert first == [[999, 749, 500, 250], [750, 500, 250], [500, 250]]  # 1, 3/4 and 1/2 of the schedule
 
 
+def test_views_are_drawn_with_the_guidance_that_is_set():
+    """In one step from half of the schedule to its end, where hardly any noise is left of it."""
+    wanted, unwanted = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def denoise(noisy, timestep, told):
+        x0 = torch.where(
+            told.text_of(len(noisy))[..., None] > 0, wanted.repeat(2, 1, 1, 1), unwanted.repeat(2, 1, 1, 1)
+        )
+        alpha, sigma = prior.schedule.level(timestep)
+        return Denoised((noisy - alpha * x0) / sigma, x0)
+
+    prior = Knowing()
+    prior.encode_images, prior.decode, prior.denoise = lambda x: x, lambda x: x, denoise
+    settings = replace(CONFIG.refine, guidance_scale=3.0, rescale=0.4, num_inference_steps=2)
+    text = torch.ones(1, 1, 1)
+    drawn = refine.redraw(
+        torch.zeros(4, 3, 8, 8), Conditions(text, None, 4), 0 * text, prior, settings, 0.5, torch.Generator()
+    )
+    guided = unwanted + 3 * (wanted - unwanted)
+    expected = guided * (0.4 * wanted.std() / guided.std() + 0.6)
+    assert (drawn - expected).abs().mean() < 0.03 * expected.abs().mean()
+
+
+def test_a_single_view_is_drawn_without_its_camera():
+    """Training never showed one with it."""
+    prior, told = Knowing(), []
+    prior.denoise = lambda noisy, timestep, one: told.append(one) or Denoised(noisy, noisy)
+    config = replace(CONFIG, camera=replace(CONFIG.camera, num_views=1))
+    refine.draw_targets(NeRF(CONFIG.scene, CONFIG.seed), config, prior, TEXT, TEXT, step=4)
+    assert told and all(one.cameras is None and one.num_views == 1 for one in told)
+
+
+def test_smaller_pictures_have_something_of_every_pixel():
+    stripes = torch.zeros(1, 3, 32, 32)
+    stripes[..., ::4] = 1.0  # none of them is nearest to a middle of the eight that are left
+    assert refine._resized(stripes, 8).mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_rates_fall_over_all_rounds_and_sets_come_in_another_order_each_time(tmp_path, monkeypatch):
+    config, spans = refining(rounds=3, lr_scale=Schedule(1.0, 0.4)), []
+
+    def fit(scene, config, run, label, take, span, save):
+        spans.append((span.first, span.last, span.lr_scale.start, span.lr_scale.end))
+        return span.last
+
+    monkeypatch.setattr(refine, "fit", fit)
+    monkeypatch.setattr(refine, "draw_targets", lambda *_: ([], [torch.zeros(4, 2, 2, 3)] * 3))
+    with open_run(tmp_path, config) as run:
+        refine.refine(NeRF(CONFIG.scene, 0), config, run, Knowing(), TEXT, TEXT, begin=4, done=4)
+    expected = [(4, 44, 1.0, 0.8), (44, 84, 0.8, 0.6), (84, 124, 0.6, 0.4)]
+    assert spans == [pytest.approx(each) for each in expected]
+    fitting = refine._Fitting(None, config, [], [torch.zeros(4, 2, 2, 3)] * 8, [None] * 8)
+    orders = [tuple(fitting._set_of(8 * time + place) for place in range(8)) for time in range(3)]
+    assert len(set(orders)) == 3 and all(sorted(order) == [*range(8)] for order in orders)
+
+
 def test_a_set_on_a_random_colour_is_drawn_on_it_and_fitted_on_its_own_pictures_edge(monkeypatch):
+    monkeypatch.setattr(refine, "_SETS_AT_ONCE", 2)
     config = refining(background_random_probability=1.0, strength=Schedule(0.001, 0.001))
     prior, scene = Knowing(), NeRF(config.scene, config.seed)
     prior.denoise = lambda noisy, timestep, told: Denoised(noisy * 0, noisy / prior.schedule.level(timestep)[0])
@@ -185,19 +247,29 @@ def test_a_set_on_a_random_colour_is_drawn_on_it_and_fitted_on_its_own_pictures_
     assert own.loss.item() > 1e-3
 
 
-def test_sparsity_is_weighed():
-    scene = NeRF(CONFIG.scene, CONFIG.seed)
-    cameras = refine._round_cameras(CONFIG, 4, 0)
-    targets = [torch.zeros(4, 24, 24, 3)] * 3
+def test_what_a_step_costs_besides_the_difference_is_weighed():
+    scene = NeuS(replace(CONFIG.scene, geometry=Geometry.sdf), CONFIG.seed)
+    torch.nn.init.normal_(scene.table, std=0.1, generator=torch.Generator().manual_seed(0))  # no longer a true distance
+    scene.ops = replace(scene.ops, ray_jitter=lambda seed, count, device: torch.full((count,), 0.5))
+    cameras, targets = refine._round_cameras(CONFIG, 4, 0)[:1], [torch.full((4, 24, 24, 3), 0.3)]
 
-    def loss(weight):
-        return refine._Fitting(scene, refining(sparsity_weight=weight), cameras, targets, [None] * 3)(4).loss
+    @torch.no_grad()
+    def loss(**weights):
+        none = dict.fromkeys(("opaque_weight", "sparsity_weight", "smoothness_weight", "eikonal_weight"), 0.0)
+        return refine._Fitting(scene, refining(**none | weights), cameras, targets, [None])(4).loss.item()
 
     with torch.no_grad():
-        seen = [scene.render(one).opacity for one in cameras]
-        wanted = [(one.square() + 0.01).sqrt().mean().item() for one in seen]
-        found = (loss(2.0) - loss(0.0)).item() / 2
-    assert min(abs(found - one) for one in wanted) < 1e-3 and found > 0.2  # samples are shifted
+        seen, drawn = scene.render(cameras[0]), generator(CONFIG.seed, 4, "refine smoothness")
+        losses = {
+            "opaque": regularizers.opaque(seen),
+            "sparsity": (seen.opacity.square() + 0.01).sqrt().mean(),
+            "smoothness": regularizers.smoothness(scene, drawn),
+            "eikonal": regularizers.eikonal(scene, 4),
+        }
+    assert loss() == pytest.approx((seen.rgb - 0.3).square().mean().item(), rel=1e-4)
+    for name, one in losses.items():
+        assert one > 1e-5
+        assert loss(**{f"{name}_weight": 5.0}) - loss() == pytest.approx(5 * one.item(), rel=1e-3), name
 
 
 def test_the_scene_comes_to_look_like_the_prior_s_views(tmp_path):
@@ -285,6 +357,7 @@ def test_a_run_s_scene_is_refined_beside_it(generated, capsys, monkeypatch):
     assert meshes[0] == meshes[1] != before == (generated / "asset.glb").read_bytes()
     assert {path.name for path in (generated / "refined/checkpoints").iterdir()} == {"step-000008", "step-000013"}
     assert {json.loads(path.read_text())["prompt_as_read"] for path in generated.rglob("report.json")} == {"a red ball"}
+    assert "ground truth" in (generated / "preview.html").read_text()  # of what was typed there is none
     alone = json.loads((generated / "report.json").read_text())
     with Image.open(generated / "sampled_views.png") as views:
         assert (views.text["prompt"], views.text["prompt_as_read"]) == ("red ball", "a red ball")

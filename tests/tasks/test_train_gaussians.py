@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from threedgen.cameras import orbit
+from threedgen.cameras import Cameras, orbit
 from threedgen.cli import main
 from threedgen.config.load import load_config
 from threedgen.config.training import PriorNetwork, TrainBackground
@@ -50,6 +51,57 @@ def test_billboards_are_where_each_ray_passes_the_origin():
     moved = Gaussians(scene.positions + 0.1, scene.quaternions, scene.scales, scene.opacities, scene.colors)
     found = billboard_losses([moved], pictures, cameras)
     assert found.others["place"].item() == pytest.approx(0.03 * (0.75 + 0.05), rel=1e-2)  # 3/4 of them are opaque
+    for changed, cost in (
+        ({"opacities": scene.opacities + 0.1}, 0.01),
+        ({"colors": scene.colors + 0.1}, 0.03 * 0.75),
+        ({"scales": scene.scales * 2}, 0.1 * (0.75 + 0.05) * math.log(2) ** 2),
+    ):
+        other = replace(scene, **changed)
+        assert billboard_losses([other], pictures, cameras).total.item() == pytest.approx(cost, rel=1e-3)
+
+
+def test_true_views_are_compared_on_their_own_backgrounds():
+    """Two objects of four views, of which two each are compared; what each scene shows is plain."""
+    config = load_config("train-gaussians-mini.yaml", ["camera.num_views=4", "gaussians.opacity_weight=3"])
+    config = replace(config, gaussians=replace(config.gaussians, billboard_steps=2))
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.rand(8, 4, 2, 2, generator=rng)
+    pictures[:, :3] *= pictures[:, 3:]
+    compared, behind = torch.tensor([[2, 0], [1, 3]]), torch.tensor([[0.1, 0.2, 0.3], [0.9, 0.5, 0.4]])
+    one = orbit([0, 90, 180, 270], 15, 2, 40, 2, num_views=4)
+    numbers = {"step": 2, "pictures": pictures, "captions": ["", ""], "cameras": Cameras.joined([one, one])}
+    none = dict.fromkeys(("timestep", "noise", "behind"))
+    batch = train_gaussians._Batch(**numbers, **none, first=0, compared=compared, backgrounds=behind)
+    seen_from = []
+
+    def scene(color):
+        def render(cameras, background):
+            seen_from.append(cameras.azimuth.rad2deg().round().tolist())
+            return SimpleNamespace(rgb=(color * background).expand(2, 2, 2, 3), opacity=torch.full((2, 2, 2, 1), color))
+
+        return SimpleNamespace(render=render)
+
+    objective = train_gaussians._Objective(None, lambda images, cameras: [scene(0.3), scene(0.6)], config)
+    objective.denoised = lambda batch: (torch.zeros(1), None)
+    objective._of_billboards = lambda batch: "billboards"
+    found = objective.losses(batch)
+    assert seen_from == [[180, 0], [90, 270]]
+    color = opacity = 0.0
+    for i, plain in enumerate((0.3, 0.6)):
+        true = pictures[4 * i + compared[i]]
+        on = true[:, :3] + (1 - true[:, 3:]) * behind[i, :, None, None]
+        color += (on - plain * behind[i, :, None, None]).square().mean().item() / 2
+        opacity += (true[:, 3] - plain).square().mean().item() / 2
+    assert found.total.item() == pytest.approx(color + 3 * opacity, rel=1e-5)
+    assert found.others["psnr"].item() == pytest.approx(-10 * math.log10(color), rel=1e-5)
+    assert objective.losses(replace(batch, step=1)) == "billboards"
+
+
+def test_noise_is_as_strong_as_is_asked_for():
+    config = load_config("train-gaussians-mini.yaml")
+    steps = (train_gaussians._batch(config, _Nothing(), (4, 1, 1), step, 2, 3).timestep for step in range(20))
+    by_object = torch.cat(list(steps)).unflatten(0, (-1, 24))
+    assert (by_object == by_object[:, :1]).all() and set(by_object[:, 0].tolist()) == {0, 1, 2, 3}
 
 
 class _Nothing:

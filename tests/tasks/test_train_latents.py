@@ -5,9 +5,14 @@ import pytest
 import torch
 
 from threedgen.cameras import orbit
+from threedgen.config.load import load_config
 from threedgen.config.training import TrainBackground
+from threedgen.core.randomness import generator, seeded
 from threedgen.data.captioned_views import CapturedViews
 from threedgen.data.training_sources import MiniworldPhotographs, MiniworldViews
+from threedgen.diffusion.mini import new_mini_vae
+from threedgen.runs.directory import open_run
+from threedgen.tasks.training import train_vae
 from threedgen.tasks.training.batches import TrainingSources
 from threedgen.tasks.training.latents import Latents, encoded
 from threedgen.tasks.training.train_vae import reconstruction_loss
@@ -79,3 +84,29 @@ def test_the_vaes_loss_by_hand():
     assert float(reconstruction_loss(error, opacity)) == pytest.approx(values + 0.25 * across)
     hidden = torch.flip(opacity, (-1,))
     assert float(reconstruction_loss(error, hidden)) == pytest.approx(0.5 * 0.35 * 0.22 + 0.25 * across)
+
+
+def test_the_vae_is_taught_pictures_from_its_posterior_and_to_keep_that_near_a_unit_gaussian(tmp_path, monkeypatch):
+    class Taken(Exception):
+        pass
+
+    def take(job, *_, **__):
+        raise Taken(job)
+
+    monkeypatch.setattr(train_vae, "train_network", take)
+    config = load_config("train-mini.yaml", ["seed=3", "train.precision=float32"])
+    with open_run(tmp_path, config) as run, pytest.raises(Taken) as taken:
+        train_vae.train_vae(config, run, None, torch.device("cpu"))
+    (job,) = taken.value.args
+    with seeded(3), torch.no_grad():
+        vae = new_mini_vae()
+        images, opacity = 2 * torch.rand(2, 3, 16, 16) - 1, torch.rand(2, 1, 16, 16)
+        found = job.objective(train_vae._Batch(7, images, opacity))
+        mean, log_variance = vae.encode(images).latent_dist.parameters.chunk(2, 1)
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+        noise = torch.randn(mean.shape, generator=generator(3, 7, "vae posterior"))
+        error = vae.decode(mean + (0.5 * log_variance).exp() * noise).sample - images
+    assert kl > 0.01 and found.others["kl"].item() == pytest.approx(kl.item(), rel=1e-4)
+    assert found.others["psnr"].item() == pytest.approx(-10 * np.log10((error / 2).square().mean().item()), rel=1e-4)
+    by_kl = found.total.double() - reconstruction_loss(error, opacity).double()
+    assert by_kl.item() == pytest.approx(1e-4 * kl.item(), rel=0.1)

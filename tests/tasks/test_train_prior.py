@@ -278,6 +278,8 @@ def test_from_scratch_the_vae_is_trained_first_and_resumed(config, tmp_path, mon
         load_file(tmp_path / n / "vae/diffusion_pytorch_model.safetensors") for n in ("straight", "stopped")
     )
     assert largest_difference(first, second) == 0
+    last = load_file(tmp_path / "straight/checkpoints-vae/step-000004/state.safetensors")
+    assert all(torch.equal(value, last[f"average.vae.{name}"]) for name, value in first.items())
     vae = json.loads((tmp_path / "stopped/vae/config.json").read_text("utf-8"))
     assert vae["scaling_factor"] != 0.18215  # measured: its latents have unit standard deviation
     prior = MultiViewPrior.from_pretrained(tmp_path / "stopped/prior")
