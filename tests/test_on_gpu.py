@@ -168,8 +168,9 @@ def test_the_longest_kernels_of_a_profile(stages):
 
 
 @pytest.mark.parametrize("name", ["", "not channels-last"])
-def test_without_channels_last_no_convolution_has_it(load_benchmark, name):
+def test_without_channels_last_no_convolution_has_it(load_benchmark, monkeypatch, name):
     """Of those behind each other in the VAE's encoder."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
     full_size = load_benchmark("full_size_gpu")
     prior, given = full_size.random_prior("small", "cpu", torch.float), []
     for layer in prior.vae.encoder.modules():
