@@ -189,10 +189,11 @@ def do(job: Job) -> dict[str, Any]:
     file = job.result / "scores.json"
     if file.exists():
         return json.loads(file.read_text("utf-8"))
-    weights, scores = "mini", {"subject": job.subject.name, "condition": job.condition}
+    weights = untuned = load_config("dreambooth-mini.yaml", job.settings).weights
+    scores: dict[str, Any] = {"subject": job.subject.name, "condition": job.condition}
     if job.condition in TUNINGS:
         weights, scores["tune_seconds"] = tune(job)
-        scores |= what_it_still_knows(weights)
+        scores |= what_it_still_knows(weights, untuned)
     scores |= score_views(job, weights)
     if job.sds_steps:
         scores |= score_scene(job, weights)
@@ -273,9 +274,9 @@ def score_scene(job: Job, weights: str) -> dict[str, float]:
     }
 
 
-def what_it_still_knows(weights: str) -> dict[str, float]:
+def what_it_still_knows(weights: str, untuned: str) -> dict[str, float]:
     """Views of held-out captions, against their truth and against the untuned prior's."""
-    base, captions, truths = untuned_knowledge()
+    base, captions, truths = untuned_knowledge(untuned)
     tuned = draw(MultiViewPrior.from_pretrained(weights), captions, seed=7)
     return {
         "held_out_before": mean(psnr_inside(views, truth) for views, truth in zip(base, truths, strict=True)),
@@ -285,8 +286,8 @@ def what_it_still_knows(weights: str) -> dict[str, float]:
 
 
 @cache
-def untuned_knowledge() -> tuple[np.ndarray, list[str], list[Rendering]]:
-    prior = MultiViewPrior.from_pretrained("mini")
+def untuned_knowledge(weights: str) -> tuple[np.ndarray, list[str], list[Rendering]]:
+    prior = MultiViewPrior.from_pretrained(weights)
     captions = [spec.caption for spec in held_out() if not unknown_words(prior.tokenizer, spec.caption)][:NUM_HELD_OUT]
     truths = [pictures(build(parse(caption)), standard_cameras()) for caption in captions]
     return draw(prior, captions, seed=7), captions, truths

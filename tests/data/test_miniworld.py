@@ -282,10 +282,11 @@ def test_training_shows_every_kind_and_every_form():
     specs = draw_training_specs(Random(0), 4000)
     shares = Counter(spec.kind for spec in specs)
     assert set(shares) == set(KINDS)
-    assert shares["cat"] > 2 * shares["cube"]
+    assert shares["cat"] > 1.1 * shares["cube"]  # animals have the most to learn
     forms = Counter(spec.form for spec in specs)
     assert set(forms) == {"plain", "material", "with", "on", "wearing"}
     assert min(forms.values()) > 0.04 * len(specs)
+    assert forms["on"] > 0.1 * len(specs)
     assert specs == draw_training_specs(Random(0), 4000) != draw_training_specs(Random(1), 4000)
 
 
