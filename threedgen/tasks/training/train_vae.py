@@ -15,6 +15,7 @@ from threedgen.core.files import atomic_folder
 from threedgen.core.randomness import generator, seeded, stable_seed
 from threedgen.core.transfer import to_device
 from threedgen.data.captioned_views import composite_on
+from threedgen.diffusion.checkpoints.folders import load_vae
 from threedgen.diffusion.mini import new_mini_vae
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks.training.batches import TrainingSources, draw_background, to_chw
@@ -40,8 +41,8 @@ def train_vae(
     """
     train, folder = config.train, run.folder / "vae"
     if folder.is_dir():
-        vae = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
-        return vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        vae = load_vae(folder, torch.float32, device)
+        return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     with seeded(config.seed):
         vae = (start or new_mini_vae()).to(device, memory_format=torch.channels_last)
     vae.train().requires_grad_(start is None)
