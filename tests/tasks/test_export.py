@@ -92,11 +92,11 @@ def test_the_report_is_strict_and_true(folder):
 def test_seconds_of_optimising_are_those_between_starts_and_last_steps(tmp_path):
     moments = [("started", 100), ("step", 103), ("step", 105), ("started", 200), ("step", 204), ("exported", 300)]
     path = tmp_path / "events.jsonl"
-    assert export._optimize_seconds(path) is None
+    assert export._optimize_seconds(tmp_path) is None
     for count, seconds in ((1, None), (3, 5), (4, 5), (6, 5 + 4)):
         lines = (json.dumps({"event": event, "time": time}) for event, time in moments[:count])
         path.write_text("".join(f"{line}\n" for line in lines))
-        assert export._optimize_seconds(path) == seconds
+        assert export._optimize_seconds(tmp_path) == seconds
 
 
 def test_the_turntable_goes_round_once_and_the_sheet_looks_from_its_sides(folder, monkeypatch):

@@ -96,7 +96,7 @@ def test_the_vae_is_taught_pictures_from_its_posterior_and_to_keep_that_near_a_u
     monkeypatch.setattr(train_vae, "train_network", take)
     config = load_config("train-mini.yaml", ["seed=3", "train.precision=float32"])
     with open_run(tmp_path, config) as run, pytest.raises(Taken) as taken:
-        train_vae.train_vae(config, run, None, torch.device("cpu"))
+        train_vae.train_vae(config, run, None, torch.device("cpu"), None)
     (job,) = taken.value.args
     with seeded(3), torch.no_grad():
         vae = new_mini_vae()
