@@ -265,15 +265,19 @@ def test_training_goes_on_without_tensorboard(config, tmp_path, monkeypatch, cap
     assert losses(tmp_path)
 
 
+def straight_and_stopped(config, folder, monkeypatch, at, **settings):
+    """The same training in one go, in `straight`, and stopped in its first network's step `at`, in `stopped`."""
+    train(config, folder / "straight", **settings)
+    with monkeypatch.context() as patched, pytest.raises(_Stopped):
+        patched.setattr(loop, "learning_rate", stopping(at=at))
+        train(config, folder / "stopped", **settings)
+    train(config, folder / "stopped", **settings)
+
+
 def test_from_scratch_the_vae_is_trained_first_and_resumed(config, tmp_path, monkeypatch):
     small = {"start_from": "", "image_size": 16, "steps": 1, "vae_steps": 4, "vae_batch": 4, "batch_objects": 1}
     small |= {"sample_every": 100}
-    train(config, tmp_path / "straight", **small)
-    monkeypatch.setattr(loop, "learning_rate", stopping(at=3))
-    with pytest.raises(_Stopped):
-        train(config, tmp_path / "stopped", **small)
-    monkeypatch.undo()
-    train(config, tmp_path / "stopped", **small)
+    straight_and_stopped(config, tmp_path, monkeypatch, 3, **small)
     first, second = (
         load_file(tmp_path / n / "vae/diffusion_pytorch_model.safetensors") for n in ("straight", "stopped")
     )
@@ -301,12 +305,7 @@ def test_a_start_may_take_the_vae_of_other_weights(config, tmp_path):
 def test_a_decoder_that_goes_on_learning_leaves_latents_what_they_are(config, tmp_path, monkeypatch):
     base = MultiViewPrior.from_pretrained(config.train.start_from)
     small = {"train_vae_decoder": True, "steps": 1, "vae_steps": 16, "vae_batch": 8, "sample_every": 100}
-    train(config, tmp_path / "straight", **small)
-    monkeypatch.setattr(loop, "learning_rate", stopping(at=10))
-    with pytest.raises(_Stopped):
-        train(config, tmp_path / "stopped", **small)
-    monkeypatch.undo()
-    train(config, tmp_path / "stopped", **small)
+    straight_and_stopped(config, tmp_path, monkeypatch, 10, **small)
     straight, stopped = (MultiViewPrior.from_pretrained(tmp_path / name / "prior") for name in ("straight", "stopped"))
     assert straight.vae.config.scaling_factor == base.vae.config.scaling_factor
     changed = set()
@@ -321,6 +320,20 @@ def test_a_decoder_that_goes_on_learning_leaves_latents_what_they_are(config, tm
     assert losses[-1] < 0.8 * losses[0]
     with pytest.raises(ConfigError, match="train_vae_decoder=true needs a VAE that is there"):
         train(config, tmp_path / "none", start_from="", train_vae_decoder=True)
+
+
+def test_a_prior_from_nothing_on_a_vae_whose_decoder_goes_on_learning(config, tmp_path):
+    start = config.train.start_from
+    small = {"start_from": "", "vae": start, "train_vae_decoder": True, "image_size": 16, "steps": 1, "vae_steps": 4}
+    train(config, tmp_path, **small, vae_batch=4, batch_objects=1, sample_every=100)
+    vae, base = (MultiViewPrior.from_pretrained(folder).vae for folder in (tmp_path / "prior", start))
+    same = {part: same_halves(getattr(vae, part), getattr(base, part)) for part in ("encoder", "decoder")}
+    assert same == {"encoder": True, "decoder": False}
+
+
+def same_halves(a, b):
+    """Whether two modules have the same parameters in half precision, in which priors are saved."""
+    return all(torch.equal(x.half(), y.half()) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
 def test_an_image_size_that_the_networks_cannot_halve_is_refused(config, tmp_path):
