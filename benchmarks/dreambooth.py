@@ -354,7 +354,7 @@ def table(scores: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sheet(jobs: Sequence[Job]) -> Image.Image:
-    """For each subject its pictures, what each condition drew and optimised, and the truth."""
+    """For each subject its pictures and the truth, and what the tuned prior drew and optimised."""
     rows: list[Any] = []
     for subject in dict.fromkeys(job.subject for job in jobs):
         mine = [job for job in jobs if job.subject == subject]
@@ -364,10 +364,10 @@ def sheet(jobs: Sequence[Job]) -> Image.Image:
             picture = Image.open(file)
             photos.append(np.asarray(Image.alpha_composite(Image.new("RGBA", picture.size, "grey"), picture))[..., :3])
         rows.append((f"{subject.name}: the pictures; the truth", np.concatenate([photos, np.rint(truth * 255)], 0)))
-        for job in mine:
-            names = [name for name in ("views", "hat", "scene") if (job.result / f"{name}.npy").exists()]
-            shown = np.concatenate([np.load(job.result / f"{name}.npy") for name in names])
-            rows.append((f"{job.condition}, {job.subject.prompt(job.condition)!r}: {'; '.join(names)}", shown))
+        tuned = next(job for job in mine if job.condition == TUNED)
+        names = [name for name in ("views", "hat", "scene") if (tuned.result / f"{name}.npy").exists()]
+        shown = np.concatenate([np.load(tuned.result / f"{name}.npy") for name in names])
+        rows.append((f"{subject.prompt(TUNED)!r}: {'; '.join(names)}", shown))
     rows = [(label, np.asarray(images, np.uint8) if images.max() > 1.5 else images) for label, images in rows]
     return contact_sheet(rows, "subjects learned from five pictures")
 
