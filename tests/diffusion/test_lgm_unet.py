@@ -111,6 +111,8 @@ def test_saved_and_read_again(small, tmp_path):
     [
         ({"skip_scale": 1.0}, {}, "^LGM's state_dict: skip_scale: not a word of LGM's network"),
         ({"quaternion_norm": "none"}, {}, "quaternion_norm='none' must be 'each' or 'all'"),
+        ({"pixel_aligned": "yes"}, {}, "pixel_aligned='yes' must be true or false"),
+        ({"pixel_aligned": True, "quaternion_norm": "all"}, {}, "and false with quaternion_norm=all"),
         ({"down_channels": [32, 40]}, {}, r"down_channels=\[32, 40\]: one multiple of 32 for each level"),
         ({"down_attention": [True]}, {}, r"down_attention=\[True\]: 2 levels need one each"),
         ({"up_channels": [32] * 3, "up_attention": [True] * 3}, {}, "3 levels up are more than the 2 down"),

@@ -1,4 +1,4 @@
-"""Training of feed-forward Gaussians: what billboards are, that a run goes on bit for bit, what is refused."""
+"""Training of feed-forward Gaussians: what is compared with what, that a run goes on bit for bit, what is refused."""
 
 import json
 import math
@@ -17,53 +17,14 @@ from threedgen.config.training import PriorNetwork, TrainBackground
 from threedgen.data.training_samples import ViewSet
 from threedgen.diffusion.networks.lgm_unet import PRESETS, LGMUNet
 from threedgen.diffusion.start import start_prior
-from threedgen.scene.gaussians import Gaussians
 from threedgen.tasks.feed_forward import FeedForward
 from threedgen.tasks.training import train_gaussians
-from threedgen.tasks.training.train_gaussians import billboard_losses
-
-
-def test_billboards_are_where_each_ray_passes_the_origin():
-    """Two views of 4 x 4 pixels in pictures of 8 x 8, each place found by a search along its ray."""
-    cameras = orbit([30, 120], 20, 2.0, 40, 8, num_views=2)
-    rng = torch.Generator().manual_seed(0)
-    colors = torch.rand(2, 3, 4, 4, generator=rng)
-    opaque = torch.ones(2, 1, 4, 4)
-    opaque[:, :, 0] = 0
-    pictures = torch.cat([colors * opaque, opaque], 1).repeat_interleave(2, -1).repeat_interleave(2, -2)
-    places = []
-    for pose in cameras.camera_to_world:
-        for row in range(4):
-            for column in range(4):
-                half = math.tan(math.radians(20))
-                local = torch.tensor([(column - 1.5) / 2 * half, (1.5 - row) / 2 * half, -1.0])
-                points = pose[:3, 3] + torch.linspace(0, 4, 40001)[:, None] * (pose[:3, :3] @ (local / local.norm()))
-                places.append(points[points.norm(dim=-1).argmin()])
-    count = 2 * 4 * 4
-    scene = Gaussians(
-        torch.stack(places),
-        torch.tensor([[1.0, 0, 0, 0]]).repeat(count, 1),
-        torch.full((count, 3), 0.6 * 2 * 2.0 * math.tan(math.radians(20)) / 4),
-        opaque.flatten(),
-        colors.movedim(1, -1).reshape(count, 3),
-    )
-    assert billboard_losses([scene], pictures, cameras).total < 1e-6
-    moved = Gaussians(scene.positions + 0.1, scene.quaternions, scene.scales, scene.opacities, scene.colors)
-    found = billboard_losses([moved], pictures, cameras)
-    assert found.others["place"].item() == pytest.approx(0.03 * (0.75 + 0.05), rel=1e-2)  # 3/4 of them are opaque
-    for changed, cost in (
-        ({"opacities": scene.opacities + 0.1}, 0.01),
-        ({"colors": scene.colors + 0.1}, 0.03 * 0.75),
-        ({"scales": scene.scales * 2}, 0.1 * (0.75 + 0.05) * math.log(2) ** 2),
-    ):
-        other = replace(scene, **changed)
-        assert billboard_losses([other], pictures, cameras).total.item() == pytest.approx(cost, rel=1e-3)
 
 
 def test_true_views_are_compared_on_their_own_backgrounds():
     """Two objects of four views, of which two each are compared; what each scene shows is plain."""
     config = load_config("train-gaussians-mini.yaml", ["camera.num_views=4", "gaussians.opacity_weight=3"])
-    config = replace(config, gaussians=replace(config.gaussians, billboard_steps=2))
+    config = replace(config, gaussians=replace(config.gaussians, clean_steps=2))
     rng = torch.Generator().manual_seed(0)
     pictures = torch.rand(8, 4, 2, 2, generator=rng)
     pictures[:, :3] *= pictures[:, 3:]
@@ -83,7 +44,6 @@ def test_true_views_are_compared_on_their_own_backgrounds():
 
     objective = train_gaussians._Objective(None, lambda images, cameras: [scene(0.3), scene(0.6)], config)
     objective.denoised = lambda batch: (torch.zeros(1), None)
-    objective._of_billboards = lambda batch: "billboards"
     found = objective.losses(batch)
     assert seen_from == [[180, 0], [90, 270]]
     color = opacity = 0.0
@@ -94,7 +54,31 @@ def test_true_views_are_compared_on_their_own_backgrounds():
         opacity += (true[:, 3] - plain).square().mean().item() / 2
     assert found.total.item() == pytest.approx(color + 3 * opacity, rel=1e-5)
     assert found.others["psnr"].item() == pytest.approx(-10 * math.log10(color), rel=1e-5)
-    assert objective.losses(replace(batch, step=1)) == "billboards"
+
+
+def test_the_first_steps_are_of_the_true_pictures():
+    """On their own colours, the input views from the first one on, and nobody asks the prior."""
+    config = load_config("train-gaussians-mini.yaml", ["gaussians.clean_steps=2"])
+    shown = []
+
+    class Shown(FeedForward):
+        def __call__(self, images, cameras):
+            shown.append((images, cameras))
+            return []
+
+    objective = train_gaussians._Objective(SimpleNamespace(device=torch.device("cpu")), Shown(None, 4), config)
+    batch = train_gaussians._batch(config, _Nothing(), (4, 1, 1), 1, 2, 700)
+    batch = replace(batch, pictures=torch.rand(batch.pictures.shape, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(RuntimeError, match="non-empty"):  # nothing came of it that could be compared
+        objective.losses(batch)
+    with pytest.raises(AttributeError, match="encode_images"):
+        objective.losses(replace(batch, step=2))
+    ((images, cameras),) = shown
+    numbers = [24 * i + (batch.first + 6 * k) % 24 for i in range(2) for k in range(4)]
+    assert torch.equal(cameras.camera_to_world, batch.cameras.camera_to_world[numbers]) and cameras.num_views == 4
+    for image, number in zip(images, numbers, strict=True):
+        rgb, alpha = batch.pictures[number].split([3, 1])
+        torch.testing.assert_close(image, rgb + (1 - alpha) * batch.behind[number // 24][:, None, None])
 
 
 def test_noise_is_as_strong_as_is_asked_for():
@@ -163,7 +147,7 @@ def _words(video, root, *more):
     return [
         "--config", "train-gaussians-mini.yaml", f"weights={video}", "num_threads=1", f"output_root={root}",
         "camera.num_views=8", "train.num_objects=3", "train.render_workers=1", "train.batch_objects=1",
-        "gaussians.billboard_steps=2", "gaussians.supervised_views=2", "train.checkpoint_every=2", *more,
+        "gaussians.clean_steps=2", "gaussians.supervised_views=2", "train.checkpoint_every=2", *more,
     ]  # fmt: skip
 
 

@@ -77,7 +77,7 @@ class GaussiansConfig:
     input_views: int = setting(4, 1, 64)  # evenly spaced ones of all
     preset: str = "mini"  # what training begins with: big, small, tiny or mini of networks/lgm_unet.py
     max_timestep: int = setting(700, 0, 999)  # of the noise that training's x0 is freed from
-    billboard_steps: int = setting(0, 0)  # at first: Gaussians on each picture's plane, compared one by one, unrendered
+    clean_steps: int = setting(0, 0)  # at first: of the true pictures, without noise and without the prior
     supervised_views: int = setting(8, 1, 64)  # of all, by chance, that training compares
     opacity_weight: float = setting(1.0, 0)  # of the squared error of opacity; the colours' is 1
     asset: AssetFrom = AssetFrom.gaussians

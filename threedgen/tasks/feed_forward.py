@@ -63,8 +63,9 @@ class FeedForward:
             inputs = lgm_inputs(images, cameras).to(self.network.dtype)
         channels = self.network(inputs).float()
         with exactly:
-            norm = QuaternionNorm(self.network.config.quaternion_norm)
-            return gaussians_of_channels(channels, cameras, norm=norm, ops=self.ops)
+            words = self.network.config
+            norm, shown = QuaternionNorm(words.quaternion_norm), images if words.pixel_aligned else None
+            return gaussians_of_channels(channels, cameras, norm=norm, ops=self.ops, images=shown)
 
     def of_views(self, images: Tensor, cameras: Cameras) -> list[Gaussians]:
         """The same from all views [N * V, 3, H, W] of the objects, of which some are chosen."""

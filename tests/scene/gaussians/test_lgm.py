@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
 from tests.scene.gaussians.in_double import in_double
-from threedgen.cameras import orbit
+from threedgen.cameras import orbit, project
 from threedgen.config.sampling import QuaternionNorm
 from threedgen.config.scene import BackendName
 from threedgen.ops.backends import select_backend
@@ -118,10 +118,59 @@ def test_gaussians_seen_in_our_world_and_in_lgms_frame(distance):
         torch.testing.assert_close(seen.rgb, expected.rgb, atol=1e-6, rtol=0)
 
 
-def test_gradients_reach_the_channels():
-    channels = channels_of(1).requires_grad_()
-    gaussians_of_channels(channels, cameras_of(1))[0].render(cameras_of(1, 1)).rgb.square().sum().backward()
+@pytest.mark.parametrize("aligned", [False, True])
+def test_gradients_reach_the_channels(aligned):
+    channels, images = channels_of(1).requires_grad_(), torch.full((3, 3, 6, 8), 0.5) if aligned else None
+    scene = gaussians_of_channels(channels, cameras_of(1), images=images)[0]
+    scene.render(cameras_of(1, 1)).rgb.square().sum().backward()
     assert channels.grad.abs().amax((0, 1, 3, 4)).min() > 0
+
+
+@pytest.mark.parametrize("distance", [None, 1.5])
+def test_an_answer_of_zeros_is_billboards(distance):
+    """Each on its own pixel's ray where that passes the origin, found by a search, in the colour of its pixels."""
+    cameras, images = cameras_of(), torch.rand(6, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    scenes = gaussians_of_channels(torch.zeros(2, 3, 14, 3, 4), cameras, distance, images=images)
+    pooled = images.unflatten(-2, (3, 2)).unflatten(-1, (4, 2)).mean((-3, -1)).clamp(0.02, 0.98)
+    for index, scene in enumerate(scenes):
+        places, sizes = [], []
+        for camera in range(3 * index, 3 * index + 3):
+            pose, half = cameras.camera_to_world[camera], math.tan(cameras.fov_y[camera] / 2)
+            for row in range(3):
+                for column in range(4):
+                    ray = torch.tensor([(column - 1.5) / 1.5 * half, (1 - row) / 1.5 * half, -1.0])
+                    steps = torch.linspace(0, 4, 40001)[:, None]
+                    points = pose[:3, 3] + steps * (pose[:3, :3] @ (ray / ray.norm()))
+                    places.append(points[points.norm(dim=-1).argmin()])
+                    sizes.append(math.log(2) * 2 * half * cameras.distance[camera] / 3)
+        torch.testing.assert_close(scene.positions, torch.stack(places), atol=1e-3, rtol=0)
+        torch.testing.assert_close(scene.scales, torch.tensor(sizes)[:, None].expand(36, 3), atol=1e-5, rtol=1e-5)
+        own = pooled[3 * index : 3 * index + 3].movedim(1, -1).reshape(-1, 3)
+        torch.testing.assert_close(scene.colors, own, atol=1e-5, rtol=0)
+        assert (scene.opacities == 0.5).all()
+
+
+def test_answers_move_gaussians_along_their_rays_and_aside():
+    cameras, images = in_double(cameras_of(1)), torch.full((3, 3, 6, 8), 0.25).double()
+    channels = torch.zeros(1, 3, 14, 3, 4).double()
+    channels[:, :, 0] = torch.linspace(-1, 1, 36).double().view(3, 3, 4)
+    (along,) = gaussians_of_channels(channels, cameras, images=images)
+    seen, far = project(replace(cameras, height=3, width=4), along.positions.view(3, 12, 3))
+    row, column = torch.meshgrid(torch.arange(3) + 0.5, torch.arange(4) + 0.5, indexing="ij")
+    centres = torch.stack([column, row], -1).view(12, 2).double()
+    torch.testing.assert_close(seen, centres.expand(3, 12, 2), atol=1e-6, rtol=0)  # on their rays, wherever there
+    (flat,) = gaussians_of_channels(0 * channels, cameras, images=images)
+    moved = far - project(cameras, flat.positions.view(3, 12, 3))[1]
+    torch.testing.assert_close(moved, channels[0, :, 0].view(3, 12).tanh(), atol=1e-6, rtol=0)  # half of 2.0
+    channels[:, :, :3] = torch.tensor([0, 9.0, -9])[:, None, None]  # a pixel right, and one down
+    channels[:, :, 11:] = 1.0
+    (aside,) = gaussians_of_channels(channels, cameras, images=images)
+    edge = 4 * math.tan(math.radians(49.1) / 2) / 3
+    for camera in range(3):
+        right, up = cameras.camera_to_world[camera, :3, :2].T
+        shift = (aside.positions - flat.positions)[12 * camera : 12 * camera + 12]
+        torch.testing.assert_close(shift, (edge * (right - up)).expand(12, 3), atol=1e-6, rtol=0)
+    assert aside.colors.double() == pytest.approx(1 / (1 + 3 / math.e))  # odds of 1 : 3, times e
 
 
 def test_videomvs_rotations_are_its_rasterisers():

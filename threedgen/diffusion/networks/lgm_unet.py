@@ -59,7 +59,8 @@ class LGMUNet(ModelMixin, ConfigMixin):
     Its tensors are named as in the released files: `unet.*`, and `conv.*` of a last 1 x 1 convolution. Attention runs
     over the pixels of all views of an object, however many these are; only the rays in the input tell views apart.
 
-    quaternion_norm: how the weights were trained to have their quaternions read; the network itself does not use it.
+    quaternion_norm, pixel_aligned: how the weights were trained to have their answers read, see `scene.gaussians.lgm`;
+    the network itself does not use them.
     """
 
     @register_to_config
@@ -72,6 +73,7 @@ class LGMUNet(ModelMixin, ConfigMixin):
         mid_attention: bool = True,
         quaternion_norm: str = QuaternionNorm.each.value,
         norm_groups: int = 32,
+        pixel_aligned: bool = False,
     ) -> None:
         super().__init__()
         self.unet = _UNet(down_channels, down_attention, up_channels, up_attention, mid_attention, norm_groups)
@@ -232,10 +234,11 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 def lgm_unet_from_released(config: Mapping[str, object], state_dict: Mapping[str, Tensor]) -> LGMUNet:
     """The network of a released state_dict, of any size.
 
-    config: down_channels, down_attention, mid_attention, up_channels, up_attention, norm_groups, quaternion_norm; the
-    first five show in the tensors' shapes and are read off there where they are left out. norm_groups: 32 unless
-    stated; quaternion_norm: "each" unless stated, "all" for what VideoMV released. state_dict: `unet.*` and `conv.*`;
-    its tensors become the parameters without a copy, in their dtype.
+    config: down_channels, down_attention, mid_attention, up_channels, up_attention, norm_groups, quaternion_norm,
+    pixel_aligned; the first five show in the tensors' shapes and are read off there where they are left out.
+    norm_groups: 32 unless stated; quaternion_norm: "each" unless stated, "all" for what VideoMV released;
+    pixel_aligned: false unless stated, as it is for all that was released. state_dict: `unet.*` and `conv.*`; its
+    tensors become the parameters without a copy, in their dtype.
 
     Raises ThreedgenError for words that are not known or have no meaning, and for missing, unknown or misshaped keys.
     """
@@ -272,12 +275,17 @@ def _words_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]
 def _check_words(words: Mapping[str, object], where: str) -> None:
     """Raises ThreedgenError for words of which no network can be made."""
     known = {"down_channels", "down_attention", "mid_attention", "up_channels", "up_attention"}
-    known |= {"quaternion_norm", "norm_groups"}
+    known |= {"quaternion_norm", "norm_groups", "pixel_aligned"}
     if unknown := sorted(set(words) - known):
         raise ThreedgenError(f"{where}: {', '.join(unknown)}: not a word of LGM's network ({', '.join(sorted(known))})")
     norm = words.get("quaternion_norm", QuaternionNorm.each.value)
     if norm not in [choice.value for choice in QuaternionNorm]:
         raise ThreedgenError(f"{where}: quaternion_norm={norm!r} must be 'each' or 'all'")
+    aligned = words.get("pixel_aligned", False)
+    if not isinstance(aligned, bool) or (aligned and norm == QuaternionNorm.all.value):
+        raise ThreedgenError(
+            f"{where}: pixel_aligned={aligned!r} must be true or false, and false with quaternion_norm=all"
+        )
     groups = words.get("norm_groups", 32)
     if not isinstance(groups, int) or groups < 1:
         raise ThreedgenError(f"{where}: norm_groups={groups!r} must be a whole number of at least 1")

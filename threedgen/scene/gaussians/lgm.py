@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import adaptive_avg_pool2d, normalize, softplus
 
 from threedgen.cameras import Cameras, rays_of
 from threedgen.config.sampling import QuaternionNorm
@@ -20,6 +20,7 @@ from threedgen.ops.backends import Backend
 from threedgen.ops.plain.splats import matrices_as_of_unit
 from threedgen.scene.gaussians.cloud import Gaussians
 
+_DARKEST = 0.02  # of a picture, and 1 less it the brightest, whose logit an answer is added to
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
 
 
@@ -52,12 +53,17 @@ def lgm_inputs(images: Tensor, cameras: Cameras, distance: float | None = None) 
             f"{len(cameras)} cameras, {cameras.num_views} an object, need pictures {list(shape)}, "
             f"not {list(images.shape)}"
         )
-    frame = lgm_frame(cameras, distance).repeat_interleave(cameras.num_views, 0)
-    rays = rays_of(replace(cameras, camera_to_world=frame @ cameras.camera_to_world))
+    rays = rays_of(_in_frame(cameras, lgm_frame(cameras, distance)))
     pluecker = torch.cat([torch.linalg.cross(rays.origins, rays.directions), rays.directions], -1)
     pluecker = pluecker.view(len(cameras), cameras.height, cameras.width, 6).movedim(-1, 1).to(images)
     mean, deviation = (images.new_tensor(x)[:, None, None] for x in (_MEAN, _DEVIATION))
     return torch.cat([(images - mean) / deviation, pluecker], 1).unflatten(0, (-1, cameras.num_views))
+
+
+def _in_frame(cameras: Cameras, frame: Tensor) -> Cameras:
+    """The cameras where `frame`, [N, 4, 4] of each object, takes them."""
+    moved = frame.repeat_interleave(cameras.num_views, 0) @ cameras.camera_to_world
+    return replace(cameras, camera_to_world=moved, distance=moved[:, :3, 3].norm(dim=-1))
 
 
 def activated(channels: Tensor, norm: QuaternionNorm = QuaternionNorm.each) -> Tensor:
@@ -81,21 +87,67 @@ def activated(channels: Tensor, norm: QuaternionNorm = QuaternionNorm.each) -> T
     )
 
 
+def pixel_aligned(channels: Tensor, images: Tensor, cameras: Cameras) -> Tensor:
+    """As `activated`, of a network that answers relative to its pixels (Splatter Image, Szymanowicz et al. 2024).
+
+    A Gaussian lies on the ray of its own pixel, of h x w that a view has: first channel 0 is where the ray passes the
+    origin, tanh of it times half the camera's distance further along; the next two, tanh of them in pixels' widths,
+    move it to the right and up. Scales are softplus in pixels' widths. Colours are the pixel's, moved in their logit.
+    So what has to be learned is how far away a pixel is, and a network that answers nothing but 0 shows billboards.
+
+    images: [N * V, 3, H, W] in 0..1 that the network was shown; cameras: theirs, in the frame of the answer.
+    """
+    views, (height, width) = cameras.num_views, channels.shape[-2:]
+    rays = rays_of(replace(cameras, height=height, width=width))
+    origins, directions = (
+        x.to(channels).unflatten(0, (-1, views * height * width)) for x in (rays.origins, rays.directions)
+    )
+    edge = (2 * cameras.distance * (0.5 * cameras.fov_y).tan() / height).to(channels)
+    right_up = cameras.camera_to_world[:, :3, :2].to(channels) * edge[:, None, None]
+
+    def of_pixels(of_views: Tensor) -> Tensor:
+        return of_views.unflatten(0, (-1, views)).repeat_interleave(height * width, 1)
+
+    answers = channels.movedim(2, -1).flatten(1, 3)
+    along, aside, opacity, scale, quaternion, rgb = answers.split([1, 2, 1, 3, 4, 3], -1)
+    nearest = -(origins * directions).sum(-1, keepdim=True)
+    half = of_pixels(0.5 * cameras.distance.to(channels))[..., None]
+    seen = adaptive_avg_pool2d(images.to(channels), (height, width)).movedim(1, -1).reshape(rgb.shape)
+    return torch.cat(
+        [
+            origins
+            + (nearest + half * along.tanh()) * directions
+            + (of_pixels(right_up) @ aside.tanh()[..., None])[..., 0],
+            opacity.sigmoid(),
+            of_pixels(edge)[..., None] * softplus(scale),
+            normalize(quaternion, dim=-1),
+            (seen.clamp(_DARKEST, 1 - _DARKEST).logit() + rgb).sigmoid(),
+        ],
+        -1,
+    )
+
+
 def gaussians_of_channels(
     channels: Tensor,
     cameras: Cameras,
     distance: float | None = None,
     norm: QuaternionNorm = QuaternionNorm.each,
     ops: Backend | None = None,
+    images: Tensor | None = None,
 ) -> list[Gaussians]:
     """The Gaussians of N objects, in our world, from the network's answer to `lgm_inputs(images, cameras, distance)`.
 
     channels: [N, V, 14, h, w]. norm: see `activated`; through those of `all` no gradients go, and ValueError is raised
-    where they would be expected. ops: see `Gaussians`.
+    where they would be expected. ops: see `Gaussians`. images: what the network was shown, if its answer is relative to
+    that, see `pixel_aligned`, where norm has no meaning; None: it is not.
     """
-    to_world = torch.linalg.inv(lgm_frame(cameras, distance))
+    frame = lgm_frame(cameras, distance)
+    if images is None:
+        of_objects = activated(channels, norm)
+    else:
+        of_objects = pixel_aligned(channels, images, _in_frame(cameras, frame))
     scenes = []
-    for numbers, matrix in zip(activated(channels, norm), to_world, strict=True):
+    for numbers, matrix in zip(of_objects, torch.linalg.inv(frame), strict=True):
         position, opacity, scale, quaternion, rgb = numbers.split([3, 1, 3, 4, 3], -1)
         if norm is QuaternionNorm.all:
             quaternion, scale = _as_rasterised(quaternion, scale)

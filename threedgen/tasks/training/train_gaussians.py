@@ -3,21 +3,20 @@
 A step takes views around an object, adds noise, lets the frozen prior say x0 once, shows some of its views to the
 network and compares what its Gaussians show with the true views, on random backgrounds.
 
-A network that knows nothing finds no way from there for long: all its Gaussians make one grey cloud. So the first steps
-of a training from scratch ask for less, billboards: every Gaussian on its own pixel's ray, where it passes the origin.
+Where the pictures' pixels are is learned sooner from pictures without noise: `gaussians.clean_steps` are of these, and
+take half the time. A new network answers relative to its pixels (`scene.gaussians.lgm.pixel_aligned`).
 """
 
-import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, mse_loss
+from torch.nn.functional import mse_loss
 
-from threedgen.cameras import Cameras, rays_of
+from threedgen.cameras import Cameras
 from threedgen.config.sampling import QuaternionNorm
 from threedgen.config.schema import Config
 from threedgen.config.training import Precision
@@ -33,7 +32,6 @@ from threedgen.imaging import contact_sheet, save_png
 from threedgen.ops.backends import select_backend
 from threedgen.runs.device import select_device
 from threedgen.runs.directory import RunDirectory
-from threedgen.scene.gaussians import Gaussians
 from threedgen.tasks.feed_forward import FeedForward
 from threedgen.tasks.prompting import load_prior
 from threedgen.tasks.training.batches import draw_background, to_chw
@@ -44,7 +42,6 @@ from threedgen.training.log import StepLog
 from threedgen.training.loop import Losses, Training, states
 from threedgen.training.loop import train as train_network
 
-_BILLBOARD_SIZE, _EMPTY_WEIGHT = 0.6, 0.05  # standard deviation in pixels; of what is asked where nothing is
 _SHOWN_OBJECTS = 6
 _SHOWN_TIMESTEPS = (1, 300, 600)  # rows of the sheet
 
@@ -72,7 +69,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
             )
     else:
         with seeded(config.seed):
-            network = LGMUNet(**PRESETS[gaussians.preset]).to(device)
+            network = LGMUNet(**PRESETS[gaussians.preset], pixel_aligned=True).to(device)
     average, ops = MovingAverage(network, train.ema_decay), select_backend(config.scene.backend, device)
     objective = _Objective(prior, FeedForward(network, gaussians.input_views, ops), config)
     objective.forward_pass.inputs_of(config.camera.num_views)  # refused before training, not in it
@@ -159,33 +156,31 @@ class _Objective:
     def __init__(self, prior: MultiViewPrior, forward_pass: FeedForward, config: Config) -> None:
         self.prior, self.forward_pass, self.config = prior, forward_pass, config
 
-    def losses(self, batch: _Batch) -> Losses:
-        """Of a step of training."""
-        return self._of_billboards(batch) if batch.step < self.config.gaussians.billboard_steps else self._seen(batch)
+    def clean(self, batch: _Batch) -> tuple[Tensor, Cameras]:
+        """The input views of each object, [N * V', 3, S, S], and their cameras."""
+        chosen = self._chosen(batch)
+        pictures = _on_colors(batch.pictures[chosen].to(self.prior.device), batch.behind)
+        return pictures, batch.cameras.take(chosen, self.forward_pass.input_views)
 
-    def _of_billboards(self, batch: _Batch) -> Losses:
-        forward, views = self.forward_pass, self.config.camera.num_views
-        chosen = forward.chosen(len(batch.pictures), views, batch.first)
-        pictures = batch.pictures[chosen].to(self.prior.device)
-        cameras = batch.cameras.take(chosen, forward.input_views)
-        scenes = forward(_on_colors(pictures, batch.behind), cameras)
-        with torch.autocast(pictures.device.type, enabled=False):
-            return billboard_losses(scenes, pictures, cameras)
+    def _chosen(self, batch: _Batch) -> Tensor:
+        return self.forward_pass.chosen(len(batch.pictures), self.config.camera.num_views, batch.first)
 
     @torch.no_grad()
     def denoised(self, batch: _Batch) -> tuple[Tensor, Cameras]:
-        """The input views of each object as the prior sees them through the noise, [N * V', 3, S, S], and theirs."""
+        """The same as the prior sees them through the noise."""
         prior, views = self.prior, self.config.camera.num_views
         latents = encode_images(prior, _on_colors(batch.pictures, batch.behind))
         timestep, noise = batch.timestep.to(prior.device), batch.noise.to(prior.device)
         alpha, sigma = prior.schedule.level(timestep)
         told = Conditions(prior.encode_text(batch.captions), batch.cameras, views)
         x0 = prior.denoise(alpha * latents + sigma * noise, timestep, told).x0
-        chosen = self.forward_pass.chosen(len(x0), views, batch.first)
+        chosen = self._chosen(batch)
         return prior.decode(x0[chosen.to(x0.device)]), batch.cameras.take(chosen, self.forward_pass.input_views)
 
-    def _seen(self, batch: _Batch) -> Losses:
-        images, cameras = self.denoised(batch)
+    def losses(self, batch: _Batch) -> Losses:
+        """Of a step of training."""
+        shown = self.clean if batch.step < self.config.gaussians.clean_steps else self.denoised
+        images, cameras = shown(batch)
         views, device = self.config.camera.num_views, images.device
         scenes = self.forward_pass(images, cameras)
         with torch.autocast(device.type, enabled=False):
@@ -205,30 +200,6 @@ def _on_colors(pictures: Tensor, colors: Tensor) -> Tensor:
     """Premultiplied RGBA [N * V, 4, H, W], the views of each object on its colour [N, 3] -> [N * V, 3, H, W]."""
     behind = colors.to(pictures).repeat_interleave(len(pictures) // len(colors), 0)
     return pictures[:, :3] + (1 - pictures[:, 3:]) * behind[:, :, None, None]
-
-
-def billboard_losses(scenes: Sequence[Gaussians], pictures: Tensor, cameras: Cameras) -> Losses:
-    """How far Gaussians are from lying on their pixels' rays, where these pass the origin, with their pixels' colour.
-
-    scenes: of N objects, V * h * w Gaussians each, view after view and row by row; pictures: [N * V, 4, H, W]
-    premultiplied RGBA that they were made of; cameras: theirs.
-    """
-    views = cameras.num_views
-    edge = math.isqrt(len(scenes[0]) // views)
-    rgba = adaptive_avg_pool2d(pictures, edge).movedim(1, -1).unflatten(0, (-1, views)).flatten(1, 3)  # [N, V h w, 4]
-    alpha, color = rgba[..., 3], rgba[..., :3] / rgba[..., 3:].clamp_min(1e-3)
-    rays = rays_of(replace(cameras, height=edge, width=edge))
-    origins, directions = (x.to(rgba).reshape(*alpha.shape, 3) for x in (rays.origins, rays.directions))
-    nearest = origins - (origins * directions).sum(-1, keepdim=True) * directions
-    pixel = (2 * cameras.distance * (0.5 * cameras.fov_y).tan() / edge).to(rgba).reshape(-1, views)
-    size = (_BILLBOARD_SIZE * pixel).repeat_interleave(edge * edge, 1)
-    found = [torch.stack([getattr(scene, name) for scene in scenes]) for name in ("positions", "opacities", "colors")]
-    scales = torch.stack([scene.scales for scene in scenes])
-    place = ((alpha + _EMPTY_WEIGHT) * (found[0] - nearest).square().sum(-1)).mean()
-    opacity = (found[1] - alpha).square().mean()
-    paint = (alpha * (found[2] - color).square().sum(-1)).mean()
-    shape = ((alpha + _EMPTY_WEIGHT) * (scales / size[..., None]).log().square().mean(-1)).mean()
-    return Losses(place + opacity + paint + 0.1 * shape, {"place": place, "opacity": opacity, "paint": paint})
 
 
 @torch.no_grad()
