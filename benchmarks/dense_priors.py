@@ -246,7 +246,7 @@ def sampled(config: Config) -> Condition:
     """Views as the recipe's command draws them; the caption's number is the seed."""
     timesteps = aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps))
     inputs = config.views.inputs()
-    of = {"unet": fingerprint(config.weights), "views": inputs | {"sampler": config.views.sampler.name}}
+    of = {"prior": fingerprint(config.weights), "views": inputs | {"sampler": config.views.sampler.name}}
     if timesteps:
         aware = {"blend": config.aware.blend, "guidance": config.aware.guidance.name}
         of["aware"] = {"timesteps": sorted(timesteps), "gaussians": fingerprint(config.weights, "gaussians"), **aware}

@@ -151,7 +151,7 @@ def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
             text = caption if has_caption else ""
             return sampled_sets(prior(its.weights), its, [text], cameras, step=number, pictures=picture)[0]
 
-        of = {"unet": fingerprint(its.weights), "caption": has_caption, "picture": shown, "bfloat16": given.bfloat16}
+        of = {"prior": fingerprint(its.weights), "caption": has_caption, "picture": shown, "bfloat16": given.bfloat16}
         if shown is not None:
             of["image_encoder"] = fingerprint(its.weights, IMAGE_ENCODER)
         return Condition(of | {"steps": given.steps, "guidance": its.views.guidance_scale}, draw)

@@ -123,10 +123,10 @@ def ring(config: Config) -> Cameras:
     return viewing_cameras(config.camera, azimuths, ELEVATION, SIZE)
 
 
-def fingerprint(weights: str, part: str = "unet") -> str:
-    """Which weights a part has: the first digits of its files' sha256."""
-    files = sorted(locate_part(locate_weights(weights), part).glob("*.safetensors"))
-    return "+".join(sha256_of_file(file)[:8] for file in files)
+def fingerprint(weights: str, *parts: str) -> str:
+    """Which weights the parts have, those of a prior if none is named: the first digits of their files' sha256."""
+    folders = [locate_part(locate_weights(weights), part) for part in parts or ("unet", "text_encoder", "vae")]
+    return "+".join(sha256_of_file(file)[:8] for folder in folders for file in sorted(folder.glob("*.safetensors")))
 
 
 def measured(
