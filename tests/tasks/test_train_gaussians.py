@@ -146,7 +146,8 @@ def video(tmp_path_factory):
 def _words(video, root, *more):
     return [
         "--config", "train-gaussians-mini.yaml", f"weights={video}", "num_threads=1", f"output_root={root}",
-        "camera.num_views=8", "train.num_objects=3", "train.render_workers=1", "train.batch_objects=1",
+        "camera.num_views=8", "gaussians.input_views=4", "train.num_objects=3", "train.render_workers=1",
+        "train.batch_objects=1",
         "gaussians.clean_steps=2", "gaussians.supervised_views=2", "train.checkpoint_every=2", *more,
     ]  # fmt: skip
 

@@ -20,6 +20,7 @@ from threedgen.diffusion.checkpoints.locate import IMAGE_ENCODER, locate_base, l
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.runs.directory import RunDirectory
 from threedgen.tasks.training.batches import TrainingSources, as_tensor, draw_background
+from threedgen.tasks.training.optimizers import make_optimizer
 from threedgen.training.log import StepLog
 from threedgen.training.loop import Losses, Pace, Training, states
 from threedgen.training.loop import train as train_network
@@ -41,8 +42,8 @@ def train_image_encoder(config: Config, run: RunDirectory, prior: MultiViewPrior
     """
     train = config.train
     modules = {"image_encoder": prior.image_encoder, "context_embedding": prior.unet.context_embedding}
-    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, betas=train.betas, weight_decay=train.weight_decay, fused=True)
+    named = [(f"{name}.{key}", value) for name, module in modules.items() for key, value in module.named_parameters()]
+    parameters = [parameter for _, parameter in named]
 
     def objective(batch: _Batch) -> Losses:
         images = to_device(batch.images, prior.device)
@@ -54,6 +55,7 @@ def train_image_encoder(config: Config, run: RunDirectory, prior: MultiViewPrior
         yield from (_batch(config, sources, step) for step in range(start, train.image_encoder_steps))
 
     bfloat16 = train.precision is Precision.bfloat16
+    optimizer = make_optimizer(train, named)
     job = Training(objective, batches, parameters, optimizer, states(modules), bfloat16=bfloat16)
     pace = Pace(
         train.image_encoder_steps,

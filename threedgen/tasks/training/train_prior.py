@@ -101,7 +101,8 @@ def _start(config: Config, run: RunDirectory, device: torch.device) -> tuple[Mul
             sources = open_sources(config, prior.image_size)
             if train.train_vae_decoder:
                 prior.vae = train_vae(config, run, sources, device, prior.vae)
-        new_words = grow_vocabulary(prior, sources.texts())
+        # words that nobody would learn stay unknown
+        new_words = grow_vocabulary(prior, sources.texts()) if train.train_text_encoder else ()
         if new_words and rank() == 0:
             shown = ", ".join(new_words[:_SHOWN_WORDS]) + (", ..." if len(new_words) > _SHOWN_WORDS else "")
             print(f"{'new words':10} {len(new_words)} that {train.start_from} lacks: {shown}", flush=True)
