@@ -249,6 +249,7 @@ def sampled(config: Config) -> Condition:
     of = {"prior": fingerprint(config.weights), "views": inputs | {"sampler": config.views.sampler.name}}
     if timesteps:
         aware = {"blend": config.aware.blend, "guidance": config.aware.guidance.name}
+        aware["input_views"] = config.gaussians.input_views
         of["aware"] = {"timesteps": sorted(timesteps), "gaussians": fingerprint(config.weights, "gaussians"), **aware}
 
     def draw(number: int, caption: str) -> np.ndarray:

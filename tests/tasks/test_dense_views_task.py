@@ -59,7 +59,7 @@ def test_a_picture_alone_becomes_views_of_what_it_shows(tmp_path):
         (["aware.steps=[1]"], "above aware.max_timestep=700"),
         (["aware.steps=[3]", "views.sampler=dpm"], "looks back on x0"),
         (["aware.steps=[3]", "aware.guidance=latents", "views.rescale=0.5"], "which are not rescaled"),
-        (["views.num_frames=22"], "gaussians.input_views=6 are not evenly spaced ones of 22 views"),
+        (["views.num_frames=22"], "gaussians.input_views=8 are not evenly spaced ones of 22 views"),
         (["image=nothing.png"], "image=nothing.png: there is no such file"),
         (["gaussians.weights=nowhere"], "no Gaussians at nowhere"),
         (["weights=mini"], "no Gaussians at"),
