@@ -5,10 +5,11 @@
     .venv/bin/python benchmarks/dense_priors.py aware --captions 64 --out dense-priors.json --kept
     .venv/bin/python benchmarks/dense_priors.py --rows video "3D-aware" --row "aware.every=4 aware.blend=0.7"
 
-Tables, whose rows are configs/videomv-mini.yaml at 25 steps with some settings (below in this file):
+Tables, whose rows are configs/videomv-mini.yaml with some settings (below in this file):
 
 priors    truth (miniworld's own pictures: what is to be had), the mini prior, which was trained on sets of four, asked
-          for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising at steps 10, 15 and 20
+          for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising, at steps 10, 15 and 20, as
+          VideoMV has it, or half of x0 at every step below timestep 700, as the recipe
 aware     3D-aware denoising: at which steps, how far, and where guidance stands
 guidance  the scale of classifier-free guidance, without and with 3D-aware denoising
 steps     fewer of them: of DDIM, of solvers that look back (without 3D-aware denoising), and with 3D-aware denoising
@@ -75,7 +76,7 @@ from threedgen.tasks.feed_forward import FeedForward, aware_timesteps  # noqa: E
 from threedgen.tasks.training.samples import psnr_inside  # noqa: E402
 
 RECIPE = "videomv-mini.yaml"
-TRUTH, FOUR, VIDEO, AWARE = "truth", "four views", "video", "3D-aware"
+TRUTH, FOUR, VIDEO, AWARE, HALF = "truth", "four views", "video", "3D-aware", "half at every step"
 COLUMNS = {
     "views_psnr": ("views: PSNR dB", 2),
     "novel_psnr": ("novel views: PSNR dB", 2),
@@ -86,8 +87,9 @@ COLUMNS = {
     "azimuth_deg": ("azimuth error", 1),
 }
 Settings = tuple[str, ...]
-SAMPLING = "views.num_inference_steps=25", "views.guidance_scale=2", "aware.steps=[10,15,20]"
+SAMPLING = "views.num_inference_steps=25", "views.guidance_scale=2", "aware.steps=[10,15,20]", "aware.blend=1"
 PLAIN = "aware.steps=[]"
+EVERY = PLAIN, "aware.every=1"
 # what a row may set: the views of all rows are of the same things, from the same noise and cameras
 OF_A_ROW = re.compile(r"weights|aware\.\w+|views\.(sampler|rescale|guidance_scale|num_inference_steps)")
 SCALES = 2, 3, 1.5, 1
@@ -137,8 +139,8 @@ class Table:
 
 TABLES = {
     "priors": Table(
-        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: ()},
-        ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR)),
+        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: (), HALF: (*EVERY, "aware.blend=0.5")},
+        ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR), (HALF, AWARE), (HALF, FOUR)),
     ),
     "aware": Table.against(
         AWARE,
@@ -148,7 +150,9 @@ TABLES = {
             "at 10": ("aware.steps=[10]",),
             "at 20": ("aware.steps=[20]",),
             "at 10, 20": ("aware.steps=[10,20]",),
-            "at 7 ... 24": (PLAIN, "aware.every=1"),
+            "at 10, 12, ... 22": ("aware.steps=[10,12,14,16,18,20,22]",),
+            "at every step": EVERY,
+            HALF: (*EVERY, "aware.blend=0.5"),
             "blend 0.5": ("aware.blend=0.5",),
             "guidance on the latents": ("aware.guidance=latents",),
         },
@@ -238,8 +242,9 @@ def prior_of(weights: str) -> Recalling:
 
 
 @cache
-def forward_of(weights: str) -> FeedForward:
-    return FeedForward.of(load_config(RECIPE, [f"weights={weights}"]), prior_of(weights).device)
+def forward_of(weights: str, input_views: int) -> FeedForward:
+    settings = [f"weights={weights}", f"gaussians.input_views={input_views}"]
+    return FeedForward.of(load_config(RECIPE, settings), prior_of(weights).device)
 
 
 def sampled(config: Config) -> Condition:
@@ -256,7 +261,7 @@ def sampled(config: Config) -> Condition:
         prior = prior_of(config.weights)
         prior.turn_to(caption)
         if timesteps:
-            pipeline = dense_pipeline(prior, forward_of(config.weights), config)
+            pipeline = dense_pipeline(prior, forward_of(config.weights, config.gaussians.input_views), config)
         else:
             pipeline = MultiViewPipeline(prior, config.camera)
         return pipeline(caption, **inputs, seed=number).drawn.movedim(1, -1).numpy()

@@ -13,7 +13,7 @@ from threedgen.tasks.dense_views import dense_pipeline
 from threedgen.tasks.feed_forward import FeedForward
 
 CAPTION = "a red cat with a green face"
-QUICK = ["views.num_frames=4", "views.num_inference_steps=4"]  # timesteps 751, 501, 251, 1
+QUICK = ["views.num_frames=4", "gaussians.input_views=4", "views.num_inference_steps=4"]  # timesteps 751, 501, 251, 1
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,8 @@ def test_a_row_is_found_by_all_that_changes_its_views(dense):
         return dense.sampled(load_config(dense.RECIPE, [*dense.SAMPLING, *settings])).of
 
     assert of() == of(dense.PLAIN, "aware.every=5") != of("aware.steps=[10, 15]")
-    changes = ("aware.blend=0.5", "aware.guidance=latents", "views.guidance_scale=2.5", "views.num_inference_steps=24",
-               "aware.steps=[]", "views.rescale=0.5")  # fmt: skip
+    changes = ("aware.blend=0.5", "aware.guidance=latents", "aware.steps=[]", "gaussians.input_views=4",
+               "views.guidance_scale=2.5", "views.num_inference_steps=24", "views.rescale=0.5")  # fmt: skip
     assert len({str(of(change)) for change in changes} | {str(of())}) == len(changes) + 1
     plain = of("aware.steps=[]")
     assert "aware" not in plain and plain["prior"] == "08efaaf2+3ccea4d2+6d7966a2+9b51477c"  # of the model cards
@@ -128,7 +128,7 @@ def test_tables_hold_what_their_rows_are_compared_by(dense):
     table = dense.TABLES["priors"].only(["video", "3D-aware"]).beside(["aware.blend=0.5 views.guidance_scale=2"])
     assert table.compared == (("3D-aware", "video"), ("aware.blend=0.5 views.guidance_scale=2", "video"))
     assert table.rows["aware.blend=0.5 views.guidance_scale=2"] == ("aware.blend=0.5", "views.guidance_scale=2")
-    with pytest.raises(ConfigError, match="there is no 'vidoe' among four views, video, 3D-aware"):
+    with pytest.raises(ConfigError, match="there is no 'vidoe' among four views, video, 3D-aware, half"):
         dense.TABLES["priors"].only(["vidoe"])
     with pytest.raises(ConfigError, match="there is no table 'prior' among priors, "):
         dense.Table.joined(["prior"])
