@@ -60,6 +60,17 @@ def test_each_object_is_made_of_its_own_views_alone(forward):
 
 
 @torch.no_grad()
+def test_an_answer_relative_to_pixels_is_read_with_the_pictures():
+    torch.manual_seed(0)
+    forward = FeedForward(LGMUNet(**PRESETS["mini"], pixel_aligned=True).eval(), 4)
+    images, cameras = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)), _cameras(4)
+    (found,) = forward(images, cameras)
+    (expected,) = gaussians_of_channels(forward.network(lgm_inputs(images, cameras)), cameras, images=images)
+    torch.testing.assert_close(found.positions, expected.positions)
+    torch.testing.assert_close(found.colors, expected.colors)
+
+
+@torch.no_grad()
 def test_gaussians_are_drawn_with_what_the_config_says(forward, tmp_path):
     forward.network.save_pretrained(tmp_path)
     for name in (BackendName.plain, BackendName.native):

@@ -180,6 +180,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(video, tmp_path, mon
     assert main(again) == 0
     (whole, config), (parts, _), (kept, _) = (_weights(tmp_path / name) for name in ("whole", "parts", "again"))
     assert all(torch.equal(value, parts[name]) for name, value in whole.items()) and config["norm_groups"] == 8
+    assert config["pixel_aligned"]  # a new network
     assert all(torch.equal(value, kept[name]) for name, value in parts.items())
 
 
