@@ -1,6 +1,7 @@
 """Text to 24 views, Gaussians and a mesh from the command line, with the bundled weights."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image
 from threedgen.cameras import orbit
 from threedgen.cli import main
 from threedgen.data.miniworld import build, parse, render
-from threedgen.scene.gaussians import load_gaussians
+from threedgen.scene.gaussians import Gaussians, load_gaussians
+from threedgen.tasks.dense_views import _cut_out
 
 _QUICK = ["--config", "videomv-mini.yaml", "prompt=a red cube", "views.num_inference_steps=6", "num_threads=1"]
 _QUICK += ["export.turntable_frames=2", "export.resolution=48", "export.texture_size=64", "export.faces=2000"]
@@ -79,3 +81,22 @@ def test_a_picture_for_a_prior_that_is_shown_none(tmp_path, capsys):
     picture.save(tmp_path / "object.png")
     assert main([*_QUICK, f"output_root={tmp_path}", f"image={tmp_path / 'object.png'}"]) == 2
     assert "the prior is shown no picture" in capsys.readouterr().err
+
+
+def test_views_are_cut_out_by_the_gaussians_opacity():
+    """On the background's grey they are again what was drawn, where there is anything."""
+    cameras = orbit([0, 180], 0, 2.0, 40, 16, num_views=2)
+    ball = Gaussians(
+        torch.zeros(1, 3),
+        torch.tensor([[1.0, 0, 0, 0]]),
+        torch.full((1, 3), 0.2),
+        torch.tensor([0.9]),
+        torch.ones(1, 3),
+    )
+    drawn = ball.render(cameras, background=torch.full((3,), 0.5)).rgb.movedim(-1, 1)
+    rgba = _cut_out(SimpleNamespace(drawn=drawn, drawn_cameras=cameras), ball, 0.5).float() / 255
+    opacity = ball.render(cameras).opacity
+    torch.testing.assert_close(rgba[..., 3:], opacity, atol=0.003, rtol=0)
+    assert (rgba[..., :3][opacity[..., 0] > 0.1] > 0.95).all()  # white, not the grey that was seen through it
+    on_grey = rgba[..., :3] * rgba[..., 3:] + 0.5 * (1 - rgba[..., 3:])
+    torch.testing.assert_close(on_grey, drawn.movedim(1, -1), atol=0.01, rtol=0)

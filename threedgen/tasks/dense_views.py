@@ -21,7 +21,7 @@ from threedgen.diffusion.sampling import ddim_timesteps
 from threedgen.diffusion.text.prompts import ASSET_SUFFIX
 from threedgen.imaging import to_uint8
 from threedgen.runs.directory import RunDirectory
-from threedgen.scene.gaussians import save_gaussians
+from threedgen.scene.gaussians import Gaussians, save_gaussians
 from threedgen.scene.protocol import Solid
 from threedgen.tasks.export import check_export, export_scene
 from threedgen.tasks.feed_forward import FeedForward, aware, aware_timesteps
@@ -68,7 +68,7 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     if config.gaussians.asset is AssetFrom.gaussians:
         solid, steps = gaussians, 0
     else:
-        solid, steps = _fitted(views, config, run), config.steps
+        solid, steps = _fitted(views, gaussians, config, run), config.steps
     results |= export_scene(solid, config, run, steps)
     print(f"{time.monotonic() - started:.1f} s")
     return results
@@ -98,8 +98,20 @@ def _is_ddim(config: Config) -> bool:
     return config.views.sampler is Sampler.ddim
 
 
-def _fitted(views: Views, config: Config, run: RunDirectory) -> Solid:
-    """A scene that was fitted to the views as to any pictures without alpha."""
-    pictures = torch.from_numpy(np.stack([to_uint8(view) for view in views.drawn.movedim(1, -1).cpu()]))
+@torch.no_grad()
+def _cut_out(views: Views, gaussians: Gaussians, background: float) -> Tensor:
+    """The views as pictures [V, H, W, 4] uint8 with the Gaussians' opacity as alpha.
+
+    A white thing on grey looks the same to colours alone if it is half transparent.
+    """
+    rgb, opacity = views.drawn.movedim(1, -1), gaussians.render(views.drawn_cameras).opacity
+    straight = (rgb - (1 - opacity) * background) / opacity.clamp_min(1e-3)
+    rgba = torch.cat([straight.clamp(0, 1), opacity], -1).cpu()
+    return torch.from_numpy(to_uint8(rgba))
+
+
+def _fitted(views: Views, gaussians: Gaussians, config: Config, run: RunDirectory) -> Solid:
+    """A scene that was fitted to the views as to any pictures with alpha."""
+    pictures = _cut_out(views, gaussians, config.image_background)
     posed = PosedImages(pictures, views.drawn_cameras, tuple(f"view-{i}" for i in range(len(pictures))))
     return optimize(config, run, posed, posed.select([]))
