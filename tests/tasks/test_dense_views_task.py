@@ -84,19 +84,18 @@ def test_a_picture_for_a_prior_that_is_shown_none(tmp_path, capsys):
 
 
 def test_views_are_cut_out_by_the_gaussians_opacity():
-    """On the background's grey they are again what was drawn, where there is anything."""
-    cameras = orbit([0, 180], 0, 2.0, 40, 16, num_views=2)
-    ball = Gaussians(
+    """In the colour of what is drawn, not mixed with the grey behind it."""
+    cameras, color = orbit([0, 180], 0, 2.0, 40, 16, num_views=2), torch.tensor([0.8, 0.2, 0.4])
+    numbers = (
         torch.zeros(1, 3),
         torch.tensor([[1.0, 0, 0, 0]]),
         torch.full((1, 3), 0.2),
         torch.tensor([0.9]),
-        torch.ones(1, 3),
+        color[None],
     )
-    drawn = ball.render(cameras, background=torch.full((3,), 0.5)).rgb.movedim(-1, 1)
-    rgba = _cut_out(SimpleNamespace(drawn=drawn, drawn_cameras=cameras), ball, 0.5).float() / 255
-    opacity = ball.render(cameras).opacity
-    torch.testing.assert_close(rgba[..., 3:], opacity, atol=0.003, rtol=0)
-    assert (rgba[..., :3][opacity[..., 0] > 0.1] > 0.95).all()  # white, not the grey that was seen through it
-    on_grey = rgba[..., :3] * rgba[..., 3:] + 0.5 * (1 - rgba[..., 3:])
-    torch.testing.assert_close(on_grey, drawn.movedim(1, -1), atol=0.01, rtol=0)
+    ball = Gaussians(*numbers)
+    seen = ball.render(cameras, background=torch.full((3,), 0.5))
+    rgba = _cut_out(SimpleNamespace(drawn=seen.rgb.movedim(-1, 1), drawn_cameras=cameras), ball, 0.5) / 255
+    torch.testing.assert_close(rgba[..., 3:], seen.opacity, atol=0.003, rtol=0)
+    solid = rgba[seen.opacity[..., 0] > 0.1][:, :3]
+    torch.testing.assert_close(solid, color.expand_as(solid), atol=0.003, rtol=0)  # not with the grey behind it
