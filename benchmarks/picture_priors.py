@@ -14,10 +14,18 @@ caption              mini-video told the caption
 picture              the prior shown the object from the front, without a word
 picture and caption  both
 another's picture    as `picture`, with the picture of the next object: what is not followed scores as well as `picture`
+picture, plain       as `picture`, not 3D-aware: all others are, as videomv-i2v-mini.yaml has it
 
-The 24 views are sampled from the same noise for an object. PSNR inside the silhouettes of the truth: of all views
-("all"), of those up to 60 degrees from the picture ("near"), of the others ("far"). "standard object": what true views
-of the caption in standard sizes score, the most that a caption tells. Below: differences with 95 % intervals.
+The 24 views are sampled from the same noise for an object.
+
+Views (VideoMV's table 2): PSNR inside the silhouettes of the truth, of all views ("all"), of those up to 60 degrees
+from the picture ("near"), of the others ("far"); SSIM and VAE distance to true views, and the flow of
+benchmarks/dense_views.py.
+Assets (table 3): the surface of the Gaussians of some of the views against the object's: Chamfer distance in world
+units (objects are about 1.4 across), the angle between normals, and IoU of the solids at 64^3 points.
+
+"standard object": what true views of the caption in standard sizes score, the most that a caption tells; "truth": what
+views and assets score that are as good as can be. Below: differences with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -52,27 +60,39 @@ from priors_compared import (  # noqa: E402  # beside this file
 
 from threedgen.cameras import viewing_cameras  # noqa: E402
 from threedgen.config.load import load_config  # noqa: E402
+from threedgen.config.schema import Config  # noqa: E402
 from threedgen.data.miniworld import Rendering, build, held_out, training_specs  # noqa: E402
 from threedgen.data.miniworld.grammar import Spec  # noqa: E402
-from threedgen.diffusion.checkpoints.locate import IMAGE_ENCODER  # noqa: E402
+from threedgen.diffusion.checkpoints.locate import GAUSSIANS, IMAGE_ENCODER  # noqa: E402
 from threedgen.diffusion.prior import MultiViewPrior  # noqa: E402
 from threedgen.imaging import Row  # noqa: E402
-from threedgen.metrics import psnr  # noqa: E402
-from threedgen.tasks.evaluation.dense_views import true_views  # noqa: E402
-from threedgen.tasks.training.samples import sampled_sets  # noqa: E402
+from threedgen.metrics import psnr, ssim  # noqa: E402
+from threedgen.tasks.dense_views import dense_pipeline  # noqa: E402
+from threedgen.tasks.evaluation.dense_views import figures_beside, true_views, vae_distance  # noqa: E402
+from threedgen.tasks.evaluation.scoring import surface_figures  # noqa: E402
+from threedgen.tasks.feed_forward import FeedForward  # noqa: E402
 
-CAPTION, PICTURE, BOTH, OTHER, STANDARD, TRUTH = (
+CAPTION, PICTURE, BOTH, OTHER, PLAIN, STANDARD, TRUTH = (
     "caption",
     "picture",
     "picture and caption",
     "another's picture",
+    "picture, plain",
     "standard object",
     "truth, the first is the picture",
 )
-COMPARED = [(PICTURE, CAPTION), (BOTH, CAPTION), (PICTURE, OTHER), (BOTH, PICTURE)]
+COMPARED = [(PICTURE, CAPTION), (BOTH, CAPTION), (PICTURE, OTHER), (BOTH, PICTURE), (PICTURE, PLAIN)]
 NEAR_DEG = 60
 
-COLUMNS = {name: (f"{name}, dB", 2) for name in ("all", "near", "far")}
+COLUMNS = {name: (f"{name}, dB", 2) for name in ("all", "near", "far")} | {
+    "ssim": ("SSIM", 3),
+    "vae_distance": ("VAE distance", 4),
+    "flow_1": ("true flow, 1", 3),
+    "flow_6": ("6", 3),
+    "chamfer": ("Chamfer", 4),
+    "normals": ("normals, degrees", 1),
+    "volume_iou": ("volume IoU", 3),
+}
 
 
 def main() -> int:
@@ -126,55 +146,68 @@ def chunks(specs: list[Spec], size: int) -> list[list[Spec]]:
 
 
 def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
-    sampling = [f"views.num_inference_steps={given.steps}"]
+    # as the recipes: at every step below aware.max_timestep, of however many there are
+    sampling = [f"views.num_inference_steps={given.steps}", "aware.steps=[]", "aware.every=1"]
     guidance = [] if given.guidance is None else [f"views.guidance_scale={given.guidance}"]
     config = load_config("videomv-i2v-mini.yaml", [f"weights={given.weights}", *sampling, *guidance])
     of_text = load_config("videomv-mini.yaml", sampling)
+    plain = load_config("videomv-i2v-mini.yaml", [f"weights={given.weights}", *sampling, *guidance, "aware.every=0"])
     cameras, specs = ring(config), chosen(given.captions + 1)  # the last one is another's only, if there are as many
 
     @cache
     def prior(weights: str) -> MultiViewPrior:
         return MultiViewPrior.from_pretrained(weights)
 
+    forward = cache(lambda: FeedForward.of(of_text, torch.device("cpu")))
+
     @cache
     def truth(number: int) -> Rendering:
         return true_views(build(specs[number], Random(number)), cameras)
 
-    def drawn(has_caption: bool, shown: int | None = None) -> Condition:
+    def drawn(its: Config, has_caption: bool, shown: int | None = None) -> Condition:
         """shown: whose picture, counted from the caption's own; None: a prior that is shown none."""
-        its = of_text if shown is None else config
 
         def draw(number: int, caption: str) -> np.ndarray:
             picture = None
             if shown is not None:
-                picture = torch.from_numpy(truth((number + shown) % len(specs)).rgb[:1]).movedim(-1, 1)
-            text = caption if has_caption else ""
-            return sampled_sets(prior(its.weights), its, [text], cameras, step=number, pictures=picture)[0]
+                picture = torch.from_numpy(truth((number + shown) % len(specs)).rgb[0]).movedim(-1, 0)
+            pipeline = dense_pipeline(prior(its.weights), forward(), its)
+            views = pipeline(caption if has_caption else "", **its.views.inputs(), seed=number, image=picture)
+            return views.drawn.movedim(1, -1).float().numpy()
 
         of = {"prior": fingerprint(its.weights), "caption": has_caption, "picture": shown, "bfloat16": given.bfloat16}
+        if its.aware.every:
+            of["aware"] = {"gaussians": fingerprint(of_text.weights, GAUSSIANS), "blend": its.aware.blend}
         if shown is not None:
             of["image_encoder"] = fingerprint(its.weights, IMAGE_ENCODER)
         return Condition(of | {"steps": given.steps, "guidance": its.views.guidance_scale}, draw)
 
-    rows = {CAPTION: drawn(True), PICTURE: drawn(False, 0), BOTH: drawn(True, 0), OTHER: drawn(False, 1)}
+    rows = {CAPTION: drawn(of_text, True), PICTURE: drawn(config, False, 0), BOTH: drawn(config, True, 0)}
+    rows |= {OTHER: drawn(config, False, 1), PLAIN: drawn(plain, False, 0)}
     rows[STANDARD] = Condition(
         {"truth": STANDARD}, lambda number, caption: true_views(build(specs[number]), cameras).rgb
     )
     rows[TRUTH] = Condition({"truth": TRUTH}, lambda number, caption: truth(number).rgb)
 
     def scored(name: str, number: int, views: np.ndarray) -> Figures:
-        return dict.fromkeys(COLUMNS) if name == TRUTH else figures(views, truth(number))
+        its, true = build(specs[number], Random(number)), truth(number)
+        likeness = dict.fromkeys(COLUMNS) if name == TRUTH else figures(views, true)
+        images = torch.from_numpy(views).movedim(-1, 1)
+        surface = surface_figures(forward().of_views(images, cameras)[0], its, of_text)
+        beside = figures_beside(true, specs[number].caption, views, cameras)
+        return {**likeness, **{key: beside[key] for key in ("flow_1", "flow_6")}, **surface}
 
     return measured(rows, specs[: given.captions], scored, kept, given.kept)
 
 
 def figures(views: np.ndarray, truth: Rendering) -> dict[str, float | None]:
-    """PSNR in dB inside the silhouettes of [V, H, W, 3]."""
+    """Of views [V, H, W, 3] beside true ones: PSNR in dB inside the silhouettes, SSIM and VAE distance of the whole."""
     turn = np.arange(NUM_VIEWS) * 360 / NUM_VIEWS
     near = np.minimum(turn, 360 - turn) <= NEAR_DEG
     inside = truth.opacity[..., 0] > 0.5
     chosen = {"all": np.full(NUM_VIEWS, True), "near": near, "far": ~near}
-    return {name: psnr(views[c][inside[c]], truth.rgb[c][inside[c]]) for name, c in chosen.items()}
+    found = {name: psnr(views[c][inside[c]], truth.rgb[c][inside[c]]) for name, c in chosen.items()}
+    return {**found, "ssim": ssim(views, truth.rgb), "vae_distance": vae_distance(views, truth.rgb)}
 
 
 if __name__ == "__main__":

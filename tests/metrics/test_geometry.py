@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import trimesh
 
-from threedgen.metrics import chamfer_distance, normal_angle, sample_surface, sample_surface_with_normals
+from threedgen.metrics import (
+    chamfer_distance,
+    normal_angle,
+    sample_surface,
+    sample_surface_with_normals,
+    volume_iou,
+)
+from threedgen.metrics.geometry import solid_cells
 
 
 def test_chamfer_is_the_mean_of_both_directions():
@@ -84,3 +91,51 @@ def cube():
 def rotation(degrees):
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+
+def ball(radius, center=(0.0, 0.0, 0.0)):
+    return lambda points: np.linalg.norm(points - np.array(center), axis=1) - radius
+
+
+def sphere(radius, center=(0.0, 0.0, 0.0)):
+    return trimesh.creation.icosphere(5, radius).apply_translation(center)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.1, 0.3, 0.9])
+def test_volume_iou_of_two_balls_is_that_of_their_lens(moved):
+    """Of balls of one radius r, d apart, the lens has pi (4 r + d) (2 r - d)^2 / 12."""
+    r = 0.4
+    mesh = sphere(r, (0.05, moved, -0.02))
+    lens = np.pi * (4 * r + moved) * max(2 * r - moved, 0) ** 2 / 12
+    expected = lens / (2 * 4 / 3 * np.pi * r**3 - lens)
+    found = volume_iou(mesh.vertices, mesh.faces, ball(r, (0.05, 0.0, -0.02)), radius=1.5, resolution=128)
+    assert found == pytest.approx(expected, abs=0.012)
+
+
+def test_a_solid_of_parts_that_overlap_is_their_union_and_a_hollow_one_is_hollow():
+    parts = trimesh.util.concatenate([sphere(0.4, (0.1 * i, 0.0, 0.0)) for i in range(3)])
+    union = lambda points: np.min([ball(0.4, (0.1 * i, 0.0, 0.0))(points) for i in range(3)], axis=0)  # noqa: E731
+    assert volume_iou(parts.vertices, parts.faces, union, radius=0.8) > 0.98
+    inner = sphere(0.3)
+    inner.invert()
+    hollow = trimesh.util.concatenate([sphere(0.4), inner])
+    shell = lambda points: np.maximum(ball(0.4)(points), -ball(0.3)(points))  # noqa: E731
+    assert volume_iou(hollow.vertices, hollow.faces, shell, radius=0.8) > 0.96
+
+
+def test_cells_whose_centres_lie_under_edges_and_corners_are_solid_too():
+    """A cube whose faces' diagonals pass through the centres of columns, and a face that lies on none."""
+    cube = trimesh.creation.box((1.0, 1.0, 1.0))
+    cells = solid_cells(cube.vertices, cube.faces, radius=1.0, resolution=8)
+    expected = np.zeros((8, 8, 8), bool)
+    expected[2:6, 2:6, 2:6] = True
+    assert np.array_equal(cells, expected)
+    beyond = trimesh.creation.box((3.0, 1.0, 3.0))  # what leaves the cube of cells is cut off there
+    expected[:, 2:6, :] = True
+    assert np.array_equal(solid_cells(beyond.vertices, beyond.faces, radius=1.0, resolution=8), expected)
+
+
+def test_no_solid_is_like_none_and_unlike_any():
+    nothing = np.zeros((0, 3)), np.zeros((0, 3), int)
+    assert volume_iou(*nothing, lambda points: np.ones(len(points)), radius=1.0) == 1
+    assert volume_iou(*nothing, ball(0.4), radius=1.0) == 0

@@ -1,6 +1,7 @@
 """`benchmarks/dense_priors.py` and what it shares with others: kept figures, tables, rows that begin alike."""
 
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -149,9 +150,12 @@ def pictured(load_benchmark):
 def test_the_last_of_all_objects_is_shown_the_picture_of_the_first(pictured, monkeypatch):
     known, shown, opaque = [SimpleNamespace(caption=name) for name in "xy"], [], np.ones((24, 2, 2, 1))
 
-    def sampled(prior, config, captions, cameras, step, pictures):
-        shown.append(None if pictures is None else float(pictures.mean()))
-        return np.zeros((1, 24, 2, 2, 3))
+    def pipeline(prior, forward, config):
+        def draw(prompt, image, **inputs):
+            shown.append((prompt, None if image is None else float(image.mean()), bool(config.aware.every)))
+            return SimpleNamespace(drawn=torch.zeros(24, 3, 2, 2))
+
+        return draw
 
     monkeypatch.setattr(pictured, "chosen", lambda count: known[:count])
     monkeypatch.setattr(pictured, "build", lambda spec, random=None: known.index(spec))
@@ -160,11 +164,17 @@ def test_the_last_of_all_objects_is_shown_the_picture_of_the_first(pictured, mon
         "true_views",
         lambda number, cameras: SimpleNamespace(rgb=np.full((24, 2, 2, 3), number + 1.0), opacity=opaque),
     )
-    monkeypatch.setattr(pictured, "sampled_sets", sampled)
+    monkeypatch.setattr(pictured, "dense_pipeline", pipeline)
+    monkeypatch.setattr(pictured.FeedForward, "of", lambda config, device: MagicMock())
+    for figures in ("figures", "figures_beside", "surface_figures"):
+        monkeypatch.setattr(pictured, figures, lambda *_: dict.fromkeys(pictured.COLUMNS))
     monkeypatch.setattr(pictured, "fingerprint", lambda *_: "")
     monkeypatch.setattr(pictured.MultiViewPrior, "from_pretrained", lambda weights: None)
     given = SimpleNamespace(
         captions=2, steps=1, guidance=None, weights="mini-video-i2v", kept=False, bfloat16=False, out=None
     )
     pictured.compare(given, pictured.Kept(None))
-    assert shown == [None, 1, 1, 2, None, 2, 2, 1]  # caption, picture, both, another's
+    # caption, picture, both, another's, not 3D-aware
+    expected = [("x", None, True), ("", 1, True), ("x", 1, True), ("", 2, True), ("", 1, False)]
+    expected += [("y", None, True), ("", 2, True), ("y", 2, True), ("", 1, True), ("", 2, False)]
+    assert shown == expected

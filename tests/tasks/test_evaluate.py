@@ -59,7 +59,7 @@ def figures_of(scene, caption=CAPTION, *settings):
 def test_the_truth_scores_perfectly():
     figures = figures_of(TruthScene(CAPTION))
     assert math.isinf(figures["psnr"]) and figures["ssim"] == pytest.approx(1) and figures["iou"] == 1
-    assert figures["chamfer"] < 0.02 and figures["normals"] < 15
+    assert figures["chamfer"] < 0.02 and figures["normals"] < 15 and figures["volume_iou"] > 0.9
     face = figures["face"]
     assert face["front"] == face["truth_front"] > 0.1
     assert face["back"] == face["truth_back"] == 0 and not face["is_janus"]

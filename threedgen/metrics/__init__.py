@@ -6,7 +6,13 @@ from threedgen.metrics.bootstrap import Interval, mean_interval, paired_differen
 from threedgen.metrics.consistency import unexplained
 from threedgen.metrics.distribution import SetDistance, set_distance
 from threedgen.metrics.flow import Flow, WarpedError, flow_around, warped_error
-from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface, sample_surface_with_normals
+from threedgen.metrics.geometry import (
+    chamfer_distance,
+    normal_angle,
+    sample_surface,
+    sample_surface_with_normals,
+    volume_iou,
+)
 from threedgen.metrics.image import border_color, contrast, drawn_silhouette, psnr, saturation, silhouette_iou, ssim
 from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
 from threedgen.metrics.novel_view import NovelViews, NovelViewScore
@@ -45,5 +51,6 @@ __all__ = [
     "ssim",
     "tells_azimuth",
     "unexplained",
+    "volume_iou",
     "warped_error",
 ]

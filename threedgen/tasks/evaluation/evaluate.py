@@ -112,7 +112,7 @@ def figures_of(scene: RayScene, config: Config, seconds: float | None) -> Figure
         "face": found.face and asdict(found.face),
         "seconds": seconds,
         "peak_gib": peak_gib(),
-        **surface_figures(scene, truth, config),
+        **surface_figures(scene, truth.object, config),
     }
 
 

@@ -15,10 +15,11 @@ from threedgen.data.exact_views import exact_views
 from threedgen.data.miniworld import COLORS, MiniObject, Rendering, Spec, build, parse
 from threedgen.data.miniworld.textures import MATERIALS
 from threedgen.mesh.isosurface import extract_isosurface
-from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface_with_normals
+from threedgen.mesh.types import RadianceField
+from threedgen.metrics.geometry import chamfer_distance, normal_angle, sample_surface_with_normals, volume_iou
 from threedgen.metrics.image import GREY, Color, contrast, psnr, saturation, silhouette_iou, ssim
 from threedgen.metrics.janus import JanusScore, colour_fraction, janus_score
-from threedgen.scene.protocol import RayScene, Shown
+from threedgen.scene.protocol import Shown
 
 ELEVATIONS = (5.0, 15.0, 25.0)
 _FRONT, _BACK = (-40.0, 0.0, 40.0), (140.0, 180.0, 220.0)
@@ -89,16 +90,21 @@ def compare(scene: Shown, truth: Truth) -> Comparison:
     )
 
 
-def surface_figures(scene: RayScene, truth: Truth, config: Config) -> dict[str, float | None]:
-    """chamfer, world units, and normals, the mean angle between those of the surfaces in degrees; None: no surface."""
+def surface_figures(scene: RadianceField, true: MiniObject, config: Config) -> dict[str, float | None]:
+    """Of the surface that an export begins with, None where there is none: chamfer, world units; normals, the mean
+    angle between those of the surfaces in degrees; volume_iou."""
     try:
         vertices, faces = extract_isosurface(scene, config.export.resolution, config.export.threshold)
     except EmptyMeshError:
-        return {"chamfer": None, "normals": None}
-    made, true = (
-        sample_surface_with_normals(v, f, _SURFACE_POINTS, seed=0) for v, f in ((vertices, faces), truth.object.mesh())
+        return {"chamfer": None, "normals": None, "volume_iou": None}
+    drawn, expected = (
+        sample_surface_with_normals(v, f, _SURFACE_POINTS, seed=0) for v, f in ((vertices, faces), true.mesh())
     )
-    return {"chamfer": chamfer_distance(made[0], true[0]), "normals": normal_angle(*made, *true)}
+    return {
+        "chamfer": chamfer_distance(drawn[0], expected[0]),
+        "normals": normal_angle(*drawn, *expected),
+        "volume_iou": volume_iou(vertices, faces, true.signed_distance, scene.radius),
+    }
 
 
 def _seen(scene: Shown, cameras: Cameras) -> tuple[np.ndarray, np.ndarray]:
