@@ -5,7 +5,7 @@ import torch
 
 from threedgen.config.runtime import DeviceName, PriorPrecision, RuntimeConfig
 from threedgen.core.errors import ConfigError
-from threedgen.runs.device import multiplies_bfloat16, precision_note, prior_dtype, select_device
+from threedgen.runs.device import bfloat16_note, multiplies_bfloat16, prior_dtype, select_device
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -46,8 +46,8 @@ def test_deterministic_is_told_to_torch_on_a_gpu_only(monkeypatch):
 def test_a_precision_that_the_processor_emulates_is_told(flags, said, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert ("no instructions for bfloat16" in precision_note(PriorPrecision.bfloat16, cpu)) == said
-    assert not precision_note(PriorPrecision.bfloat16, cuda) and not precision_note(PriorPrecision.auto, cpu)
+    assert ("no instructions for bfloat16: x=float32 is faster" in bfloat16_note("x", cpu)) == said
+    assert not bfloat16_note("x", cuda)
 
 
 def test_a_prior_is_exact_on_a_cpu_and_in_half_precision_on_a_gpu_unless_the_config_says_so():

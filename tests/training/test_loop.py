@@ -44,6 +44,15 @@ class Recorded:
         self.finished += 1
 
 
+@pytest.mark.parametrize(("bfloat16", "hardware", "said"), [(True, False, 1), (True, True, 0), (False, False, 0)])
+def test_bfloat16_is_told_where_the_processor_emulates_it(bfloat16, hardware, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware})
+    *_, job = line(steps=0)
+    job = replace(job, bfloat16=bfloat16)
+    train(job, Pace(0, 1e-3), tmp_path, Recorded())
+    assert capsys.readouterr().out.count("bfloat16: train.precision=float32 is faster") == said
+
+
 def line(parts=1, momentum=0.0, info=None, steps=6):
     """Half the square of weight - target, whose gradient is weight - target; targets are the numbers of the parts."""
     module = nn.Linear(1, 1, bias=False)

@@ -55,8 +55,10 @@ def test_vectors_embeddings_and_the_ends_of_a_network_move_as_adamw_moves_them()
         torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize("hardware", [True, False])
 @pytest.mark.parametrize("shape", [(16, 16), (16, 50), (64, 577)])
-def test_singular_values_come_near_to_one_and_directions_stay(shape):
+def test_singular_values_come_near_to_one_and_directions_stay(shape, hardware, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware})
     matrix = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
     found = u.mT @ orthogonal(matrix) @ vh.mT
@@ -64,6 +66,8 @@ def test_singular_values_come_near_to_one_and_directions_stay(shape):
     diagonal = found.diagonal(dim1=-2, dim2=-1)
     assert (diagonal[on] - 1).abs().max() < 0.45  # about 1, by its design
     assert (found - torch.diag_embed(diagonal)).abs().max() < 0.1
+    rounds = torch.equal(orthogonal(matrix), orthogonal(matrix).bfloat16().float())
+    assert rounds == hardware  # products of bfloat16 only where they are quick
 
 
 def test_what_has_no_gradient_stays_and_a_saved_state_goes_on():

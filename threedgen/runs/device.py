@@ -40,10 +40,10 @@ def prior_dtype(precision: PriorPrecision, device: torch.device) -> torch.dtype:
             return torch.float32 if device.type == "cpu" else torch.float16
 
 
-def precision_note(precision: PriorPrecision, device: torch.device) -> str:
-    """What to say of a precision that saves no time on `device`; empty if it may."""
-    if device.type == "cpu" and precision is PriorPrecision.bfloat16 and not multiplies_bfloat16():
-        return "this processor has no instructions for bfloat16: runtime.precision=float32 is faster, and exact"
+def bfloat16_note(setting: str, device: torch.device) -> str:
+    """What to say of `setting`=bfloat16 where it saves no time on `device`; empty if it may."""
+    if device.type == "cpu" and not multiplies_bfloat16():
+        return f"this processor has no instructions for bfloat16: {setting}=float32 is faster, and exact"
     return ""
 
 

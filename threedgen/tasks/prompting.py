@@ -9,6 +9,7 @@ from torch import Tensor
 
 from threedgen.cameras import SHEET_AZIMUTHS, SHEET_ELEVATION, Cameras, viewing_cameras
 from threedgen.config.guidance import JointConfig
+from threedgen.config.runtime import PriorPrecision
 from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
@@ -18,7 +19,7 @@ from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import sample_views
 from threedgen.diffusion.text.prompts import read_prompt
-from threedgen.runs.device import precision_note, prior_dtype, select_device
+from threedgen.runs.device import bfloat16_note, prior_dtype, select_device
 
 _FRAMES_BETWEEN = 6  # that a video prior draws from one of the sheet's views to the next, 15 degrees apart
 
@@ -26,7 +27,7 @@ _FRAMES_BETWEEN = 6  # that a video prior draws from one of the sheet's views to
 def load_prior(config: Config) -> MultiViewPrior:
     """The config's prior, to be asked and not changed, on its device, in the precision of the config."""
     device, precision = select_device(config.runtime), config.runtime.precision
-    if note := precision_note(precision, device):
+    if precision is PriorPrecision.bfloat16 and (note := bfloat16_note("runtime.precision", device)):
         show_notes([note])
     dtype = prior_dtype(precision, device)
     return MultiViewPrior.from_pretrained(config.weights, dtype, device, only_reads=True)

@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from threedgen.runs.budget import Budget
 from threedgen.runs.checkpoint import restore_training, save_training
+from threedgen.runs.device import bfloat16_note
 from threedgen.runs.distributed import barrier, rank, world_size
 from threedgen.runs.stopping import stopping
 from threedgen.training.average import MovingAverage
@@ -104,6 +105,8 @@ def train(
     log: made for the step that it begins at; after: called after every step with the number done so far, the
     checkpoint written; shared: all processes call this together, and the first one writes.
     """
+    if job.bfloat16 and rank() == 0 and (note := bfloat16_note("train.precision", job.parameters[0].device)):
+        print(f"{'note':10} {note}", flush=True)
     budget = Budget(pace.steps, pace.minutes, shared=shared)
     saved = {**job.saved, **states(budget.modules_to_save())}
     # a loss is its process's own, and all must do the same

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from threedgen.runs.device import multiplies_bfloat16
+
 _ITERATION = 3.4445, -4.7750, 2.0315  # of Newton-Schulz: a X + b (X X^T) X + c (X X^T)^2 X
 _ITERATIONS = 5
 _MOMENTUM = 0.95
@@ -19,7 +21,7 @@ class Muon(torch.optim.AdamW):
 
     Matrices are the weights of its linear layers and convolutions, [out, in * kh * kw], but for embeddings and for the
     first and the last layer. A matrix has one tensor of memory, where AdamW has two. Those of one shape are made
-    orthogonal together, in bfloat16.
+    orthogonal together, in bfloat16 but on a processor that would emulate it.
     """
 
     def __init__(
@@ -70,7 +72,8 @@ class Muon(torch.optim.AdamW):
 def orthogonal(matrices: Tensor) -> Tensor:
     """About U V^T of matrices U S V^T, [N, rows, columns] of no more rows than columns: singular values 0.7 .. 1.2."""
     a, b, c = _ITERATION
-    x = matrices.bfloat16()
+    is_slow = matrices.device.type == "cpu" and not multiplies_bfloat16()
+    x = matrices.float() if is_slow else matrices.bfloat16()
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(_ITERATIONS):
         square = x @ x.mT

@@ -97,13 +97,18 @@ def surface_figures(scene: RadianceField, true: MiniObject, config: Config) -> d
         vertices, faces = extract_isosurface(scene, config.export.resolution, config.export.threshold)
     except EmptyMeshError:
         return {"chamfer": None, "normals": None, "volume_iou": None}
+    return compare_surfaces(vertices, faces, true, scene.radius)
+
+
+def compare_surfaces(vertices: np.ndarray, faces: np.ndarray, true: MiniObject, radius: float) -> dict[str, float]:
+    """The figures of `surface_figures` of a mesh, vertices [V, 3], faces [F, 3]; solids within [-radius, radius]^3."""
     drawn, expected = (
         sample_surface_with_normals(v, f, _SURFACE_POINTS, seed=0) for v, f in ((vertices, faces), true.mesh())
     )
     return {
         "chamfer": chamfer_distance(drawn[0], expected[0]),
         "normals": normal_angle(*drawn, *expected),
-        "volume_iou": volume_iou(vertices, faces, true.signed_distance, scene.radius),
+        "volume_iou": volume_iou(vertices, faces, true.signed_distance, radius),
     }
 
 
