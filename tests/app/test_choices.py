@@ -19,10 +19,11 @@ def offered():
 
 
 def test_the_bundled_models_are_offered_first_and_nothing_that_is_not_here(offered):
-    assert [c.name for c in offered[:4]] == ["videomv-mini", "videomv-i2v-mini", "mvdream-mini", "views-mini"]
-    assert [choice.makes_mesh for choice in offered[:4]] == [True, True, True, False]
-    assert [choice.takes_picture for choice in offered[:4]] == [False, True, False, False]
-    for choice in offered[4:]:
+    bundled = ["videomv-mini", "videomv-mini-quick", "videomv-i2v-mini", "mvdream-mini", "views-mini"]
+    assert [choice.name for choice in offered[:5]] == bundled
+    assert [choice.makes_mesh for choice in offered[:5]] == [True, True, True, True, False]
+    assert [choice.takes_picture for choice in offered[:5]] == [False, False, True, False, False]
+    for choice in offered[5:]:
         assert Path(choice.config.weights).is_dir()
 
 
@@ -32,7 +33,7 @@ def test_files_of_other_programs_are_no_recipes(offered, tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     for number, text in enumerate(texts):
         (tmp_path / f"configs/{number}.yaml").write_bytes(text)
-    weights = [choice.config.weights for choice in offered[:4]]
+    weights = [choice.config.weights for choice in offered[:5]]
     monkeypatch.chdir(tmp_path)
     assert [choice.config.weights for choice in choices()] == weights
 
@@ -50,7 +51,7 @@ def test_a_wish_is_the_run_of_the_same_command(offered, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "_task", lambda config: lambda config, run: seen.append((config, run.folder)) or {})
     settings = [f"output_root={tmp_path}", "num_threads=1", "allow_unknown_words=true"]
-    for choice in offered[:4]:
+    for choice in offered[:5]:
         folder, words = command(choice, "a red cat: ${seed}", 3, "", settings)
         assert cli.main(words) == 0
         config, where = seen.pop()
