@@ -9,7 +9,7 @@ Tables, whose rows are configs/videomv-mini.yaml with some settings (below in th
 
 priors    truth (miniworld's own pictures: what is to be had), the mini prior, which was trained on sets of four, asked
           for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising, at steps 10, 15 and 20, as
-          VideoMV has it, or half of x0 at every step below timestep 700, as the recipe
+          VideoMV has it, or half of x0 at every step below timestep 700, as the recipe (of 25 steps, the recipe: of 10)
 aware     3D-aware denoising: at which steps, how far, and where guidance stands
 guidance  the scale of classifier-free guidance, without and with 3D-aware denoising
 steps     fewer of them: of DDIM, of solvers that look back (without 3D-aware denoising), and with 3D-aware denoising
@@ -87,9 +87,11 @@ COLUMNS = {
     "azimuth_deg": ("azimuth error", 1),
 }
 Settings = tuple[str, ...]
-SAMPLING = "views.num_inference_steps=25", "views.guidance_scale=2", "aware.steps=[10,15,20]", "aware.blend=1"
+SAMPLING = "views.num_inference_steps=25", "views.guidance_scale=2", "aware.every=0", "aware.blend=1"
+SAMPLING += ("aware.steps=[10,15,20]",)
 PLAIN = "aware.steps=[]"
 EVERY = PLAIN, "aware.every=1"
+HALF_AT_EVERY = *EVERY, "aware.blend=0.5"
 # what a row may set: the views of all rows are of the same things, from the same noise and cameras
 OF_A_ROW = re.compile(r"weights|aware\.\w+|views\.(sampler|rescale|guidance_scale|num_inference_steps)")
 SCALES = 2, 3, 1.5, 1
@@ -139,7 +141,7 @@ class Table:
 
 TABLES = {
     "priors": Table(
-        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: (), HALF: (*EVERY, "aware.blend=0.5")},
+        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: (), HALF: HALF_AT_EVERY},
         ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR), (HALF, AWARE), (HALF, FOUR)),
     ),
     "aware": Table.against(
@@ -152,7 +154,7 @@ TABLES = {
             "at 10, 20": ("aware.steps=[10,20]",),
             "at 10, 12, ... 22": ("aware.steps=[10,12,14,16,18,20,22]",),
             "at every step": EVERY,
-            HALF: (*EVERY, "aware.blend=0.5"),
+            HALF: HALF_AT_EVERY,
             "blend 0.5": ("aware.blend=0.5",),
             "guidance on the latents": ("aware.guidance=latents",),
         },
@@ -169,10 +171,13 @@ TABLES = {
             for sampler, many in {"ddim": (15, 10, 6), "dpm": (15, 10, 6), "unipc": (15, 10, 6)}.items()
             for steps in many
         }
-        | {AWARE: (), "3D-aware, 10": ("views.num_inference_steps=10", "aware.steps=[4,6,8]")},
+        | {AWARE: (), "3D-aware, 10": ("views.num_inference_steps=10", "aware.steps=[4,6,8]")}
+        | {HALF: HALF_AT_EVERY}
+        | {f"{HALF}, {steps}": (*HALF_AT_EVERY, f"views.num_inference_steps={steps}") for steps in (15, 10, 8)},
         (
             *((f"{sampler}, {steps}", VIDEO) for sampler in ("ddim", "dpm", "unipc") for steps in (15, 10, 6)),
             ("3D-aware, 10", AWARE),
+            *((f"{HALF}, {steps}", HALF) for steps in (15, 10, 8)),
         ),
     ),
 }

@@ -98,7 +98,7 @@ COLUMNS = {name: (f"{name}, dB", 2) for name in ("all", "near", "far")} | {
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has it")
-    parser.add_argument("--steps", type=int, default=25, help="of the sampler")
+    parser.add_argument("--steps", type=int, help="of the sampler (as many as videomv-i2v-mini.yaml has)")
     parser.add_argument("weights", help="of the prior that is shown pictures")
     parser.add_argument("--guidance", type=float, help="its guidance scale (that of videomv-i2v-mini.yaml)")
 
@@ -146,8 +146,7 @@ def chunks(specs: list[Spec], size: int) -> list[list[Spec]]:
 
 
 def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
-    # as the recipes: at every step below aware.max_timestep, of however many there are
-    sampling = [f"views.num_inference_steps={given.steps}", "aware.steps=[]", "aware.every=1"]
+    sampling = [] if given.steps is None else [f"views.num_inference_steps={given.steps}"]
     guidance = [] if given.guidance is None else [f"views.guidance_scale={given.guidance}"]
     config = load_config("videomv-i2v-mini.yaml", [f"weights={given.weights}", *sampling, *guidance])
     of_text = load_config("videomv-mini.yaml", sampling)
@@ -180,7 +179,7 @@ def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
             of["aware"] = {"gaussians": fingerprint(of_text.weights, GAUSSIANS), "blend": its.aware.blend}
         if shown is not None:
             of["image_encoder"] = fingerprint(its.weights, IMAGE_ENCODER)
-        return Condition(of | {"steps": given.steps, "guidance": its.views.guidance_scale}, draw)
+        return Condition(of | {"steps": its.views.num_inference_steps, "guidance": its.views.guidance_scale}, draw)
 
     rows = {CAPTION: drawn(of_text, True), PICTURE: drawn(config, False, 0), BOTH: drawn(config, True, 0)}
     rows |= {OTHER: drawn(config, False, 1), PLAIN: drawn(plain, False, 0)}

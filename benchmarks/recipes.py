@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/recipes.py                       the mini recipes that make assets, 12 held-out captions
     .venv/bin/python benchmarks/recipes.py --captions 6 --recipes videomv-mini.yaml mvdream-mini.yaml
-    .venv/bin/python benchmarks/recipes.py --set "videomv-mini.yaml views.num_inference_steps=15 aware.steps=[]"
+    .venv/bin/python benchmarks/recipes.py --set "videomv-mini.yaml views.num_inference_steps=25"
 
 Each caption is a command of its own, `launch.py --config RECIPE prompt=CAPTION`, seed 0. What the file that it writes
 shows is compared with the caption's object, in world units (objects are about 1.4 across):

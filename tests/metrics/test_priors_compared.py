@@ -14,7 +14,12 @@ from threedgen.tasks.dense_views import dense_pipeline
 from threedgen.tasks.feed_forward import FeedForward
 
 CAPTION = "a red cat with a green face"
-QUICK = ["views.num_frames=4", "gaussians.input_views=4", "views.num_inference_steps=4"]  # timesteps 751, 501, 251, 1
+QUICK = [
+    "views.num_frames=4",
+    "gaussians.input_views=4",
+    "views.num_inference_steps=4",
+    "aware.every=0",
+]  # timesteps 751, 501, 251, 1
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +176,7 @@ def test_the_last_of_all_objects_is_shown_the_picture_of_the_first(pictured, mon
     monkeypatch.setattr(pictured, "fingerprint", lambda *_: "")
     monkeypatch.setattr(pictured.MultiViewPrior, "from_pretrained", lambda weights: None)
     given = SimpleNamespace(
-        captions=2, steps=1, guidance=None, weights="mini-video-i2v", kept=False, bfloat16=False, out=None
+        captions=2, steps=None, guidance=None, weights="mini-video-i2v", kept=False, bfloat16=False, out=None
     )
     pictured.compare(given, pictured.Kept(None))
     # caption, picture, both, another's, not 3D-aware

@@ -16,7 +16,7 @@ from threedgen.tasks.dense_views import _cut_out
 
 _QUICK = ["--config", "videomv-mini.yaml", "prompt=a red cube", "views.num_inference_steps=6", "num_threads=1"]
 _QUICK += ["export.turntable_frames=2", "export.resolution=48", "export.texture_size=64", "export.faces=2000"]
-_QUICK += ["aware.steps=[]"]
+_QUICK += ["aware.every=0"]
 
 
 def test_views_gaussians_and_a_mesh_of_them(tmp_path):
