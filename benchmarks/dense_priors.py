@@ -9,9 +9,9 @@ Tables, whose rows are configs/videomv-mini.yaml with some settings (below in th
 
 priors    truth (miniworld's own pictures: what is to be had), the mini prior, which was trained on sets of four, asked
           for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising, at steps 10, 15 and 20, as
-          VideoMV has it, or half of x0 at every step below timestep 700, as the recipe (of 25 steps, the recipe: of 10)
+          VideoMV has it, or half of x0 at every step below timestep 700, of 25 or of 6, as the recipe
 aware     3D-aware denoising: at which steps, how far, and where guidance stands
-guidance  the scale of classifier-free guidance, without and with 3D-aware denoising
+guidance  the scale of classifier-free guidance, otherwise the recipe
 steps     fewer of them: of DDIM, of solvers that look back (without 3D-aware denoising), and with 3D-aware denoising
 
 `--row` adds one: settings of `aware`, the weights, and the steps, sampler, guidance and rescaling of `views`.
@@ -77,6 +77,7 @@ from threedgen.tasks.training.samples import psnr_inside  # noqa: E402
 
 RECIPE = "videomv-mini.yaml"
 TRUTH, FOUR, VIDEO, AWARE, HALF = "truth", "four views", "video", "3D-aware", "half at every step"
+HALF_OF_6 = f"{HALF}, 6"
 COLUMNS = {
     "views_psnr": ("views: PSNR dB", 2),
     "novel_psnr": ("novel views: PSNR dB", 2),
@@ -92,6 +93,7 @@ SAMPLING += ("aware.steps=[10,15,20]",)
 PLAIN = "aware.steps=[]"
 EVERY = PLAIN, "aware.every=1"
 HALF_AT_EVERY = *EVERY, "aware.blend=0.5"
+SIX = ("views.num_inference_steps=6",)
 # what a row may set: the views of all rows are of the same things, from the same noise and cameras
 OF_A_ROW = re.compile(r"weights|aware\.\w+|views\.(sampler|rescale|guidance_scale|num_inference_steps)")
 SCALES = 2, 3, 1.5, 1
@@ -141,8 +143,17 @@ class Table:
 
 TABLES = {
     "priors": Table(
-        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: (), HALF: HALF_AT_EVERY},
-        ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR), (HALF, AWARE), (HALF, FOUR)),
+        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: (), HALF: HALF_AT_EVERY}
+        | {HALF_OF_6: (*HALF_AT_EVERY, *SIX)},
+        (
+            (VIDEO, FOUR),
+            (AWARE, VIDEO),
+            (AWARE, FOUR),
+            (HALF, AWARE),
+            (HALF, FOUR),
+            (HALF_OF_6, HALF),
+            (HALF_OF_6, FOUR),
+        ),
     ),
     "aware": Table.against(
         AWARE,
@@ -159,10 +170,9 @@ TABLES = {
             "guidance on the latents": ("aware.guidance=latents",),
         },
     ),
-    "guidance": Table(
-        {f"{VIDEO}, {scale:g}": (PLAIN, f"views.guidance_scale={scale}") for scale in SCALES}
-        | {f"{AWARE}, {scale:g}": (f"views.guidance_scale={scale}",) for scale in SCALES},
-        tuple((f"{name}, {scale:g}", f"{name}, 2") for name in (VIDEO, AWARE) for scale in SCALES if scale != 2),
+    "guidance": Table.against(
+        "scale 2",
+        {f"scale {scale:g}": (*HALF_AT_EVERY, *SIX, f"views.guidance_scale={scale}") for scale in SCALES},
     ),
     "steps": Table(
         {VIDEO: (PLAIN,)}
@@ -173,11 +183,11 @@ TABLES = {
         }
         | {AWARE: (), "3D-aware, 10": ("views.num_inference_steps=10", "aware.steps=[4,6,8]")}
         | {HALF: HALF_AT_EVERY}
-        | {f"{HALF}, {steps}": (*HALF_AT_EVERY, f"views.num_inference_steps={steps}") for steps in (15, 10, 8)},
+        | {f"{HALF}, {steps}": (*HALF_AT_EVERY, f"views.num_inference_steps={steps}") for steps in (15, 10, 8, 6, 4)},
         (
             *((f"{sampler}, {steps}", VIDEO) for sampler in ("ddim", "dpm", "unipc") for steps in (15, 10, 6)),
             ("3D-aware, 10", AWARE),
-            *((f"{HALF}, {steps}", HALF) for steps in (15, 10, 8)),
+            *((f"{HALF}, {steps}", HALF) for steps in (15, 10, 8, 6, 4)),
         ),
     ),
 }
