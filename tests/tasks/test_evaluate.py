@@ -134,7 +134,8 @@ def test_refinement_draws_and_fits_as_many_images_whatever_the_number_of_views(t
 def scored(monkeypatch):
     """Scores a caption in a folder as `evaluate.score` does, with a scene that takes so much memory: what it keeps."""
     likeness = SimpleNamespace(psnr=20.0, ssim=0.9, iou=0.8, face=None)
-    for name, result in {"truth_of": None, "compare": likeness, "surface_figures": {}}.items():
+    truth = SimpleNamespace(object=None)
+    for name, result in {"truth_of": truth, "compare": likeness, "surface_figures": {}}.items():
         monkeypatch.setattr(evaluate, name, lambda *_, result=result: result)
     monkeypatch.setattr(evaluate, "render_scene", lambda *_: np.zeros((4, 8, 8, 3)))
     monkeypatch.setattr(scenes, "_loaded_prior", lambda weights, **runtime: None)
