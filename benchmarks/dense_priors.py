@@ -88,12 +88,17 @@ COLUMNS = {
     "azimuth_deg": ("azimuth error", 1),
 }
 Settings = tuple[str, ...]
-SAMPLING = "views.num_inference_steps=25", "views.guidance_scale=2", "aware.every=0", "aware.blend=1"
-SAMPLING += ("aware.steps=[10,15,20]",)
+SAMPLING = (
+    "views.num_inference_steps=25",
+    "views.guidance_scale=2",
+    "aware.every=0",
+    "aware.steps=[10,15,20]",
+    "aware.blend=1",
+)
 PLAIN = "aware.steps=[]"
 EVERY = PLAIN, "aware.every=1"
 HALF_AT_EVERY = *EVERY, "aware.blend=0.5"
-SIX = ("views.num_inference_steps=6",)
+SIX = "views.num_inference_steps=6"
 # what a row may set: the views of all rows are of the same things, from the same noise and cameras
 OF_A_ROW = re.compile(r"weights|aware\.\w+|views\.(sampler|rescale|guidance_scale|num_inference_steps)")
 SCALES = 2, 3, 1.5, 1
@@ -143,8 +148,13 @@ class Table:
 
 TABLES = {
     "priors": Table(
-        {FOUR: ("weights=mini", PLAIN), VIDEO: (PLAIN,), AWARE: (), HALF: HALF_AT_EVERY}
-        | {HALF_OF_6: (*HALF_AT_EVERY, *SIX)},
+        {
+            FOUR: ("weights=mini", PLAIN),
+            VIDEO: (PLAIN,),
+            AWARE: (),
+            HALF: HALF_AT_EVERY,
+            HALF_OF_6: (*HALF_AT_EVERY, SIX),
+        },
         (
             (VIDEO, FOUR),
             (AWARE, VIDEO),
@@ -172,7 +182,7 @@ TABLES = {
     ),
     "guidance": Table.against(
         "scale 2",
-        {f"scale {scale:g}": (*HALF_AT_EVERY, *SIX, f"views.guidance_scale={scale}") for scale in SCALES},
+        {f"scale {scale:g}": (*HALF_AT_EVERY, SIX, f"views.guidance_scale={scale}") for scale in SCALES},
     ),
     "steps": Table(
         {VIDEO: (PLAIN,)}

@@ -97,7 +97,6 @@ COLUMNS = {name: (f"{name}, dB", 2) for name in ("all", "near", "far")} | {
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has it")
     parser.add_argument("--steps", type=int, help="of the sampler (as many as videomv-i2v-mini.yaml has)")
     parser.add_argument("weights", help="of the prior that is shown pictures")
     parser.add_argument("--guidance", type=float, help="its guidance scale (that of videomv-i2v-mini.yaml)")
@@ -105,8 +104,7 @@ def main() -> int:
     def compared(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
         if not given.kept:
             print(reading(given.weights))
-        with torch.autocast("cpu", torch.bfloat16, enabled=given.bfloat16):
-            return compare(given, kept)
+        return compare(given, kept)
 
     return carry_out(parser.parse_args(), compared, COLUMNS, COMPARED)
 
@@ -174,7 +172,7 @@ def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
             views = pipeline(caption if has_caption else "", **its.views.inputs(), seed=number, image=picture)
             return views.drawn.movedim(1, -1).float().numpy()
 
-        of = {"prior": fingerprint(its.weights), "caption": has_caption, "picture": shown, "bfloat16": given.bfloat16}
+        of = {"prior": fingerprint(its.weights), "caption": has_caption, "picture": shown}
         if its.aware.every:
             of["aware"] = {"gaussians": fingerprint(of_text.weights, GAUSSIANS), "blend": its.aware.blend}
         if shown is not None:

@@ -12,7 +12,8 @@ Chamfer, normals   mean distance between the surfaces, and angle between their n
 volume IoU         of the solids, at 64^3 points
 s, of a processor  from the command to its end, by the clock and of all threads
 
---set: one more row, a recipe with some settings. All rows are compared with the first; --out keeps the figures.
+Commands take the threads that they choose (--threads are this script's own, for pictures of the assets). --set: one
+more row, a recipe with some settings. All rows are compared with the first; --out keeps the figures.
 """
 
 from __future__ import annotations

@@ -175,9 +175,7 @@ def test_the_last_of_all_objects_is_shown_the_picture_of_the_first(pictured, mon
         monkeypatch.setattr(pictured, figures, lambda *_: dict.fromkeys(pictured.COLUMNS))
     monkeypatch.setattr(pictured, "fingerprint", lambda *_: "")
     monkeypatch.setattr(pictured.MultiViewPrior, "from_pretrained", lambda weights: None)
-    given = SimpleNamespace(
-        captions=2, steps=None, guidance=None, weights="mini-video-i2v", kept=False, bfloat16=False, out=None
-    )
+    given = SimpleNamespace(captions=2, steps=None, guidance=None, weights="mini-video-i2v", kept=False, out=None)
     pictured.compare(given, pictured.Kept(None))
     # caption, picture, both, another's, not 3D-aware
     expected = [("x", None, True), ("", 1, True), ("x", 1, True), ("", 2, True), ("", 1, False)]

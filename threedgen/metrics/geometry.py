@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial import cKDTree
 
+from threedgen.metrics.image import overlap
+
 Array = np.ndarray
 
 
@@ -65,12 +67,9 @@ def volume_iou(
     vertices [V, 3], faces [F, 3]: a closed mesh, of one part or several, which may overlap. signed_distance: [N, 3] ->
     [N], negative inside the other solid.
     """
-    axis = _centres(radius, resolution)
+    axis = (np.arange(resolution) + 0.5) * (2 * radius / resolution) - radius
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    of_mesh = solid_cells(vertices, faces, radius, resolution).reshape(-1)
-    of_distance = np.asarray(signed_distance(points)) < 0
-    union = np.count_nonzero(of_mesh | of_distance)
-    return np.count_nonzero(of_mesh & of_distance) / union if union else 1.0
+    return overlap(solid_cells(vertices, faces, radius, resolution).reshape(-1), signed_distance(points) < 0)
 
 
 def solid_cells(vertices: Array, faces: Array, radius: float, resolution: int) -> Array:
@@ -104,10 +103,6 @@ def solid_cells(vertices: Array, faces: Array, radius: float, resolution: int) -
     winding = np.zeros((resolution, resolution, resolution + 1), int)
     np.add.at(winding, (*column.T, below), np.sign(areas[:, 0]).astype(int))
     return winding[..., ::-1].cumsum(-1)[..., -2::-1] > 0
-
-
-def _centres(radius: float, resolution: int) -> Array:
-    return (np.arange(resolution) + 0.5) * (2 * radius / resolution) - radius
 
 
 def _angles(a: Array, b: Array) -> Array:

@@ -51,7 +51,11 @@ def ssim(a: Any, b: Any, shown: Any = None) -> float:
 
 def silhouette_iou(opacity_a: Any, opacity_b: Any, threshold: float = 0.5) -> float:
     """Intersection over union of what is more opaque than `threshold`, over everything given; 1 if both are empty."""
-    a, b = (opacity > threshold for opacity in _pair(opacity_a, opacity_b))
+    return overlap(*(opacity > threshold for opacity in _pair(opacity_a, opacity_b)))
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two masks of one shape; 1 if both are empty."""
     union = np.count_nonzero(a | b)
     return np.count_nonzero(a & b) / union if union else 1.0
 

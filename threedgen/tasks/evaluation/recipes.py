@@ -5,10 +5,9 @@ from typing import Any
 from threedgen.config.schedules import Schedule
 from threedgen.config.schema import Config
 from threedgen.runs.directory import RunDirectory
-from threedgen.scene.protocol import RayScene
 from threedgen.tasks.evaluation import scenes
 from threedgen.tasks.evaluation.jobs import Job
-from threedgen.tasks.evaluation.scoring import Truth, surface_figures
+from threedgen.tasks.evaluation.scoring import surface_figures
 from threedgen.tasks.evaluation.tables import (
     CHAMFER,
     FRONT,
@@ -18,7 +17,6 @@ from threedgen.tasks.evaluation.tables import (
     PSNR,
     Column,
     Condition,
-    Figures,
     Measured,
     Table,
 )
@@ -83,7 +81,4 @@ def measure(table: Table, config: Config, run: RunDirectory) -> Measured:
 
 
 def _work(job: Job) -> str:
-    def compared(scene: RayScene, truth: Truth, config: Config) -> Figures:
-        return surface_figures(scene, truth.object, config)
-
-    return scenes.optimize_and_compare(job, compared)
+    return scenes.optimize_and_compare(job, surface_figures)

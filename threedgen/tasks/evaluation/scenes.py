@@ -15,7 +15,7 @@ from threedgen.config.runtime import RuntimeConfig
 from threedgen.config.schedules import Schedule
 from threedgen.config.schema import Config, Task
 from threedgen.core.files import write_json_atomically
-from threedgen.data.miniworld import Spec, held_out
+from threedgen.data.miniworld import MiniObject, Spec, held_out
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.imaging import save_strip
 from threedgen.runs.checkpoint import has_checkpoint
@@ -32,7 +32,7 @@ from threedgen.tasks.evaluation.jobs import (
     sample_name,
     with_settings,
 )
-from threedgen.tasks.evaluation.scoring import Truth, compare, face_figures, truth_of, with_num_views
+from threedgen.tasks.evaluation.scoring import compare, face_figures, truth_of, with_num_views
 from threedgen.tasks.evaluation.tables import (
     FRONT,
     IOU,
@@ -188,11 +188,12 @@ def optimized(job: Job, run: RunDirectory) -> RayScene:
     return optimize(config, run, prior, *encode_prompts(config, prior, job.config))[0]
 
 
-def optimize_and_compare(job: Job, more: Callable[[RayScene, Truth, Config], Figures] = lambda *_: {}) -> str:
+def optimize_and_compare(job: Job, more: Callable[[RayScene, MiniObject, Config], Figures] = lambda *_: {}) -> str:
     """Optimise, compare with the truth, and keep figures and two pictures; the scene itself is not kept.
 
-    more: further figures of it. Kept besides: cpu_seconds, of optimising and comparing, and optimize_seconds, of the
-    former, both of all threads; loading the prior is not counted. None of a scene that was begun by another process.
+    more: further figures of it beside its object. Kept besides: cpu_seconds, of optimising and comparing, and
+    optimize_seconds, of the former, both of all threads; loading the prior is not counted. None of a scene that was
+    begun by another process.
     """
     config = job.config
     prior_of(config)
@@ -216,7 +217,7 @@ def optimize_and_compare(job: Job, more: Callable[[RayScene, Truth, Config], Fig
             "true_contrast": truth.contrast,
             "cpu_seconds": None if goes_on else seconds,
             "optimize_seconds": None if goes_on else optimize_seconds,
-            **more(scene, truth, config),
+            **more(scene, truth.object, config),
         }
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         write_json_atomically(run.path(SCORE), figures)

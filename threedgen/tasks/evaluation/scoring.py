@@ -100,7 +100,9 @@ def surface_figures(scene: RadianceField, true: MiniObject, config: Config) -> d
     return compare_surfaces(vertices, faces, true, scene.radius)
 
 
-def compare_surfaces(vertices: np.ndarray, faces: np.ndarray, true: MiniObject, radius: float) -> dict[str, float]:
+def compare_surfaces(
+    vertices: np.ndarray, faces: np.ndarray, true: MiniObject, radius: float
+) -> dict[str, float | None]:
     """The figures of `surface_figures` of a mesh, vertices [V, 3], faces [F, 3]; solids within [-radius, radius]^3."""
     drawn, expected = (
         sample_surface_with_normals(v, f, _SURFACE_POINTS, seed=0) for v, f in ((vertices, faces), true.mesh())
