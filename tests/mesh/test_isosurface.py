@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.spatial import ConvexHull
 
 from threedgen.config.export import ExportConfig
 from threedgen.core.errors import EmptyMeshError
@@ -52,6 +53,24 @@ def test_the_chosen_surface_has_the_silhouette_of_the_fog(analytic):
     assert radius.mean() == pytest.approx(analytic.half_opaque_radius(), rel=0.03)
 
 
+@pytest.mark.parametrize("looking", [(1.0, 0.6, 0.4), (0.3, 1.0, 0.5)])
+def test_a_soft_box_has_its_silhouettes_from_aslant(analytic, looking):
+    """Silhouettes along the axes, where rays run along its sides, would make it a fifth larger."""
+    half = torch.tensor([0.45, 0.35, 0.25])
+
+    def density(p):
+        return 30.0 * torch.sigmoid(-(p.abs() - half).amax(-1) / 0.02)
+
+    vertices, _ = extract_isosurface(analytic.Field(density), 96)
+    away = np.array(looking) / np.linalg.norm(looking)
+    across = np.linalg.svd(away[None])[2][1:]  # two directions of the picture
+    x, y, t = torch.meshgrid(*[torch.linspace(-0.8, 0.8, 128)] * 3, indexing="ij")
+    axes = torch.from_numpy(np.stack([*across, away])).float()
+    depth = density(torch.stack([x, y, t], -1).reshape(-1, 3) @ axes).view(128, 128, 128).sum(-1) * 1.6 / 127
+    true_area = (depth > math.log(2)).sum().item() * (1.6 / 127) ** 2
+    assert ConvexHull(vertices @ across.T).volume == pytest.approx(true_area, rel=0.04)  # in a plane: its area
+
+
 def test_what_is_thin_keeps_its_size(analytic):
     """A slanting rod of four cells across: the blur against grain alone would take an eighth of its width."""
     radius, half_length = 0.04, 0.6
@@ -72,7 +91,7 @@ def test_what_is_thin_keeps_its_size(analytic):
 def test_the_chosen_threshold_of_a_hard_object_lies_between_inside_and_outside():
     density = np.full((32, 32, 32), 0.2, np.float32)
     density[10:20, 8:24, 12:18] = 300.0
-    assert 5 < choose_threshold(density, cell=0.05, lowest=0.35) < 150
+    assert 5 < choose_threshold(density, cell=0.05, lowest=0.35, haze=0.35) < 150
 
 
 def test_thin_fog_in_front_of_an_object_is_left_out(analytic):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import mcubes
 import numpy as np
@@ -18,6 +19,13 @@ _NUM_THRESHOLDS = 24
 _DARK = math.log(4.0)  # optical depth behind which nothing is seen
 _LOG_RANGE = 1.5  # at most so much of log density is kept on either side of the surface
 _LEVELS = np.linspace(-0.7, 0.3, 41)  # of the kept range of log density
+# The diagonals of a cube and of its sides, along which silhouettes are compared. Not its axes: a look along one runs
+# along flat sides, sums up what little density is beside them, and takes that for the object.
+_DIAGONALS = [
+    direction
+    for direction in product((0, 1, -1), repeat=3)
+    if np.count_nonzero(direction) > 1 and next(step for step in direction if step) > 0
+]
 
 
 def extract_isosurface(scene: RadianceField, resolution: int, threshold: float = 0.0) -> tuple[Array, Array]:
@@ -74,22 +82,20 @@ def _where_density_is(scene: RadianceField, resolution: int, threshold: float) -
     def density_at(positions: Array) -> Array:
         return evaluate_field(scene, positions)[0]
 
+    is_chosen, haze = threshold == 0, math.log(2.0) / (2.0 * scene.radius)
     corner = np.full(3, -scene.radius)
     coarse, cell = _sample_grid(density_at, scene.radius, corner, -corner, _COARSE_CELLS)
-    if threshold > 0:
-        box_threshold = threshold
-    else:  # half: the fine grid, which knows better, may choose less than the coarse one
-        box_threshold = 0.5 * choose_threshold(coarse, cell, lowest=math.log(2.0) / (2.0 * scene.radius))
+    # half: the fine grid, which knows better, may choose less than the coarse one
+    box_threshold = 0.5 * choose_threshold(coarse, cell, haze, haze) if is_chosen else threshold
     occupied = np.argwhere(coarse > box_threshold)
     if len(occupied) == 0:
         raise _nothing_above(threshold, coarse.max())
     lower, upper = _box(occupied, cell, scene.radius)
     density, cell = _sample_grid(density_at, scene.radius, lower, upper, resolution)
-    is_chosen = threshold == 0
-    threshold = threshold or choose_threshold(density, cell, lowest=box_threshold)
+    threshold = threshold or choose_threshold(density, cell, box_threshold, haze)
     if density.max() <= threshold:
         raise _nothing_above(threshold, density.max())
-    vertices, faces = _march(density, cell, threshold, is_chosen)
+    vertices, faces = _march(density, cell, threshold, haze if is_chosen else None)
     if len(faces) == 0:
         raise EmptyMeshError(
             f"what is denser than {threshold:.3g} is smaller than a grid cell of {cell:.3g} (largest density "
@@ -98,23 +104,24 @@ def _where_density_is(scene: RadianceField, resolution: int, threshold: float) -
     return lower + vertices * cell, faces
 
 
-def choose_threshold(density: Array, cell: float, lowest: float) -> float:
+def choose_threshold(density: Array, cell: float, lowest: float, haze: float) -> float:
     """The density whose surface has the silhouettes of the scene's own images.
 
-    Orthographic images along the three axes of the grid are composited exactly, opacity = 1 - exp(-sum density * cell),
-    and so are the silhouettes of the region above each of 24 candidates, spaced evenly in log density between
-    `lowest` and the highest density. The best candidate has the largest intersection over union (over the three
-    images together) with opacity > 1/2; of those within 0.005 of the best, the middle one in log density.
+    Orthographic images along ten diagonals of the grid are composited exactly, opacity = 1 - exp(-sum density *
+    length), and so are the silhouettes of the region above each of 24 candidates, spaced evenly in log density between
+    `lowest` and the highest density. The best candidate has the largest intersection over union (over all images
+    together) with opacity > 1/2; of those within 0.005 of the best, the middle one in log density.
 
     Args:
         density: [X, Y, Z] per world unit. cell: edge of a cell, world units.
-        lowest: no threshold below. In a cube of edge 2 r, log(2) / (2 r) is the density that makes the whole cube
-            half opaque: less is never a surface.
+        lowest: no threshold below.
+        haze: what is thinner hides nothing. In a cube of edge 2 r, log(2) / (2 r) is the density that makes the whole
+            cube half opaque: less is never a surface.
 
     Raises:
-        EmptyMeshError: no axis-parallel ray is more than half opaque.
+        EmptyMeshError: no ray along a diagonal is more than half opaque.
     """
-    opaque = _silhouettes(density, cell)
+    opaque = _silhouettes(density, cell, haze)
     highest = float(density.max())
     if not any(image.any() for image in opaque) or highest <= lowest:
         raise EmptyMeshError(
@@ -126,9 +133,27 @@ def choose_threshold(density: Array, cell: float, lowest: float) -> float:
     return math.sqrt(first * last)
 
 
-def _silhouettes(density: Array, cell: float) -> list[Array]:
-    """What is more than half opaque, seen along each axis of the grid."""
-    return [density.sum(axis) * cell > math.log(2.0) for axis in range(3)]
+def _silhouettes(density: Array, cell: float, haze: float) -> list[Array]:
+    """What is more than half opaque, seen along each diagonal of the grid; haze: see `choose_threshold`."""
+    depths = _gathered(np.where(density < haze, np.float32(0.0), density), np.add)
+    lengths = (cell * math.sqrt(np.count_nonzero(direction)) for direction in _DIAGONALS)
+    return [length * depth > math.log(2.0) for length, depth in zip(lengths, depths, strict=True)]
+
+
+def _gathered(values: Array, gather: np.ufunc) -> list[Array]:
+    """Images of what `gather` makes of all values [X, Y, Z] >= 0 on each line, for the lines along each diagonal."""
+    images = []
+    for direction in _DIAGONALS:
+        along = next(axis for axis in range(3) if direction[axis])
+        planes, steps = np.moveaxis(values, along, 0), [step for axis, step in enumerate(direction) if axis != along]
+        last = len(planes) - 1
+        image = np.zeros([n + last * abs(step) for n, step in zip(planes.shape[1:], steps, strict=True)], values.dtype)
+        for i, plane in enumerate(planes):
+            top, left = ((last - i) * step if step >= 0 else i for step in steps)
+            part = image[top : top + plane.shape[0], left : left + plane.shape[1]]
+            gather(part, plane, out=part)
+        images.append(image)
+    return images
 
 
 def _best(values: Array, candidates: Array, opaque: list[Array], tolerance: float) -> tuple[float, float]:
@@ -136,7 +161,8 @@ def _best(values: Array, candidates: Array, opaque: list[Array], tolerance: floa
 
     Nearly: within `tolerance` of the best intersection over union.
     """
-    peaks = [values.max(axis) for axis in range(3)]
+    lowest = values.min()
+    peaks = [peak + lowest for peak in _gathered(values - lowest, np.maximum)]
     scores = []
     for candidate in candidates:
         solid = [peak > candidate for peak in peaks]
@@ -178,13 +204,13 @@ def _sample_grid(
     return values, cell
 
 
-def _march(density: Array, cell: float, threshold: float, match_silhouettes: bool) -> tuple[Array, Array]:
+def _march(density: Array, cell: float, threshold: float, haze: float | None) -> tuple[Array, Array]:
     """Marching cubes; vertices in units of cells from the grid's first corner.
 
     Density changes by orders of magnitude across a surface, so its logarithm is interpolated. Cut off on both sides
     alike it becomes a step that knows only where the surface is: a blur of one cell then takes away pits and tunnels
-    of the grid's own size. It also shortens what is thin or pointed (a ball by cell^2 / radius, an ear more):
-    with `match_silhouettes` the surface is put where its silhouettes are the scene's again.
+    of the grid's own size. It also shortens what is thin or pointed (a ball by cell^2 / radius, an ear more): unless
+    `haze`, see `choose_threshold`, is None, the surface is put where its silhouettes are the scene's again.
     """
     solid = density > threshold
     height = np.log(np.maximum(density, 1e-30)) - np.float32(math.log(threshold))
@@ -192,8 +218,8 @@ def _march(density: Array, cell: float, threshold: float, match_silhouettes: boo
     height[binary_fill_holes(solid | _unseen(density, cell)) & ~solid] = limit
     height = gaussian_filter(np.pad(np.clip(height, -limit, limit), 2, constant_values=-limit), 1.0)
     level = 0.0
-    if match_silhouettes:
-        opaque = [np.pad(image, 2) for image in _silhouettes(density, cell)]
+    if haze is not None:
+        opaque = _silhouettes(np.pad(density, 2), cell, haze)
         level = sum(_best(height, _LEVELS * limit, opaque, tolerance=0.002)) / 2
     vertices, faces = mcubes.marching_cubes(height, level)
     return vertices - 2.0, faces.astype(np.int64)
