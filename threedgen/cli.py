@@ -274,9 +274,10 @@ def _require_weights(config: Config) -> Path | None:
     Raises WeightsMissingError, before torch is imported, if they are not there.
     """
     weights = config.train.start_from if config.task is Task.train_prior else config.weights
-    for joint in (config.views.joint, config.guidance.joint):
-        if joint.weights not in ("", OWN_2D_MODE):
-            locate_weights(joint.weights)
+    others = config.views.joint.weights, config.guidance.joint.weights, config.refine.weights
+    for other in others:
+        if other not in ("", OWN_2D_MODE):
+            locate_weights(other)
     return locate_weights(weights) if weights and config.task is not Task.reconstruct else None
 
 

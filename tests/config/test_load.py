@@ -324,6 +324,7 @@ def test_a_recipe_that_is_no_text(tmp_path):
         ("eval.views=[4, 0]", "between 1 and 64"),
         ("train.render_workers=0", "between 1 and 1024"),
         ("image=photo.png", "task generate shows no picture to its model"),
+        ("refine.weights=mini", "task generate refines by the prior that it has"),
         ("scene.grid.max_resolution=8", "must not be smaller than scene.grid.base_resolution"),
     ],
 )

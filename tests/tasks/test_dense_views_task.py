@@ -11,7 +11,9 @@ from PIL import Image
 from threedgen.cameras import orbit
 from threedgen.cli import main
 from threedgen.data.miniworld import build, parse, render
+from threedgen.metrics import psnr
 from threedgen.scene.gaussians import Gaussians, load_gaussians
+from threedgen.tasks import dense_views, refine
 from threedgen.tasks.dense_views import _cut_out
 
 _QUICK = ["--config", "videomv-mini.yaml", "prompt=a red cube", "views.num_inference_steps=6", "num_threads=1"]
@@ -54,6 +56,31 @@ def test_a_picture_alone_becomes_views_of_what_it_shows(tmp_path):
     assert (run / "gaussians.ply").stat().st_size > 1000 and (run / "asset.glb").stat().st_size > 1000
 
 
+def test_the_fitted_scene_is_refined_by_another_prior_and_gets_closer_to_the_truth(tmp_path, monkeypatch):
+    """By one that was trained on sets of four, which is asked for four."""
+    asked = []
+    draw = refine.draw_targets
+
+    def watched(scene, config, prior, *rest):
+        asked.append((scene_likeness(scene), prior.is_video, config.camera.num_views, rest[2]))
+        return draw(scene, config, prior, *rest)
+
+    def scene_likeness(scene):
+        cameras = orbit([20, 110, 200, 290], 15, 2.2, 40, 64, num_views=4)
+        truth = render(build(parse("a red cube")), cameras.camera_to_world.numpy(), cameras.fov_y.numpy(), 64)
+        with torch.no_grad():
+            return psnr(scene.render(cameras, background=torch.full((3,), 0.5)).rgb.numpy(), truth.rgb)
+
+    fitted = []
+    monkeypatch.setattr(refine, "draw_targets", watched)
+    monkeypatch.setattr(dense_views, "export_scene", lambda scene, *_: fitted.append(scene_likeness(scene)) or {})
+    words = ["steps=60", "refine.sets=4", "refine.steps=60", f"output_root={tmp_path}"]
+    assert main(["--config", "videomv-mini-refined.yaml", *_QUICK[2:], *words]) == 0
+    ((before, is_video, num_views, step),) = asked
+    assert (is_video, num_views, step) == (False, 4, 60)
+    assert fitted[0] > before + 0.5
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -66,6 +93,8 @@ def test_a_picture_alone_becomes_views_of_what_it_shows(tmp_path):
         (["gaussians.weights=nowhere"], "no Gaussians at nowhere"),
         (["weights=mini"], "no Gaussians at"),
         (["prompt= "], "the prompt is empty"),
+        (["refine.rounds=1", "gaussians.asset=gaussians"], "a scene is refined that was fitted to the views"),
+        (["refine.rounds=1", "refine.weights=nowhere"], "nowhere"),
         (["prompts=nowhere.txt"], "nowhere.txt"),
     ],
 )
@@ -73,6 +102,13 @@ def test_what_cannot_be_done_is_told_in_a_line(tmp_path, capsys, words, told):
     assert main([*_QUICK, f"output_root={tmp_path}", *words]) in (2, 3)
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+def test_a_picture_alone_is_not_refined(tmp_path, capsys):
+    Image.new("RGBA", (40, 40), (255, 0, 0, 255)).save(tmp_path / "object.png")
+    words = [*_QUICK[3:], f"image={tmp_path / 'object.png'}", "refine.rounds=1", f"output_root={tmp_path}"]
+    assert main(["--config", "videomv-i2v-mini.yaml", *words]) == 2
+    assert "the prior that refines reads a prompt" in capsys.readouterr().err
 
 
 def test_a_picture_for_a_prior_that_is_shown_none(tmp_path, capsys):

@@ -118,7 +118,7 @@ def test_a_stopped_run_resumes_to_the_same_scene(geometry, shapes, tmp_path, mon
 
     def fit(name):
         with open_run(tmp_path / name, config) as run:
-            return reconstruct.optimize(config, run, training, held_out)
+            return reconstruct.optimize(config, run, training, held_out)[0]
 
     straight, whole = fit("straight"), reconstruct.losses
 
@@ -142,7 +142,7 @@ def test_little_memory_is_asked_of_the_scene(shapes, tmp_path):
     views = views_of(shapes["knot"], tmp_path / "views", views=8, size=16)
     config = config_for(views, "steps=1", "runtime.memory=low", "reconstruct.rays_per_step=16")
     with open_run(tmp_path / "run", config) as run:
-        assert reconstruct.optimize(config, run, *reconstruct.split(read_posed_images(views), 0)).low_memory
+        assert reconstruct.optimize(config, run, *reconstruct.split(read_posed_images(views), 0))[0].low_memory
 
 
 def test_rays_see_what_pictures_show(shapes, tmp_path):

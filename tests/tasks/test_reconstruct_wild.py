@@ -54,7 +54,7 @@ def fitted(folder, tmp_path, *settings):
     matrix = np.eye(4)
     training, held_out = reconstruct.split(posed, 8)
     with open_run(tmp_path / f"run-{folder.name}", config) as run:
-        scene = reconstruct.optimize(config, run, training, held_out)
+        scene, _ = reconstruct.optimize(config, run, training, held_out)
         results = reconstruct.write_quality(scene, posed, held_out, background_color(training), matrix, run)
     return json.loads(results["quality"].read_text())["held_out"]["psnr"], scene
 

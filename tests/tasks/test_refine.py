@@ -247,6 +247,29 @@ def test_a_set_on_a_random_colour_is_drawn_on_it_and_fitted_on_its_own_pictures_
     assert own.loss.item() > 1e-3
 
 
+def test_random_pixels_are_those_of_the_sets_each_before_what_stands_behind_its_own(monkeypatch):
+    config = refining(rays_per_step=400, opaque_weight=0.0, smoothness_weight=0.0)
+    scene = NeRF(CONFIG.scene, CONFIG.seed)
+    for weight in scene.background.parameters():  # a colour for each direction
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
+    cameras, colors = refine._round_cameras(config, 4, 0), [None, torch.tensor([0.9, 0.2, 0.4]), None]
+    monkeypatch.setattr(refine, "_edge_color", lambda views: colors[1])  # the blob reaches some edges
+    with torch.no_grad():
+        targets = [scene.render(one, background=color).rgb for one, color in zip(cameras, colors, strict=True)]
+
+    def losses(targets):
+        scene.ops = replace(scene.ops, ray_jitter=lambda seed, count, device: torch.full((count,), 0.5))
+        fitting = refine._Fitting(scene, config, cameras, targets, colors)
+        return [fitting(step).loss.item() for step in (4, 5)]
+
+    assert max(losses(targets)) < 1e-5
+    assert min(losses([targets[2], *targets[1::-1]])) > 1e-4  # another set's
+    assert min(losses([target.transpose(1, 2) for target in targets])) > 1e-4  # rows for columns
+    noisy = [target + 0.1 * torch.randn(target.shape, generator=torch.Generator().manual_seed(1)) for target in targets]
+    first, second = losses(noisy)
+    assert first != second and first == pytest.approx(0.01, rel=0.15)  # other pixels each time, all as likely
+
+
 def test_what_a_step_costs_besides_the_difference_is_weighed():
     scene = NeuS(replace(CONFIG.scene, geometry=Geometry.sdf), CONFIG.seed)
     torch.nn.init.normal_(scene.table, std=0.1, generator=torch.Generator().manual_seed(0))  # no longer a true distance

@@ -54,8 +54,9 @@ class RefineConfig:
     and the scene is fitted to them (SDEdit, Meng et al. 2022, in rounds)."""
 
     rounds: int = setting(0, 0, 1000)
-    # of camera.num_views views that a round draws; a step fits camera.sets_per_step of them
-    sets: int = setting(8, 1, 1024)
+    weights: str = ""  # of the prior that draws, where that is not the one that drew before (task dense_views)
+    sets: int = setting(8, 1, 1024)  # of camera.num_views views that a round draws
+    rays_per_step: int = setting(0, 0)  # random pixels of them that a step fits; 0: whole sets, camera.sets_per_step
     # the timestep that they are noised to, as a fraction of the schedule: from the first round to the last
     strength: Schedule = setting(lambda: Schedule(0.5, 0.5), 0.001, 1)
     num_inference_steps: int = setting(40, 1, 1000)  # of the whole schedule

@@ -1,6 +1,7 @@
-"""Text to 24 views and, in one pass, to Gaussians and a mesh (VideoMV): no optimisation, seconds."""
+"""Text to 24 views and, in one pass, to Gaussians (VideoMV); to a mesh of these, or of a scene fitted to the views."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,12 @@ from threedgen.diffusion.text.prompts import ASSET_SUFFIX
 from threedgen.imaging import to_uint8
 from threedgen.runs.directory import RunDirectory
 from threedgen.scene.gaussians import Gaussians, save_gaussians
-from threedgen.scene.protocol import Solid
+from threedgen.scene.protocol import RayScene, Solid
 from threedgen.tasks.export import check_export, export_scene
 from threedgen.tasks.feed_forward import FeedForward, aware, aware_timesteps
-from threedgen.tasks.prompting import load_joint, load_prior
+from threedgen.tasks.prompting import encode_prompts, load_joint, load_prior, read_prompts
 from threedgen.tasks.reconstruct import optimize
+from threedgen.tasks.refine import refine
 from threedgen.tasks.sample_views import draw_views, write_views
 
 
@@ -49,6 +51,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
             "aware.guidance=latents guides between reconstructions, which are not rescaled: take views.rescale=0 or "
             "aware.guidance=before"
         )
+    if config.refine.rounds:
+        _check_refinement(config)
     if is_aware and not _is_ddim(config):
         raise ConfigError(
             f"views.sampler={config.views.sampler.name} looks back on x0, which 3D-aware steps replace: take ddim, or "
@@ -68,7 +72,9 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     if config.gaussians.asset is AssetFrom.gaussians:
         solid, steps = gaussians, 0
     else:
-        solid, steps = _fitted(views, gaussians, config, run), config.steps
+        solid, steps = _fitted(views, gaussians, config, run)
+        if config.refine.rounds:
+            steps = _refined(solid, steps, config, run)
     results |= export_scene(solid, config, run, steps)
     print(f"{time.monotonic() - started:.1f} s")
     return results
@@ -110,8 +116,30 @@ def _cut_out(views: Views, gaussians: Gaussians, background: float) -> Tensor:
     return torch.from_numpy(to_uint8(rgba))
 
 
-def _fitted(views: Views, gaussians: Gaussians, config: Config, run: RunDirectory) -> Solid:
-    """A scene that was fitted to the views as to any pictures with alpha."""
+def _fitted(views: Views, gaussians: Gaussians, config: Config, run: RunDirectory) -> tuple[RayScene, int]:
+    """A scene that was fitted to the views as to any pictures with alpha, and how many steps it has behind it."""
     pictures = _cut_out(views, gaussians, config.image_background)
     posed = PosedImages(pictures, views.drawn_cameras, tuple(f"view-{i}" for i in range(len(pictures))))
     return optimize(config, run, posed, posed.select([]))
+
+
+def _check_refinement(config: Config) -> None:
+    """Raise ConfigError for what cannot be refined."""
+    if config.gaussians.asset is AssetFrom.gaussians:
+        raise ConfigError(
+            "refine.rounds: a scene is refined that was fitted to the views, not Gaussians: take gaussians.asset=views"
+        )
+    if not config.prompt.strip():
+        raise ConfigError("refine.rounds: the prior that refines reads a prompt: add one, or take refine.rounds=0")
+
+
+def _refined(scene: RayScene, done: int, config: Config, run: RunDirectory) -> int:
+    """Let the prior that the config says draw the fitted scene's views anew, and fit it to these; see `refine`.
+
+    done: steps that the scene has behind it; returned: how many it has then.
+    """
+    drawing = replace(config, weights=config.refine.weights or config.weights)
+    prior = load_prior(drawing)
+    as_read = read_prompts(drawing, prior)
+    text, negative, mix = encode_prompts(as_read, prior, drawing)
+    return refine(scene, as_read, run, prior.without_text_encoder(), text, negative, config.steps, done, mix)

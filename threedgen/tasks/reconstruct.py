@@ -43,10 +43,10 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     matrix = normalization(posed, config.scene.radius, settings.scale)
     training, held_out = split(posed.moved(matrix), settings.held_out_every)
     print(f"pictures   {len(training)} to learn from, {len(held_out)} held out, {_described(posed)}", flush=True)
-    scene = optimize(config, run, training, held_out)
+    scene, done = optimize(config, run, training, held_out)
     optimized = time.monotonic()
     results = write_quality(scene, posed, held_out, background_color(training), matrix, run)
-    results |= export_scene(scene, config, run, config.steps)
+    results |= export_scene(scene, config, run, done)
     tell_times(run, started, optimized)
     return results
 
@@ -62,8 +62,11 @@ def split(posed: PosedImages, held_out_every: int) -> tuple[PosedImages, PosedIm
     )
 
 
-def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out: PosedImages) -> RayScene:
-    """Fit a scene to random pixels of the pictures; goes on from the run's latest checkpoint, bit for bit."""
+def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out: PosedImages) -> tuple[RayScene, int]:
+    """Fit a scene to random pixels of the pictures; goes on from the run's latest checkpoint, bit for bit.
+
+    Returns the scene and how many steps it has behind it.
+    """
     scene = make_scene(config, select_device(config.runtime))
     background = background_color(training)
     watched = held_out if len(held_out) else training
@@ -79,8 +82,7 @@ def optimize(config: Config, run: RunDirectory, training: PosedImages, held_out:
             training.cameras,
         )
 
-    fit(scene, config, run, "reconstruct", take)
-    return scene
+    return scene, fit(scene, config, run, "reconstruct", take)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 
-from threedgen.cameras import Cameras, CameraSampler
+from threedgen.cameras import Cameras, CameraSampler, Rays, rays_of
 from threedgen.config.guidance import RefineConfig
 from threedgen.config.schedules import Schedule, value_at
 from threedgen.config.schema import Config
@@ -174,7 +176,8 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 
 class _Fitting:
-    """Step after step the next `at_once` sets, in an order that is drawn anew for each time through all of them."""
+    """Step after step the next `at_once` sets, in an order that is drawn anew for each time through all of them; or
+    random pixels of all, where the config says so."""
 
     def __init__(
         self,
@@ -194,13 +197,13 @@ class _Fitting:
 
     def __call__(self, step: int) -> SceneStep:
         chosen = [self._set_of(step * self.at_once + k) for k in range(self.at_once)]
-        cameras = Cameras.joined([self.cameras[i] for i in chosen])
-        target = torch.cat([self.targets[i] for i in chosen])
         # Samples are shifted: these few rays alone would only be right where theirs lie
         jitter = generator(self.config.seed, step, "refine render")
-        seen = _joined(
-            [self.scene.render(self.cameras[i], generator=jitter, background=self.backgrounds[i]) for i in chosen]
-        )
+        if self.config.refine.rays_per_step > 0:
+            seen, target = self._pixels(jitter)
+        else:
+            seen = _joined([self._render(i, jitter) for i in chosen])
+            target = torch.cat([self.targets[i] for i in chosen])
         difference = mse_loss(seen.rgb, target)
         weights = self.config.refine
         loss = difference + weights.opaque_weight * regularizers.opaque(seen)
@@ -212,10 +215,51 @@ class _Fitting:
         return SceneStep(
             loss,
             lambda: (loss.item(), {"psnr": -10.0 * difference.log10().item()}),
-            lambda: tile([seen.rgb.detach(), target]),
+            lambda: self._preview(chosen[0]),
             seen.opacity_range,
-            cameras,
+            Cameras.joined([self.cameras[i] for i in chosen]),
         )
+
+    def _render(self, number: int, jitter: torch.Generator | None = None) -> RenderOutput:
+        return self.scene.render(self.cameras[number], generator=jitter, background=self.backgrounds[number])
+
+    @torch.no_grad()
+    def _preview(self, number: int) -> Image:
+        return tile([self._render(number).rgb, self.targets[number]])
+
+    def _pixels(self, draw: torch.Generator) -> tuple[RenderOutput, Tensor]:
+        """Random pixels of all sets as a picture of one row, and what they are to look like."""
+        count, device = self.config.refine.rays_per_step, self.scene.device
+        index = to_device(torch.randint(len(self._colors), (count,), generator=draw), device)
+        rays = Rays(self._rays.origins[index], self._rays.directions[index])
+        jitter = self.scene.ops.ray_jitter(int(torch.randint(2**32, (), generator=draw)), count, device)
+        seen, _ = self.scene.trace(rays, jitter)
+        number = index // (len(self._colors) // len(self.targets))
+        behind = torch.where(self._has_plain[number, None], self._plain[number], self.scene.background(rays.directions))
+        rgb = seen.rgb + (1.0 - seen.opacity[:, None]) * behind
+        row = (1, 1, count, -1)
+        return RenderOutput(rgb.view(row), seen.opacity.view(row), seen.depth.view(row)), self._colors[index].view(row)
+
+    @cached_property
+    def _rays(self) -> Rays:
+        """Of the pixels of all sets."""
+        return rays_of(Cameras.joined(self.cameras).to(self.scene.device))
+
+    @cached_property
+    def _colors(self) -> Tensor:
+        """[R, 3], of the same pixels."""
+        return torch.cat([target.reshape(-1, 3) for target in self.targets])
+
+    @cached_property
+    def _has_plain(self) -> Tensor:
+        """[sets] whether one plain colour is behind a set."""
+        return torch.tensor([color is not None for color in self.backgrounds], device=self.scene.device)
+
+    @cached_property
+    def _plain(self) -> Tensor:
+        """[sets, 3] that colour, where there is one."""
+        none = torch.zeros(3, device=self.scene.device)
+        return torch.stack([none if color is None else color for color in self.backgrounds])
 
     def _set_of(self, turn: int) -> int:
         """Which set has turn 0, 1, ..."""

@@ -86,4 +86,5 @@ def _config(folder: Path, settings: Sequence[str]) -> Config:
     config = load_config(saved, list(settings))
     if not config.prompt.strip():
         raise ConfigError(f'refine {folder}: the run was told no prompt: add prompt="a red cat with a green face"')
-    return replace(config, refine=replace(config.refine, rounds=max(1, config.refine.rounds)))
+    rounds = replace(config.refine, rounds=max(1, config.refine.rounds))
+    return replace(config, refine=rounds, weights=config.refine.weights or config.weights)
