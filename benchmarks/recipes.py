@@ -55,7 +55,10 @@ from threedgen.mesh.render import render_mesh  # noqa: E402
 from threedgen.metrics import psnr, silhouette_iou  # noqa: E402
 from threedgen.tasks.evaluation.scoring import compare_surfaces, truth_of  # noqa: E402
 
-RECIPES = "mvdream-mini.yaml", "mvdream-mini-quick.yaml", "videomv-mini.yaml", "videomv-mini-quick.yaml"
+RECIPES = (
+    *("mvdream-mini.yaml", "mvdream-mini-quick.yaml"),
+    *("videomv-mini.yaml", "videomv-mini-quick.yaml", "videomv-mini-refined.yaml"),
+)
 COLUMNS = {
     "psnr": ("PSNR dB", 2),
     "iou": ("IoU", 3),

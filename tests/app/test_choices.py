@@ -19,7 +19,7 @@ def offered():
 
 
 def test_the_bundled_models_are_offered_first_and_nothing_that_is_not_here(offered):
-    bundled = ["videomv-mini", "videomv-mini-quick", "videomv-i2v-mini", "mvdream-mini", "views-mini"]
+    bundled = ["videomv-mini-refined", "videomv-mini-quick", "videomv-i2v-mini", "mvdream-mini", "views-mini"]
     assert [choice.name for choice in offered[:5]] == bundled
     assert [choice.makes_mesh for choice in offered[:5]] == [True, True, True, True, False]
     assert [choice.takes_picture for choice in offered[:5]] == [False, False, True, False, False]

@@ -128,6 +128,7 @@ def test_the_newest_runs_come_first(tmp_path):
         ("mvdream-mini", [], 400),
         ("mvdream-mini", ["refine.rounds=0", "steps=7"], 7),
         ("videomv-mini", ["steps=9"], 9),
+        ("videomv-mini-refined", ["steps=9", "refine.rounds=2", "refine.steps=20"], 49),
         ("videomv-mini", ["gaussians.asset=gaussians"], 0),
         ("views-mini", [], 0),
     ],

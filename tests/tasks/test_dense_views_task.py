@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from threedgen.cameras import orbit
 from threedgen.cli import main
 from threedgen.data.miniworld import build, parse, render
 from threedgen.metrics import psnr
-from threedgen.scene.gaussians import Gaussians, load_gaussians
+from threedgen.scene.gaussians import load_gaussians
 from threedgen.tasks import dense_views, refine
 from threedgen.tasks.dense_views import _cut_out
 
@@ -119,19 +120,39 @@ def test_a_picture_for_a_prior_that_is_shown_none(tmp_path, capsys):
     assert "the prior is shown no picture" in capsys.readouterr().err
 
 
-def test_views_are_cut_out_by_the_gaussians_opacity():
-    """In the colour of what is drawn, not mixed with the grey behind it."""
-    cameras, color = orbit([0, 180], 0, 2.0, 40, 16, num_views=2), torch.tensor([0.8, 0.2, 0.4])
-    numbers = (
-        torch.zeros(1, 3),
-        torch.tensor([[1.0, 0, 0, 0]]),
-        torch.full((1, 3), 0.2),
-        torch.tensor([0.9]),
-        color[None],
-    )
-    ball = Gaussians(*numbers)
-    seen = ball.render(cameras, background=torch.full((3,), 0.5))
-    rgba = _cut_out(SimpleNamespace(drawn=seen.rgb.movedim(-1, 1), drawn_cameras=cameras), ball, 0.5) / 255
-    torch.testing.assert_close(rgba[..., 3:], seen.opacity, atol=0.003, rtol=0)
-    solid = rgba[seen.opacity[..., 0] > 0.1][:, :3]
-    torch.testing.assert_close(solid, color.expand_as(solid), atol=0.003, rtol=0)  # not with the grey behind it
+def disc(radius):
+    """[32, 32], how much of each pixel a disc of this radius in the middle covers."""
+    fine = (np.arange(256) + 0.5) / 8 - 16
+    return (np.hypot(*np.meshgrid(fine, fine)) < radius).reshape(32, 8, 32, 8).mean((1, 3))
+
+
+@pytest.mark.parametrize(("color", "is_told"), [((0.9, 0.2, 0.3), True), ((0.85,) * 3, True), ((0.53,) * 3, False)])
+def test_views_are_cut_out_at_their_own_edges_where_these_are_seen(color, is_told):
+    """The Gaussians reach a pixel too far, and softly. A black spot on the edge of a thing belongs to it."""
+    cover, rgb = disc(9.0)[..., None], np.array(color)
+    spot = np.zeros((32, 32, 1), bool)
+    spot[14:18, 22:25] = True
+    view = cover * np.where(spot, 0.0, rgb) + (1 - cover) * 0.5
+    soft = torch.from_numpy(gaussian_filter(disc(10.0), 0.7)).float()[None, ..., None]
+    gaussians = SimpleNamespace(render=lambda cameras: SimpleNamespace(opacity=soft))
+    views = SimpleNamespace(drawn=torch.from_numpy(view).float().movedim(-1, 0)[None], drawn_cameras=None)
+    rgba = _cut_out(views, gaussians, 0.5)[0].numpy() / 255
+    if is_told:
+        near = ~binary_dilation(spot[..., 0])
+        np.testing.assert_allclose(rgba[near][:, 3], cover[near][:, 0], atol=0.02)
+        assert (rgba[..., 3] >= cover[..., 0] - 0.02).all()  # nothing is cut away at the spot
+        solid = near & (cover[..., 0] > 0.2)
+        np.testing.assert_allclose(rgba[solid][:, :3], np.broadcast_to(rgb, (solid.sum(), 3)), atol=0.03)
+    else:
+        inside = disc(9.0) > 0.999
+        assert (rgba[inside][:, 3] > 0.9).all()
+        rim = ~binary_dilation(spot[..., 0], iterations=4) & (np.abs(disc(9.0) - 0.5) < 0.3)
+        np.testing.assert_allclose(rgba[rim][:, 3], soft[0, ..., 0].numpy()[rim], atol=0.01)
+
+
+def test_what_is_too_small_to_have_an_inside_keeps_the_gaussians_opacity():
+    opacity = torch.zeros(1, 32, 32, 1)
+    opacity[0, 16, 16:18] = 0.8
+    gaussians = SimpleNamespace(render=lambda cameras: SimpleNamespace(opacity=opacity))
+    views = SimpleNamespace(drawn=torch.full((1, 3, 32, 32), 0.5), drawn_cameras=None)
+    np.testing.assert_allclose(_cut_out(views, gaussians, 0.5)[..., 3:].numpy() / 255, opacity.numpy(), atol=0.01)

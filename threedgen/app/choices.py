@@ -30,7 +30,7 @@ from threedgen.runs.directory import run_folder
 
 # what the recipes of the bundled models are called for people, in the order of the page
 _KNOWN = {
-    "videomv-mini": ("3D, drawn from all sides", "about a minute"),
+    "videomv-mini-refined": ("3D, drawn from all sides", "about a minute"),
     "videomv-mini-quick": ("3D, in the fewest seconds", "seconds"),
     "videomv-i2v-mini": ("3D, from a picture", "about a minute"),
     "mvdream-mini": ("3D, shaped step by step", "a few minutes"),

@@ -108,9 +108,8 @@ def _failure(last: dict[str, object]) -> str:
 
 def planned_steps(config: Config) -> int:
     """Steps that a run of this config takes in all; 0: it optimises nothing."""
-    if config.task is Task.generate:
-        return config.steps + config.refine.rounds * config.refine.steps
-    return config.steps if config.task is Task.dense_views and config.gaussians.asset is AssetFrom.views else 0
+    fits = config.task is Task.dense_views and config.gaussians.asset is AssetFrom.views
+    return config.steps + config.refine.rounds * config.refine.steps if fits or config.task is Task.generate else 0
 
 
 def remaining_seconds(reports: list[tuple[float, int]], num_steps: int) -> float | None:

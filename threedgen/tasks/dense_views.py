@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from threedgen.cameras import Cameras
@@ -30,6 +31,10 @@ from threedgen.tasks.prompting import encode_prompts, load_joint, load_prior, re
 from threedgen.tasks.reconstruct import optimize
 from threedgen.tasks.refine import refine
 from threedgen.tasks.sample_views import draw_views, write_views
+
+_RIM = 2  # pixels, in which a view's colours go from the object's to the background's
+_TOLD = 0.12  # distance of colours (0 to 1.7) from which on an object is told from its background
+_NOTHING = 0.05  # opacity of Gaussians where nothing is, but their softest edges
 
 
 def run(config: Config, run: RunDirectory) -> dict[str, Path]:
@@ -106,14 +111,26 @@ def _is_ddim(config: Config) -> bool:
 
 @torch.no_grad()
 def _cut_out(views: Views, gaussians: Gaussians, background: float) -> Tensor:
-    """The views as pictures [V, H, W, 4] uint8 with the Gaussians' opacity as alpha.
+    """The views as pictures [V, H, W, 4] uint8 with straight alpha.
 
-    A white thing on grey looks the same to colours alone if it is half transparent.
+    What is two pixels inside the Gaussians' silhouettes is opaque: a white thing on grey looks the same to colours
+    alone if it is half transparent. The Gaussians' own edges are soft and lie too far out: beyond, alpha is how far a
+    pixel's colour is from the background's, as a part of how far that of the nearest pixel inside is; where that one is
+    hardly told from the background, it is the Gaussians' opacity.
     """
-    rgb, opacity = views.drawn.movedim(1, -1), gaussians.render(views.drawn_cameras).opacity
-    straight = (rgb - (1 - opacity) * background) / opacity.clamp_min(1e-3)
-    rgba = torch.cat([straight.clamp(0, 1), opacity], -1).cpu()
-    return torch.from_numpy(to_uint8(rgba))
+    opacities = gaussians.render(views.drawn_cameras).opacity[..., 0].cpu().numpy()
+    pictures = []
+    for rgb, opacity in zip(views.drawn.movedim(1, -1).cpu().numpy(), opacities, strict=True):
+        inside = binary_erosion(opacity > 0.5, iterations=_RIM)
+        row, column = distance_transform_edt(~inside, return_distances=False, return_indices=True)
+        away = np.linalg.norm(rgb - background, axis=-1)
+        whole = away[row, column]
+        told = np.minimum(away / np.maximum(whole, _TOLD), 1.0) * (opacity > _NOTHING)
+        rim = np.where((whole > _TOLD) & inside.any(), told, opacity)
+        alpha = np.where(inside, 1.0, rim)[..., None]
+        straight = (rgb - (1.0 - alpha) * background) / np.maximum(alpha, 1e-3)
+        pictures.append(np.concatenate([straight.clip(0.0, 1.0), alpha], -1))
+    return torch.from_numpy(to_uint8(np.stack(pictures)))
 
 
 def _fitted(views: Views, gaussians: Gaussians, config: Config, run: RunDirectory) -> tuple[RayScene, int]:
