@@ -19,13 +19,9 @@ _NUM_THRESHOLDS = 24
 _DARK = math.log(4.0)  # optical depth behind which nothing is seen
 _LOG_RANGE = 1.5  # at most so much of log density is kept on either side of the surface
 _LEVELS = np.linspace(-0.7, 0.3, 41)  # of the kept range of log density
-# The diagonals of a cube and of its sides, along which silhouettes are compared. Not its axes: a look along one runs
-# along flat sides, sums up what little density is beside them, and takes that for the object.
-_DIAGONALS = [
-    direction
-    for direction in product((0, 1, -1), repeat=3)
-    if np.count_nonzero(direction) > 1 and next(step for step in direction if step) > 0
-]
+# Steps along which silhouettes are compared: a cube's axes and diagonals, and those of its sides. Not the axes alone: a
+# look along one runs along flat sides, sums up what little density is beside them, and takes that for the object.
+_DIRECTIONS = [steps for steps in product((0, 1, -1), repeat=3) if next((step for step in steps if step), 0) > 0]
 
 
 def extract_isosurface(scene: RadianceField, resolution: int, threshold: float = 0.0) -> tuple[Array, Array]:
@@ -107,7 +103,7 @@ def _where_density_is(scene: RadianceField, resolution: int, threshold: float) -
 def choose_threshold(density: Array, cell: float, lowest: float, haze: float) -> float:
     """The density whose surface has the silhouettes of the scene's own images.
 
-    Orthographic images along ten diagonals of the grid are composited exactly, opacity = 1 - exp(-sum density *
+    Orthographic images along the grid's axes and diagonals are composited exactly, opacity = 1 - exp(-sum density *
     length), and so are the silhouettes of the region above each of 24 candidates, spaced evenly in log density between
     `lowest` and the highest density. The best candidate has the largest intersection over union (over all images
     together) with opacity > 1/2; of those within 0.005 of the best, the middle one in log density.
@@ -119,7 +115,7 @@ def choose_threshold(density: Array, cell: float, lowest: float, haze: float) ->
             cube half opaque: less is never a surface.
 
     Raises:
-        EmptyMeshError: no ray along a diagonal is more than half opaque.
+        EmptyMeshError: no ray along these is more than half opaque.
     """
     opaque = _silhouettes(density, cell, haze)
     highest = float(density.max())
@@ -134,16 +130,16 @@ def choose_threshold(density: Array, cell: float, lowest: float, haze: float) ->
 
 
 def _silhouettes(density: Array, cell: float, haze: float) -> list[Array]:
-    """What is more than half opaque, seen along each diagonal of the grid; haze: see `choose_threshold`."""
+    """What is more than half opaque, seen along each of the directions; haze: see `choose_threshold`."""
     depths = _gathered(np.where(density < haze, np.float32(0.0), density), np.add)
-    lengths = (cell * math.sqrt(np.count_nonzero(direction)) for direction in _DIAGONALS)
+    lengths = (cell * math.sqrt(np.count_nonzero(direction)) for direction in _DIRECTIONS)
     return [length * depth > math.log(2.0) for length, depth in zip(lengths, depths, strict=True)]
 
 
 def _gathered(values: Array, gather: np.ufunc) -> list[Array]:
-    """Images of what `gather` makes of all values [X, Y, Z] >= 0 on each line, for the lines along each diagonal."""
+    """Images of what `gather` makes of all values [X, Y, Z] >= 0 on each line, for the lines along each direction."""
     images = []
-    for direction in _DIAGONALS:
+    for direction in _DIRECTIONS:
         along = next(axis for axis in range(3) if direction[axis])
         planes, steps = np.moveaxis(values, along, 0), [step for axis, step in enumerate(direction) if axis != along]
         last = len(planes) - 1
