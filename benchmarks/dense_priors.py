@@ -8,8 +8,8 @@
 Tables, whose rows are configs/videomv-mini.yaml with some settings (below in this file):
 
 priors    truth (miniworld's own pictures: what is to be had), the mini prior, which was trained on sets of four, asked
-          for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising, at steps 10, 15 and 20, as
-          VideoMV has it, or half of x0 at every step below timestep 700, of 25 or of 6, as the recipe
+          for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising, at steps 10, 15 and 20 of 25,
+          as VideoMV has it, or half of x0 at every step below timestep 700, of six, as the recipe
 aware     3D-aware denoising: at which steps, how far, and where guidance stands
 guidance  the scale of classifier-free guidance, otherwise the recipe
 steps     fewer of them: of DDIM, of solvers that look back (without 3D-aware denoising), and with 3D-aware denoising
@@ -152,18 +152,9 @@ TABLES = {
             FOUR: ("weights=mini", PLAIN),
             VIDEO: (PLAIN,),
             AWARE: (),
-            HALF: HALF_AT_EVERY,
             HALF_OF_6: (*HALF_AT_EVERY, SIX),
         },
-        (
-            (VIDEO, FOUR),
-            (AWARE, VIDEO),
-            (AWARE, FOUR),
-            (HALF, AWARE),
-            (HALF, FOUR),
-            (HALF_OF_6, HALF),
-            (HALF_OF_6, FOUR),
-        ),
+        ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR), (HALF_OF_6, AWARE), (HALF_OF_6, FOUR)),
     ),
     "aware": Table.against(
         AWARE,
