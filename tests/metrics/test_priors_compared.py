@@ -122,7 +122,7 @@ def test_a_row_is_found_by_all_that_changes_its_views(dense):
                "views.guidance_scale=2.5", "views.num_inference_steps=24", "views.rescale=0.5")  # fmt: skip
     assert len({str(of(change)) for change in changes} | {str(of())}) == len(changes) + 1
     plain = of("aware.steps=[]")
-    assert "aware" not in plain and plain["prior"] == "08efaaf2+3ccea4d2+6d7966a2+9b51477c"  # of the model cards
+    assert "aware" not in plain and plain["prior"] == "812a322b+9206a269+56a774ef+9b51477c"  # of the model cards
     assert of("aware.steps=[]", "views.sampler=dpm") != plain != of("aware.steps=[]", "weights=mini")
 
 
