@@ -245,6 +245,7 @@ def _run(config: Config, folder: Path, fresh: bool, before: Config | None = None
     """
     if not folder.exists():  # before one is made
         _check_prompt(config, _require_weights(config))
+        _check_prompt(config, locate_weights(config.refine.weights) if config.refine.weights else None)
     elif not fresh:
         config = as_it_went_on(config, folder)
     shorter = before if before and before.steps < config.steps else None
@@ -274,9 +275,9 @@ def _require_weights(config: Config) -> Path | None:
     Raises WeightsMissingError, before torch is imported, if they are not there.
     """
     weights = config.train.start_from if config.task is Task.train_prior else config.weights
-    others = config.views.joint.weights, config.guidance.joint.weights, config.refine.weights
-    for other in others:
-        if other not in ("", OWN_2D_MODE):
+    joints = [joint.weights for joint in (config.views.joint, config.guidance.joint) if joint.weights != OWN_2D_MODE]
+    for other in (*joints, config.refine.weights):
+        if other:
             locate_weights(other)
     return locate_weights(weights) if weights and config.task is not Task.reconstruct else None
 

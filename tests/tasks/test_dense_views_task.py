@@ -105,11 +105,18 @@ def test_what_cannot_be_done_is_told_in_a_line(tmp_path, capsys, words, told):
     assert told in error and error.count("\n") == 1
 
 
-def test_a_picture_alone_is_not_refined(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "a prior that draws from a picture does not refine"),
+        (["refine.weights=mini"], "the prior that refines reads a prompt"),
+    ],
+)
+def test_a_picture_alone_is_not_refined(tmp_path, capsys, words, told):
     Image.new("RGBA", (40, 40), (255, 0, 0, 255)).save(tmp_path / "object.png")
-    words = [*_QUICK[3:], f"image={tmp_path / 'object.png'}", "refine.rounds=1", f"output_root={tmp_path}"]
+    words = [*_QUICK[3:], f"image={tmp_path / 'object.png'}", "refine.rounds=1", *words, f"output_root={tmp_path}"]
     assert main(["--config", "videomv-i2v-mini.yaml", *words]) == 2
-    assert "the prior that refines reads a prompt" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 def test_a_picture_for_a_prior_that_is_shown_none(tmp_path, capsys):

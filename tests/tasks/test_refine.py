@@ -14,7 +14,7 @@ from PIL import Image
 
 from threedgen import cli
 from threedgen.cameras import viewing_cameras
-from threedgen.config.load import load_config
+from threedgen.config.load import load_config, to_yaml
 from threedgen.config.scene import Geometry
 from threedgen.config.schedules import Schedule
 from threedgen.core.randomness import generator
@@ -424,6 +424,15 @@ def test_what_cannot_be_refined_is_one_line(generated, capsys, arguments, said):
     assert cli.main(["refine", *(str(generated) if a == "RUN" else a for a in arguments)]) == 2
     message = capsys.readouterr().err.strip()
     assert said in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("words", "used"), [([], "mini"), (["weights=other"], "other"), (["refine.weights=third"], "third")]
+)
+def test_which_prior_refines_a_run_of_dense_views(tmp_path, words, used):
+    """The one that its recipe says, not the one that drew the views, unless another is said now."""
+    (tmp_path / "config.yaml").write_text(to_yaml(load_config("videomv-mini-refined.yaml", ["prompt=a red cube"])))
+    assert refine_run._config(tmp_path, words).weights == used
 
 
 def test_weights_without_cameras_are_refused_before_anything_is_refined(generated, tmp_path, capsys):

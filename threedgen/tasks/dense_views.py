@@ -56,13 +56,13 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
             "aware.guidance=latents guides between reconstructions, which are not rescaled: take views.rescale=0 or "
             "aware.guidance=before"
         )
-    if config.refine.rounds:
-        _check_refinement(config)
     if is_aware and not _is_ddim(config):
         raise ConfigError(
             f"views.sampler={config.views.sampler.name} looks back on x0, which 3D-aware steps replace: take ddim, or "
             "aware.every=0 and no aware.steps"
         )
+    if config.refine.rounds:
+        _check_refinement(config)
     prior = load_prior(config)
     forward = FeedForward.of(config, prior.device)
     forward.inputs_of(config.views.num_frames)
@@ -146,6 +146,8 @@ def _check_refinement(config: Config) -> None:
         raise ConfigError(
             "refine.rounds: a scene is refined that was fitted to the views, not Gaussians: take gaussians.asset=views"
         )
+    if config.image and not config.refine.weights:
+        raise ConfigError("refine.rounds: a prior that draws from a picture does not refine: add refine.weights")
     if not config.prompt.strip():
         raise ConfigError("refine.rounds: the prior that refines reads a prompt: add one, or take refine.rounds=0")
 

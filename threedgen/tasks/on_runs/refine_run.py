@@ -84,6 +84,8 @@ def _config(folder: Path, settings: Sequence[str]) -> Config:
         if word.startswith(_OF_THE_SCENE):
             raise ConfigError(f"refine takes the scene as it is: {word} needs a run of its own")
     config = load_config(saved, list(settings))
+    if any(word.startswith("weights=") for word in settings):  # said now, it counts more than the run's own
+        config = replace(config, refine=replace(config.refine, weights=""))
     if not config.prompt.strip():
         raise ConfigError(f'refine {folder}: the run was told no prompt: add prompt="a red cat with a green face"')
     rounds = replace(config.refine, rounds=max(1, config.refine.rounds))
