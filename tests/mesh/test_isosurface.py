@@ -101,6 +101,14 @@ def test_thin_fog_in_front_of_an_object_is_left_out(analytic):
     assert np.linalg.norm(vertices, axis=1).mean() == pytest.approx(0.4, rel=0.03)
 
 
+def test_haze_that_hides_a_small_object_along_a_diagonal_is_left_out(analytic):
+    """Along a whole diagonal of the cube 0.33 hide two thirds: the ball's surface is what it is without them."""
+    solid = analytic.ball(radius=0.2, softness=0.01)  # softly: any threshold would do for a hard one
+    hazy = analytic.Field(lambda p: torch.maximum(solid(p), torch.tensor(0.33)))
+    radii = [np.linalg.norm(extract_isosurface(field, 64)[0], axis=1).mean() for field in (analytic.Field(solid), hazy)]
+    assert radii[1] == pytest.approx(radii[0], rel=0.02)
+
+
 def test_the_given_threshold_is_used(analytic):
     peak, sigma, threshold = 12.0, 0.25, 3.0
     vertices, _ = extract_isosurface(analytic.Field(analytic.fog(peak, sigma)), 64, threshold)
