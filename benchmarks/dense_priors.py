@@ -265,7 +265,7 @@ def forward_of(weights: str, input_views: int) -> FeedForward:
 
 def sampled(config: Config) -> Condition:
     """Views as the recipe's command draws them; the caption's number is the seed."""
-    timesteps = aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps))
+    timesteps = aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps, config.views.sampler))
     inputs = config.views.inputs()
     of = {"prior": fingerprint(config.weights), "views": inputs | {"sampler": config.views.sampler.name}}
     if timesteps:

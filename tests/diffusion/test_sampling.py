@@ -49,15 +49,34 @@ def test_a_solver_with_two_thirds_of_the_steps_is_nearer_to_the_truth_than_ddim(
     assert error(solve(denoiser, noisy, 40, sampler), 999) < 0.02
 
 
+@pytest.mark.parametrize("scheduler", [stable_diffusion_schedule(), cosine_schedule()], ids=["sd", "zero snr"])
+def test_trailing_steps_begin_at_the_end_of_the_schedule_and_come_nearer_than_leading_ones(scheduler):
+    assert ddim_timesteps(6, Sampler.ddim_trailing) == [999, 832, 666, 499, 332, 166]
+    for steps in range(1, 501):
+        timesteps = ddim_timesteps(steps, Sampler.ddim_trailing)
+        assert (len(timesteps), timesteps[0]) == (steps, 999) and timesteps[-1] > 0
+        assert timesteps == sorted(set(timesteps), reverse=True)
+    # to noise that holds nothing of a sample the answer is the mean, whatever it is: 876 is not there yet
+    denoiser, found = _BestDenoiser(scheduler), {}
+    for sampler in (Sampler.ddim, Sampler.ddim_trailing):
+        noisy = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        found[sampler] = ddim(denoiser, noisy, ddim_timesteps(8, sampler))
+        assert len(ddim_timesteps(8, sampler)) == 8
+    off = {sampler: abs(views.mean().item() - _MEAN) for sampler, views in found.items()}
+    assert off[Sampler.ddim_trailing] < off[Sampler.ddim] / 1.5, off
+
+
 @torch.no_grad()
-def test_views_are_guided_and_rescaled_as_is_asked():
+@pytest.mark.parametrize("sampler", [Sampler.ddim, Sampler.ddim_trailing])
+def test_views_are_guided_and_rescaled_as_is_asked(sampler):
     prior, cameras = MultiViewPrior.from_pretrained("mini"), orbit([0, 180], 15, 2, 40, 64, num_views=2)
     how = {"negative_prompt": "a blue dog", "num_inference_steps": 2, "guidance_scale": 3.0, "rescale": 0.6}
-    found = sample_views(prior, ["a red cat"], cameras, torch.Generator().manual_seed(5), **how)
+    found = sample_views(prior, ["a red cat"], cameras, torch.Generator().manual_seed(5), sampler=sampler, **how)
     text, negative = prior.encode_text(["a red cat"]), prior.encode_text(["a blue dog"])
     edge = prior.unet.config.sample_size
     noise = torch.randn(2, 4, edge, edge, generator=torch.Generator().manual_seed(5))
-    expected = ddim(Guided(prior, Conditions(text, cameras, 2), negative, 3.0, 0.6), noise, ddim_timesteps(2))
+    guided = Guided(prior, Conditions(text, cameras, 2), negative, 3.0, 0.6)
+    expected = ddim(guided, noise, ddim_timesteps(2, sampler))
     torch.testing.assert_close(found, prior.decode(expected))
 
 

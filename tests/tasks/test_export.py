@@ -249,6 +249,30 @@ def test_nothing_to_export_leaves_what_is_there(folder, capsys):
     assert not list(folder.glob(".tmp-*"))
 
 
+def test_the_first_mesh_is_there_before_it_is_drawn_and_a_later_one_only_with_its_pictures(finished, tmp_path, capsys):
+    """Where drawing fails: a first export has left its mesh, a later one has left everything as it was."""
+    config, scene = make_run(tmp_path / "run")
+    folder = tmp_path / "run"
+
+    def full(*_):
+        raise OSError("no space left")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(export, "save_turntable", full)
+        write_assets(scene, config, folder, folder, 7)
+    names = {"asset.glb", "asset.obj", "asset.mtl", "asset.png"}
+    of_the_run = {"config.yaml", "events.jsonl", ".lock"}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == names | of_the_run
+    assert contents(folder)["asset.glb"] == contents(finished)["asset.glb"]
+    assert f"mesh       asset.glb, asset.mtl, asset.obj, asset.png in {folder}" in capsys.readouterr().out
+    write_assets(scene, config, folder, folder, 7)
+    before = contents(folder)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(export, "save_turntable", full)
+        write_assets(NeRF(config.scene, 1), config, folder, folder, 7)
+    assert contents(folder) == before and not list(folder.glob(".tmp-*"))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -13,8 +13,13 @@ class Sampler(Enum):
     """How noise becomes views. The last two look back on earlier steps, and mean to need fewer."""
 
     ddim = "ddim"  # Song et al. 2021, as MVDream and VideoMV use it
+    ddim_trailing = "ddim_trailing"  # the same from the schedule's end on, in just so many steps (Lin et al. 2024)
     dpm = "dpm"  # DPM-Solver++ of second order (Lu et al. 2022)
     unipc = "unipc"  # UniPC of second order (Zhao et al. 2023)
+
+    @property
+    def looks_back(self) -> bool:
+        return self in (Sampler.dpm, Sampler.unipc)
 
 
 @dataclass

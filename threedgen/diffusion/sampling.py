@@ -14,12 +14,21 @@ from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 
 
-def ddim_timesteps(num_inference_steps: int, num_train_timesteps: int = 1000) -> list[int]:
-    """Descending timesteps 1 + k * (1000 // steps), as MVDream's own sampler takes them.
+def ddim_timesteps(
+    num_inference_steps: int, sampler: Sampler = Sampler.ddim, num_train_timesteps: int = 1000
+) -> list[int]:
+    """Descending timesteps of a sampler that does not look back.
 
-    30 steps give 31 timesteps, because 1000 // 30 = 33 fits 31 times. Where the first would lie behind the
-    schedule's end (3 steps: 1000), it is the end; the original fails there.
+    `ddim`: 1 + k * (1000 // steps), as MVDream's own sampler takes them. 30 steps give 31 timesteps, because
+    1000 // 30 = 33 fits 31 times. Where the first would lie behind the schedule's end (3 steps: 1000), it is the end;
+    the original fails there. 8 steps begin at 876, where the noise still tells what lies beneath it.
+
+    `ddim_trailing`: 999 - k * 1000 / steps, rounded: always from the end on (Lin et al. 2024, section 3.3), and none is
+    spent at timestep 1, where next to nothing is left to remove.
     """
+    if sampler is Sampler.ddim_trailing:
+        last = num_train_timesteps
+        return [round(last - k * last / num_inference_steps) - 1 for k in range(num_inference_steps)]
     every = num_train_timesteps // num_inference_steps
     return [min(t + 1, num_train_timesteps - 1) for t in range(0, num_train_timesteps, every)][::-1]
 
@@ -116,10 +125,10 @@ def sample_views(
     told = Conditions(prior.encode_text(prompts), cameras, num_views, picture)
     guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
     denoiser: Denoiser = guided if mix is None else mix(guided)
-    if sampler is not Sampler.ddim:
+    if sampler.looks_back:
         if around is not None:
             raise ValueError("solvers that look back need the prior's own x0 in every step")
         return prior.decode(solve(denoiser, noise, num_inference_steps, sampler))
-    timesteps = ddim_timesteps(num_inference_steps, len(prior.schedule))
+    timesteps = ddim_timesteps(num_inference_steps, sampler, len(prior.schedule))
     denoiser = denoiser if around is None else around(denoiser, timesteps)
     return prior.decode(ddim(denoiser, noise, timesteps))

@@ -10,7 +10,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from threedgen.cameras import Cameras
-from threedgen.config.sampling import AssetFrom, AwareGuidance, Sampler
+from threedgen.config.sampling import AssetFrom, AwareGuidance
 from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.data.captioned_views import composite_on
@@ -45,7 +45,8 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
     """
     started = time.monotonic()
     check_export(config.export)
-    is_aware = aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps))
+    sampler = config.views.sampler
+    is_aware = aware_timesteps(config.aware, ddim_timesteps(config.views.num_inference_steps, sampler))
     if is_aware and config.views.joint.weights and config.aware.guidance is AwareGuidance.latents:
         raise ConfigError(
             "aware.guidance=latents guides between reconstructions of one model's answers, views.joint mixes what is "
@@ -56,9 +57,9 @@ def run(config: Config, run: RunDirectory) -> dict[str, Path]:
             "aware.guidance=latents guides between reconstructions, which are not rescaled: take views.rescale=0 or "
             "aware.guidance=before"
         )
-    if is_aware and not _is_ddim(config):
+    if is_aware and sampler.looks_back:
         raise ConfigError(
-            f"views.sampler={config.views.sampler.name} looks back on x0, which 3D-aware steps replace: take ddim, or "
+            f"views.sampler={sampler.name} looks back on x0, which 3D-aware steps replace: take ddim, or "
             "aware.every=0 and no aware.steps"
         )
     if config.refine.rounds:
@@ -102,11 +103,7 @@ def dense_pipeline(prior: MultiViewPrior, forward: FeedForward, config: Config) 
         return aware(denoiser, config.aware, timesteps, shows)
 
     joint = load_joint(config.views.joint, prior)
-    return MultiViewPipeline(prior, config.camera, around if _is_ddim(config) else None, joint)
-
-
-def _is_ddim(config: Config) -> bool:
-    return config.views.sampler is Sampler.ddim
+    return MultiViewPipeline(prior, config.camera, None if config.views.sampler.looks_back else around, joint)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
@@ -79,19 +79,30 @@ def write_assets(scene: Solid, config: Config, run_folder: Path, folder: Path, s
     """As `export_scene`, for the scene after `step` steps of the run in `run_folder`, into `folder`.
 
     What was told and measured is looked up in the events of both: a refinement has its own beside its run's. All files
-    are made aside and then moved: an export that fails leaves those of an earlier one as they were.
+    are made aside and then moved: an export that fails leaves those of an earlier one as they were. Where there is no
+    earlier one, the mesh is moved as soon as it is written: turntable and sheet take longer than it does.
     """
     rasterizer = make_rasterizer(config.export.rasterizer)
+    earlier = {name for name in _NAMES if (folder / name).exists()}
+
+    def mesh_is_written(aside: Path) -> None:
+        if not earlier:
+            print(f"mesh       {', '.join(sorted(_moved(aside, folder)))} in {folder}", flush=True)
+
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}export-", dir=folder) as aside:
         noted = _Noted.of(list(dict.fromkeys([folder, run_folder])), step)
-        results = _write_all(scene, config, rasterizer, run_folder, Path(aside), step, noted)
-        made = {path.name for path in Path(aside).iterdir()}
-        for name in _NAMES:
-            if name in made:
-                os.replace(Path(aside) / name, folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
+        results = _write_all(scene, config, rasterizer, run_folder, Path(aside), step, noted, mesh_is_written)
+        for name in earlier - _moved(Path(aside), folder):
+            (folder / name).unlink()
     return {name: folder / path.name for name, path in results.items()}
+
+
+def _moved(aside: Path, folder: Path) -> set[str]:
+    """The names of all files in `aside`, which lie in `folder` now."""
+    names = {path.name for path in aside.iterdir()}
+    for name in names:
+        os.replace(aside / name, folder / name)
+    return names
 
 
 class _Noted(NamedTuple):
@@ -123,6 +134,7 @@ def _write_all(
     folder: Path,
     step: int,
     noted: _Noted,
+    mesh_is_written: Callable[[Path], None],
 ) -> dict[str, Path]:
     started = time.monotonic()
     surface = extract_surface(scene, config.export)
@@ -137,10 +149,11 @@ def _write_all(
     mesh = paint(scene, surface, config.export, rasterizer)
     lift = -float(surface.vertices[:, 2].min()) if config.export.on_floor else 0.0
     standing = lifted(mesh, lift)
+    results = _write_formats(standing, scene, surface, lift, config.export, folder)
+    mesh_is_written(folder)
+    mesh_seconds = time.monotonic() - started
     with ThreadPoolExecutor(1) as beside:  # drawing frames leaves the cores time for what cannot be shared out
         turntable = beside.submit(_write_turntable, mesh, config, rasterizer, folder)
-        results = _write_formats(standing, scene, surface, lift, config.export, folder)
-        mesh_seconds = time.monotonic() - started
         azimuth = SHEET_AZIMUTHS[0] + np.arange(_NUM_COMPARED) * 360 / _NUM_COMPARED
         cameras = viewing_cameras(config.camera, azimuth, SHEET_ELEVATION, config.export.image_size)
         scene_rgb, mesh_rgb = render_scene(scene, cameras), render_mesh(mesh, cameras, rasterizer=rasterizer)[0]
