@@ -10,7 +10,8 @@ shows is compared with the caption's object, in world units (objects are about 1
 PSNR, IoU          of 16 pictures of 64 px on mid grey, and of their silhouettes, as `evaluate` compares scenes
 Chamfer, normals   mean distance between the surfaces, and angle between their normals
 volume IoU         of the solids, at 64^3 points
-s, of a processor  from the command to its end, by the clock and of all threads
+mesh after, s      until asset.glb is there, and to the command's end, by the clock
+of a processor     seconds of all threads
 
 Commands take the threads that they choose (--threads are this script's own, for pictures of the assets). --set: one
 more row, a recipe with some settings. All rows are compared with the first; --out keeps the figures.
@@ -26,6 +27,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ from priors_compared import (  # noqa: E402  # beside this file
     parser_of,
 )
 
-from threedgen.config.load import load_config  # noqa: E402
+from threedgen.config.load import load_config, to_yaml  # noqa: E402
 from threedgen.core.errors import ThreedgenError  # noqa: E402
 from threedgen.data.meshes.files import read_mesh  # noqa: E402
 from threedgen.data.meshes.painted import PaintedMesh  # noqa: E402
@@ -65,6 +67,7 @@ COLUMNS = {
     "chamfer": ("Chamfer", 4),
     "normals": ("normals, degrees", 1),
     "volume_iou": ("volume IoU", 3),
+    "mesh_seconds": ("mesh after", 1),
     "seconds": ("s", 1),
     "processor_seconds": ("of a processor", 1),
 }
@@ -75,6 +78,7 @@ EVAL = load_config("eval-mini.yaml")  # the cameras
 @dataclass(frozen=True)
 class Asset:
     mesh: PaintedMesh
+    mesh_seconds: float
     seconds: float
     processor_seconds: float
 
@@ -93,17 +97,12 @@ def compare(given: argparse.Namespace, kept: Kept, names: list[str]) -> tuple[Fo
     made: dict[str, Asset] = {}  # of the row and caption drawn last
 
     def row(name: str) -> Condition:
-        recipe, *settings = name.split()
-        weights = load_config(recipe, settings).weights
-        of = {"recipe": recipe, "settings": settings, "prior": fingerprint(weights)}
-        if locate_part(locate_weights(weights), GAUSSIANS).is_dir():
-            of["gaussians"] = fingerprint(weights, GAUSSIANS)
-
         def draw(number: int, caption: str) -> np.ndarray:
+            recipe, *settings = name.split()
             made[name] = asset_of(recipe, [*settings, f"prompt={caption}"])
             return render_mesh(made[name].mesh, truth_of(caption, EVAL).cameras)[0]
 
-        return Condition(of, draw)
+        return Condition(what_counts(name), draw)
 
     def figures(name: str, number: int, views: np.ndarray) -> Figures:
         asset, truth = made[name], truth_of(specs[number].caption, EVAL)
@@ -112,6 +111,7 @@ def compare(given: argparse.Namespace, kept: Kept, names: list[str]) -> tuple[Fo
             "psnr": psnr(views, truth.pictures.rgb),
             "iou": silhouette_iou(opacity, truth.pictures.opacity),
             **compare_surfaces(asset.mesh.vertices, asset.mesh.faces, truth.object, EVAL.scene.radius),
+            "mesh_seconds": asset.mesh_seconds,
             "seconds": asset.seconds,
             "processor_seconds": asset.processor_seconds,
         }
@@ -119,17 +119,29 @@ def compare(given: argparse.Namespace, kept: Kept, names: list[str]) -> tuple[Fo
     return measured({name: row(name) for name in names}, specs, figures, kept, given.kept)
 
 
+def what_counts(name: str) -> dict[str, str]:
+    """All that a row's figures follow from: its name, all settings of its config, and whose weights they ask for."""
+    recipe, *settings = name.split()
+    config = load_config(recipe, settings)
+    of = {"row": name, "config": sha256(to_yaml(config).encode()).hexdigest()[:8], "prior": fingerprint(config.weights)}
+    if locate_part(locate_weights(config.weights), GAUSSIANS).is_dir():
+        of["gaussians"] = fingerprint(config.weights, GAUSSIANS)
+    if config.refine.weights:
+        of["refining"] = fingerprint(config.refine.weights)
+    return of
+
+
 def asset_of(recipe: str, settings: list[str]) -> Asset:
     """What the command makes. Raises ThreedgenError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         words = [str(ROOT / "launch.py"), "--config", recipe, f"output_root={folder}", "seed=0", *settings]
-        started, before = time.monotonic(), _processor_seconds()
+        started, at, before = time.monotonic(), time.time(), _processor_seconds()
         done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
         seconds, used = time.monotonic() - started, _processor_seconds() - before
         if done.returncode:
             raise ThreedgenError(f"{recipe} {' '.join(settings)} ended with {done.returncode}: {done.stderr[-500:]}")
         (glb,) = Path(folder).rglob("asset.glb")
-        return Asset(read_mesh(glb)[0].moved(WORLD_OF_GLTF), seconds, used)
+        return Asset(read_mesh(glb)[0].moved(WORLD_OF_GLTF), glb.stat().st_ctime - at, seconds, used)
 
 
 def _processor_seconds() -> float:
