@@ -63,6 +63,7 @@ WITH_SCENE = (Task.generate, Task.reconstruct, Task.evaluate, Task.ablation)  # 
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 NOT_READ = 141  # or one that wrote to a pipe which nobody reads any more
 
+_LISTED = 8  # views, at most, that are listed singly
 _EXAMPLES = f"""\
 examples:
   PROGRAM --config {DEFAULT_RECIPE} prompt="a red cat with a green face"
@@ -313,8 +314,14 @@ def _task(config: Config) -> Callable[[Config, RunDirectory], dict[str, Path]]:
 
 
 def _show(results: dict[str, Path]) -> None:
+    """A line for each result; of many views for the first and the last."""
+    views = [name for name in results if name.startswith("view ")]
+    between = views[1:-1] if len(views) > _LISTED else []
     for name, path in results.items():
-        print(f"{name:10} {path}", flush=True)
+        if name not in between:
+            print(f"{name:10} {path}", flush=True)
+        elif name == between[0]:
+            print("...", flush=True)
 
 
 def _config_to_resume(folder: Path, arguments: argparse.Namespace) -> tuple[Config, Config]:

