@@ -172,12 +172,13 @@ def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
             views = pipeline(caption if has_caption else "", **its.views.inputs(), seed=number, image=picture)
             return views.drawn.movedim(1, -1).float().numpy()
 
-        of = {"prior": fingerprint(its.weights), "caption": has_caption, "picture": shown}
+        views = its.views.inputs() | {"sampler": its.views.sampler.name}
+        of = {"prior": fingerprint(its.weights), "caption": has_caption, "picture": shown, "views": views}
         if its.aware.every:
             of["aware"] = {"gaussians": fingerprint(of_text.weights, GAUSSIANS), "blend": its.aware.blend}
         if shown is not None:
             of["image_encoder"] = fingerprint(its.weights, IMAGE_ENCODER)
-        return Condition(of | {"steps": its.views.num_inference_steps, "guidance": its.views.guidance_scale}, draw)
+        return Condition(of, draw)
 
     rows = {CAPTION: drawn(of_text, True), PICTURE: drawn(config, False, 0), BOTH: drawn(config, True, 0)}
     rows |= {OTHER: drawn(config, False, 1), PLAIN: drawn(plain, False, 0)}

@@ -20,7 +20,7 @@ from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.core.files import sha256_of_file, write_text_atomically
 from threedgen.data.miniworld import Spec, held_out
-from threedgen.diffusion.checkpoints.locate import locate_part, locate_weights
+from threedgen.diffusion.checkpoints.locate import locate_part, locate_weights, shared_with_base
 from threedgen.imaging import Row, contact_sheet, save_png
 from threedgen.metrics import tells_azimuth
 from threedgen.metrics.bootstrap import paired_difference
@@ -124,8 +124,10 @@ def ring(config: Config) -> Cameras:
 
 
 def fingerprint(weights: str, *parts: str) -> str:
-    """Which weights the parts have, those of a prior if none is named: the first digits of their files' sha256."""
+    """Which weights the parts have, those of a prior if none is named: the first digits of their files' sha256, also of
+    those that a part shares with its base."""
     folders = [locate_part(locate_weights(weights), part) for part in parts or ("unet", "text_encoder", "vae")]
+    folders = [each for own in folders for each in (own, *(shared_with_base(own) or ())[:1])]
     return "+".join(sha256_of_file(file)[:8] for folder in folders for file in sorted(folder.glob("*.safetensors")))
 
 

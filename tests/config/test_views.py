@@ -39,6 +39,7 @@ def test_the_specification_is_the_public_api():
 
 def test_the_recipes_have_them():
     in_recipes = {entry.name: entry.default for entry in fields(ViewsConfig)}
+    assert in_recipes.pop("guidance_range") == (0, 1)
     assert in_recipes.pop("rescale") == 0 and in_recipes.pop("sampler") is Sampler.ddim
     assert in_recipes.pop("joint") is MISSING and "joint" not in ViewsConfig().inputs()  # a section, not an input
     assert not in_recipes.pop("transparent")
@@ -59,6 +60,7 @@ def test_the_pipeline_has_them():
         "negative_prompt": "",
         "rescale": 0.0,
         "sampler": Sampler.ddim,
+        "guidance_range": (0.0, 1.0),
         "allow_unknown_words": False,
         "image": None,
     }

@@ -1,5 +1,7 @@
 """Sampling with a 3D reconstruction in the loop, against the released sampler's numbers and against closed forms."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -102,6 +104,15 @@ def test_with_a_perfect_reconstruction_both_orders_of_guidance_agree(golden):
     guided, noisy, timestep = _guided(golden, "i2v"), _noise(golden, "i2v"), torch.full((FRAMES,), 381)
     found = [Reconstructed(guided, lambda x0: x0, {381}, before=before)(noisy, timestep) for before in (True, False)]
     torch.testing.assert_close(found[0].x0, found[1].x0)
+
+
+def test_where_guidance_does_not_count_the_reconstruction_is_that_of_what_is_wanted_alone(golden):
+    noisy, timestep = _noise(golden, "i2v"), torch.full((FRAMES,), 381)
+    guided = replace(_guided(golden, "i2v"), interval=(0.5, 1.0))
+    wanted = replace(guided, scale=1.0)(noisy, timestep).x0
+    for before in (True, False):
+        found = Reconstructed(guided, _shrunk, {381}, before=before)(noisy, timestep)
+        torch.testing.assert_close(found.x0, _shrunk(wanted))
 
 
 def test_the_loop_is_diffusers_sampler(golden):

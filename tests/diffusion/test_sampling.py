@@ -71,11 +71,12 @@ def test_trailing_steps_begin_at_the_end_of_the_schedule_and_come_nearer_than_le
 def test_views_are_guided_and_rescaled_as_is_asked(sampler):
     prior, cameras = MultiViewPrior.from_pretrained("mini"), orbit([0, 180], 15, 2, 40, 64, num_views=2)
     how = {"negative_prompt": "a blue dog", "num_inference_steps": 2, "guidance_scale": 3.0, "rescale": 0.6}
+    how["guidance_range"] = (0.6, 1.0)  # the first step alone
     found = sample_views(prior, ["a red cat"], cameras, torch.Generator().manual_seed(5), sampler=sampler, **how)
     text, negative = prior.encode_text(["a red cat"]), prior.encode_text(["a blue dog"])
     edge = prior.unet.config.sample_size
     noise = torch.randn(2, 4, edge, edge, generator=torch.Generator().manual_seed(5))
-    guided = Guided(prior, Conditions(text, cameras, 2), negative, 3.0, 0.6)
+    guided = Guided(prior, Conditions(text, cameras, 2), negative, 3.0, 0.6, (0.6, 1.0))
     expected = ddim(guided, noise, ddim_timesteps(2, sampler))
     torch.testing.assert_close(found, prior.decode(expected))
 

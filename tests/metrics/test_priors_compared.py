@@ -126,6 +126,12 @@ def test_a_row_is_found_by_all_that_changes_its_views(dense):
     assert of("aware.steps=[]", "views.sampler=dpm") != plain != of("aware.steps=[]", "weights=mini")
 
 
+def test_weights_are_told_by_all_their_files_and_by_what_they_share_with_others(shared):
+    parts = shared.fingerprint("mini-video-i2v").split("+")
+    assert set(shared.fingerprint("mini-video").split("+")) < set(parts) and len(parts) == len(set(parts))
+    assert shared.fingerprint("mini-video", "gaussians") == "72be15aa"  # of the model card
+
+
 def test_tables_hold_what_their_rows_are_compared_by(dense):
     for table in (*dense.TABLES.values(), dense.Table.joined(["priors", "aware"])):
         assert {name for pair in table.compared for name in pair} == set(table.rows)

@@ -19,7 +19,7 @@ def test_the_sheet_shows_its_four_sides_however_many_views_are_drawn(monkeypatch
         return azimuths.view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
 
     monkeypatch.setattr(prompting, "sample_views", draw)
-    views = ["rescale=0.3", "guidance_scale=4", "num_inference_steps=7", "sampler=unipc"]
+    views = ["rescale=0.3", "guidance_scale=4", "num_inference_steps=7", "sampler=unipc", "guidance_range=[0.2,0.9]"]
     settings = ["prompt=a cat", "negative_prompt=a dog", *(f"views.{word}" for word in views)]
     prior = SimpleNamespace(is_video=is_video, image_size=2)
     shown = prompting.draw_prompt(load_config("mvdream-mini.yaml", settings), prior)
@@ -27,4 +27,4 @@ def test_the_sheet_shows_its_four_sides_however_many_views_are_drawn(monkeypatch
     assert (asked["steps"] == apart).all() and len(asked["steps"]) == 360 / apart
     assert (asked["prompts"], asked["negative_prompt"]) == (["a cat"], "a dog")
     assert (asked["rescale"], asked["guidance_scale"], asked["num_inference_steps"]) == (0.3, 4.0, 7)
-    assert asked["sampler"] is Sampler.unipc and asked["mix"] is None
+    assert asked["guidance_range"] == (0.2, 0.9) and asked["sampler"] is Sampler.unipc and asked["mix"] is None

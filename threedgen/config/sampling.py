@@ -24,9 +24,10 @@ class Sampler(Enum):
 
 @dataclass
 class ViewsConfig(ViewSettings):
-    """Multi-view images from text: the public API's inputs (`views.py` has them) and four of ours."""
+    """Multi-view images from text: the public API's inputs (`views.py` has them) and five of ours."""
 
     sampler: Sampler = Sampler.ddim
+    guidance_range: tuple[float, float] = setting((0.0, 1.0), 0, 1)  # as guidance.guidance_range
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
     transparent: bool = False  # the files have alpha, from the background's one colour; with remove_background by rembg
     joint: JointConfig = field(default_factory=JointConfig)
@@ -37,7 +38,7 @@ class ViewsConfig(ViewSettings):
 
     def sampling(self) -> dict[str, Any]:
         """How views are drawn, as `diffusion.sampling.sample_views` takes it, whatever their cameras."""
-        names = ("num_inference_steps", "guidance_scale", "rescale", "sampler")
+        names = ("num_inference_steps", "guidance_scale", "guidance_range", "rescale", "sampler")
         return {name: getattr(self, name) for name in names}
 
 

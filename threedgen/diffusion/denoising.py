@@ -73,7 +73,7 @@ class Guided:
 
     def unscaled(self, noisy: Tensor, timestep: Tensor) -> tuple[Denoised, Denoised]:
         """Guided, but not rescaled; and what the model answers where it is told what is wanted."""
-        scales = [self._scale_at(t) for t in timestep.tolist()]
+        scales = [self.scale_at(t) for t in timestep.tolist()]
         if all(scale == 1 for scale in scales):
             conditional = self.model.denoise(noisy, timestep, self.told)
             return conditional, conditional
@@ -103,7 +103,7 @@ class Guided:
         conditional, unconditional = both.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
-    def _scale_at(self, timestep: int) -> float:
+    def scale_at(self, timestep: int) -> float:
         low, high = self.interval
         return self.scale if low <= timestep / len(self.schedule) <= high else 1.0
 

@@ -132,6 +132,7 @@ class MultiViewPipeline:
         negative_prompt: str = "",
         rescale: float = 0.0,
         sampler: Sampler = Sampler.ddim,
+        guidance_range: tuple[float, float] = (0.0, 1.0),
         allow_unknown_words: bool = False,
         image: Tensor | None = None,
     ) -> Views:
@@ -146,6 +147,8 @@ class MultiViewPipeline:
             negative_prompt: what guidance leads away from.
             rescale: 0 .. 1, how far x0's standard deviation follows the unguided one's (`denoising.Guided`).
             sampler: how noise becomes views.
+            guidance_range: the part of the noise schedule, 0 .. 1, in which guidance counts; elsewhere the model is
+                asked once a step and not twice.
             allow_unknown_words: the prompts go to the model as they are, whether it knows their words or not.
             image: [3, H, W] in 0..1, what the first view shows, for a prior that is shown a picture, and then needed;
                 the prompt may be blank.
@@ -199,6 +202,7 @@ class MultiViewPipeline:
             negative_prompt=negative.text,
             num_inference_steps=asked.num_inference_steps,
             guidance_scale=asked.guidance_scale,
+            guidance_range=guidance_range,
             rescale=rescale,
             image_size=size,
             picture=None if image is None else self._shown(image, size),

@@ -45,7 +45,7 @@ class Reconstructed:
             shown = self.reconstruct(x0)
         else:
             assert isinstance(self.inner, Guided)
-            both = self.inner.both(noisy, timestep).x0
-            x0, shown = (self.inner.away(x, self.inner.scale) for x in (both, self.reconstruct(both)))
+            both, scale = self.inner.both(noisy, timestep).x0, self.inner.scale_at(int(timestep[0]))
+            x0, shown = (self.inner.away(x, scale) for x in (both, self.reconstruct(both)))
         x0 = x0 + self.blend * (shown - x0)
         return Denoised((noisy - alpha * x0) / sigma, x0)

@@ -101,6 +101,7 @@ def sample_views(
     negative_prompt: str = "",
     num_inference_steps: int = 50,
     guidance_scale: float = 7.5,
+    guidance_range: tuple[float, float] = (0.0, 1.0),
     rescale: float = 0.0,
     image_size: int | None = None,
     num_views: int = 1,
@@ -113,6 +114,7 @@ def sample_views(
 
     cameras: those of one object (V of them), for all prompts, or V of each; None: 2D mode, a picture a prompt, or
     `num_views` frames (V) of a video.
+    guidance_range: see `Guided.interval`.
     picture: what a prior that is shown one sees, see `MultiViewPrior.show`.
     around: given what is sampled from and DDIM's timesteps, what is sampled from in its place. Raises ValueError for
     one with another sampler.
@@ -123,7 +125,7 @@ def sample_views(
     shape = (len(prompts) * num_views, prior.unet.config.in_channels, edge, edge)
     noise = to_device(torch.randn(shape, generator=generator), prior.device)
     told = Conditions(prior.encode_text(prompts), cameras, num_views, picture)
-    guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale)
+    guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale, guidance_range)
     denoiser: Denoiser = guided if mix is None else mix(guided)
     if sampler.looks_back:
         if around is not None:
