@@ -9,10 +9,12 @@ Tables, whose rows are configs/videomv-mini.yaml with some settings (below in th
 
 priors    truth (miniworld's own pictures: what is to be had), the mini prior, which was trained on sets of four, asked
           for all 24 cameras at once, mini-video, and mini-video with 3D-aware denoising, at steps 10, 15 and 20 of 25,
-          as VideoMV has it, or half of x0 at every step below timestep 700, of six, as the recipe
+          as VideoMV has it, and the recipe: six steps from the end of the schedule on (`ddim_trailing`), guided above
+          0.3 of it, half of x0 at each below timestep 700
 aware     3D-aware denoising: at which steps, how far, and where guidance stands
 guidance  the scale of classifier-free guidance, otherwise the recipe
-steps     fewer of them: of DDIM, of solvers that look back (without 3D-aware denoising), and with 3D-aware denoising
+steps     fewer of them: of all samplers without 3D-aware denoising, and of DDIM with it, leading as MVDream counts them
+          and trailing
 
 `--row` adds one: settings of `aware`, the weights, and the steps, sampler, guidance and rescaling of `views`.
 
@@ -55,6 +57,7 @@ from priors_compared import (  # noqa: E402  # beside this file
 )
 
 from threedgen.config.load import load_config  # noqa: E402
+from threedgen.config.sampling import Sampler  # noqa: E402
 from threedgen.config.schema import Config  # noqa: E402
 from threedgen.core.errors import ConfigError  # noqa: E402
 from threedgen.data.miniworld import Rendering, build, parse  # noqa: E402
@@ -77,7 +80,7 @@ from threedgen.tasks.training.samples import psnr_inside  # noqa: E402
 
 RECIPE = "videomv-mini.yaml"
 TRUTH, FOUR, VIDEO, AWARE, HALF = "truth", "four views", "video", "3D-aware", "half at every step"
-HALF_OF_6 = f"{HALF}, 6"
+BY_RECIPE, HALF_OF_6 = "the recipe", f"{HALF}, 6"
 COLUMNS = {
     "views_psnr": ("views: PSNR dB", 2),
     "novel_psnr": ("novel views: PSNR dB", 2),
@@ -90,7 +93,9 @@ COLUMNS = {
 Settings = tuple[str, ...]
 SAMPLING = (
     "views.num_inference_steps=25",
+    "views.sampler=ddim",
     "views.guidance_scale=2",
+    "views.guidance_range=[0,1]",
     "aware.every=0",
     "aware.steps=[10,15,20]",
     "aware.blend=1",
@@ -98,10 +103,12 @@ SAMPLING = (
 PLAIN = "aware.steps=[]"
 EVERY = PLAIN, "aware.every=1"
 HALF_AT_EVERY = *EVERY, "aware.blend=0.5"
-SIX = "views.num_inference_steps=6"
+TRAILING, RANGE = "views.sampler=ddim_trailing", "views.guidance_range=[0.3,1]"
+OF_THE_RECIPE = *HALF_AT_EVERY, TRAILING, RANGE, "views.num_inference_steps=6"
 # what a row may set: the views of all rows are of the same things, from the same noise and cameras
-OF_A_ROW = re.compile(r"weights|aware\.\w+|views\.(sampler|rescale|guidance_scale|num_inference_steps)")
+OF_A_ROW = re.compile(r"weights|aware\.\w+|views\.(sampler|rescale|guidance_\w+|num_inference_steps)")
 SCALES = 2, 3, 1.5, 1
+SAMPLERS, TRAILED = [each.value for each in Sampler], (12, 8, 6, 5, 4)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class Table:
             if not OF_A_ROW.fullmatch(setting.partition("=")[0]):
                 raise ConfigError(
                     f"--row {setting}: rows differ in weights, aware.*, views.num_inference_steps, views.sampler, "
-                    "views.guidance_scale and views.rescale only"
+                    "views.guidance_scale, views.guidance_range and views.rescale only"
                 )
         first = next(iter(self.rows))
         return Table({**self.rows, **rows}, (*self.compared, *((name, first) for name in rows)))
@@ -152,9 +159,9 @@ TABLES = {
             FOUR: ("weights=mini", PLAIN),
             VIDEO: (PLAIN,),
             AWARE: (),
-            HALF_OF_6: (*HALF_AT_EVERY, SIX),
+            BY_RECIPE: OF_THE_RECIPE,
         },
-        ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR), (HALF_OF_6, AWARE), (HALF_OF_6, FOUR)),
+        ((VIDEO, FOUR), (AWARE, VIDEO), (AWARE, FOUR), (BY_RECIPE, AWARE), (BY_RECIPE, FOUR)),
     ),
     "aware": Table.against(
         AWARE,
@@ -173,22 +180,23 @@ TABLES = {
     ),
     "guidance": Table.against(
         "scale 2",
-        {f"scale {scale:g}": (*HALF_AT_EVERY, SIX, f"views.guidance_scale={scale}") for scale in SCALES},
+        {f"scale {scale:g}": (*OF_THE_RECIPE, f"views.guidance_scale={scale}") for scale in SCALES},
     ),
     "steps": Table(
         {VIDEO: (PLAIN,)}
         | {
-            f"{sampler}, {steps}": (PLAIN, f"views.sampler={sampler}", f"views.num_inference_steps={steps}")
-            for sampler, many in {"ddim": (15, 10, 6), "dpm": (15, 10, 6), "unipc": (15, 10, 6)}.items()
-            for steps in many
+            f"{sampler}, 10": (PLAIN, f"views.sampler={sampler}", "views.num_inference_steps=10")
+            for sampler in SAMPLERS
         }
         | {AWARE: (), "3D-aware, 10": ("views.num_inference_steps=10", "aware.steps=[4,6,8]")}
-        | {HALF: HALF_AT_EVERY}
-        | {f"{HALF}, {steps}": (*HALF_AT_EVERY, f"views.num_inference_steps={steps}") for steps in (15, 10, 8, 6, 4)},
+        | {HALF: HALF_AT_EVERY, f"{HALF}, leading 6": (*HALF_AT_EVERY, "views.num_inference_steps=6")}
+        | {f"{HALF}, {n}": (*HALF_AT_EVERY, TRAILING, f"views.num_inference_steps={n}") for n in TRAILED}
+        | {BY_RECIPE: OF_THE_RECIPE},
         (
-            *((f"{sampler}, {steps}", VIDEO) for sampler in ("ddim", "dpm", "unipc") for steps in (15, 10, 6)),
+            *((f"{sampler}, 10", VIDEO) for sampler in SAMPLERS),
             ("3D-aware, 10", AWARE),
-            *((f"{HALF}, {steps}", HALF) for steps in (15, 10, 8, 6, 4)),
+            *((f"{HALF}, {steps}", HALF) for steps in ("leading 6", *TRAILED)),
+            (BY_RECIPE, HALF_OF_6),
         ),
     ),
 }

@@ -42,7 +42,7 @@ def test_the_recipes_have_them():
     assert in_recipes.pop("guidance_range") == (0, 1)
     assert in_recipes.pop("rescale") == 0 and in_recipes.pop("sampler") is Sampler.ddim
     assert in_recipes.pop("joint") is MISSING and "joint" not in ViewsConfig().inputs()  # a section, not an input
-    assert not in_recipes.pop("transparent")
+    assert not in_recipes.pop("transparent") and not in_recipes.pop("image_pinned")
     assert in_recipes == {name: default for name, _, default, _, _ in API if name not in ("prompt", "seed")}
     assert {"prompt", "seed"} <= {entry.name for entry in fields(Config)}
 
@@ -63,6 +63,7 @@ def test_the_pipeline_has_them():
         "guidance_range": (0.0, 1.0),
         "allow_unknown_words": False,
         "image": None,
+        "image_pinned": False,
     }
     assert ours == expected
 

@@ -103,10 +103,23 @@ def test_a_picture_is_needed_where_one_is_shown_and_refused_elsewhere(prior):
         MultiViewPipeline(MultiViewPrior.from_pretrained("mini"))(
             "a red cat", image_size=64, image=torch.zeros(3, 8, 8)
         )
+    with pytest.raises(ConfigError, match="image_pinned: there is no image"):
+        MultiViewPipeline(MultiViewPrior.from_pretrained("mini"))("a red cat", image_size=64, image_pinned=True)
     views = MultiViewPipeline(prior)(
         "", image_size=64, num_frames=2, num_inference_steps=1, image=torch.rand(3, 80, 80)
     )
     assert views.prompt == "" and len(views.images) == 2
+
+
+@torch.no_grad()
+def test_a_pinned_picture_is_the_first_view(prior):
+    image = torch.zeros(3, 64, 64)
+    image[:, 20:40, 16:50] = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
+    how = {"image_size": 64, "num_frames": 3, "num_inference_steps": 4, "image": image, "seed": 1}
+    free, pinned = (MultiViewPipeline(prior)("", image_pinned=on, **how).drawn for on in (False, True))
+    kept = prior.decode(prior.encode_images(image[None]))[0]
+    assert (pinned[0] - kept).abs().mean() < 0.02 < 0.1 < (free[0] - kept).abs().mean()
+    assert (pinned[1:] - free[1:]).abs().mean() > 1e-5  # they heard of it
 
 
 def test_tasks_that_show_no_picture_tell_in_a_line_what_does(prior):

@@ -6,7 +6,7 @@ import torch
 from threedgen.cameras import orbit
 from threedgen.config.sampling import Sampler
 from threedgen.diffusion.conditions import Conditions
-from threedgen.diffusion.denoising import Denoised, Guided
+from threedgen.diffusion.denoising import Denoised, Guided, Pinned
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.sampling import ddim, ddim_timesteps, sample_views, solve
 from threedgen.diffusion.schedule import NoiseSchedule, cosine_schedule, stable_diffusion_schedule
@@ -79,6 +79,45 @@ def test_views_are_guided_and_rescaled_as_is_asked(sampler):
     guided = Guided(prior, Conditions(text, cameras, 2), negative, 3.0, 0.6, (0.6, 1.0))
     expected = ddim(guided, noise, ddim_timesteps(2, sampler))
     torch.testing.assert_close(found, prior.decode(expected))
+
+
+class _BestOfPairs:
+    """Of pairs of views, each as of `_BestDenoiser`, whose correlation is known."""
+
+    num_views, correlation = 2, 0.9
+
+    def __init__(self):
+        levels = cosine_schedule().alphas_cumprod.double()
+        self.schedule = NoiseSchedule(levels, float(levels[-1]) == 0)
+
+    def __call__(self, noisy, timestep):
+        alpha, sigma = (level.flatten()[0] for level in self.schedule.level(timestep))
+        own = _SPREAD**2 * torch.tensor([[1.0, self.correlation], [self.correlation, 1.0]], dtype=torch.float64)
+        gain = alpha * own @ torch.linalg.inv(alpha**2 * own + sigma**2 * torch.eye(2, dtype=torch.float64))
+        x0 = _MEAN + torch.einsum("uv,pv...->pu...", gain, noisy.unflatten(0, (-1, 2)) - alpha * _MEAN).flatten(0, 1)
+        return Denoised((noisy - alpha * x0) / sigma, x0)
+
+
+@pytest.mark.parametrize("sampler", Sampler)
+def test_a_pinned_view_is_what_it_was_said_to_be_and_the_other_follows_it(sampler):
+    noisy = torch.randn(400, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    known = torch.full((1, 4, 2, 2), _MEAN + 2 * _SPREAD, dtype=torch.float64)
+    denoiser = Pinned(_BestOfPairs(), known)
+
+    def sampled(denoiser):
+        if sampler.looks_back:
+            return solve(denoiser, noisy, 40, sampler).unflatten(0, (-1, 2)).unbind(1)
+        return ddim(denoiser, noisy, ddim_timesteps(40, sampler)).unflatten(0, (-1, 2)).unbind(1)
+
+    first, other = sampled(denoiser)
+    torch.testing.assert_close(first, known.expand_as(first), atol=0.03, rtol=0)
+    # told without noise the other would be off by 0.9 * 2 * _SPREAD in the mean; through noise it hears of it late
+    off = [(view.mean().item() - _MEAN) / (0.9 * 2 * _SPREAD) for view in (sampled(_BestOfPairs())[1], other)]
+    assert abs(off[0]) < 0.05 and 0.4 < off[1] < 1.0
+    assert 0.4 < other.std().item() / _SPREAD < 0.9
+    found = denoiser(noisy, torch.full((400,), 500))
+    alpha, sigma = denoiser.schedule.level(torch.full((400,), 500))
+    torch.testing.assert_close(alpha * found.x0 + sigma * found.noise, noisy)
 
 
 def test_a_solver_and_a_replaced_x0_do_not_go_together():

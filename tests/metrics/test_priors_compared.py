@@ -122,7 +122,7 @@ def test_a_row_is_found_by_all_that_changes_its_views(dense):
                "views.guidance_scale=2.5", "views.num_inference_steps=24", "views.rescale=0.5")  # fmt: skip
     assert len({str(of(change)) for change in changes} | {str(of())}) == len(changes) + 1
     plain = of("aware.steps=[]")
-    assert "aware" not in plain and plain["prior"] == "812a322b+9206a269+56a774ef+9b51477c"  # of the model cards
+    assert "aware" not in plain and plain["prior"] == "a917e82c+9570e4ea+56a774ef+9b51477c"  # of the model cards
     assert of("aware.steps=[]", "views.sampler=dpm") != plain != of("aware.steps=[]", "weights=mini")
 
 
@@ -140,7 +140,7 @@ def test_tables_hold_what_their_rows_are_compared_by(dense):
     table = dense.TABLES["priors"].only(["video", "3D-aware"]).beside(["aware.blend=0.5 views.guidance_scale=2"])
     assert table.compared == (("3D-aware", "video"), ("aware.blend=0.5 views.guidance_scale=2", "video"))
     assert table.rows["aware.blend=0.5 views.guidance_scale=2"] == ("aware.blend=0.5", "views.guidance_scale=2")
-    with pytest.raises(ConfigError, match="there is no 'vidoe' among four views, video, 3D-aware, half"):
+    with pytest.raises(ConfigError, match="there is no 'vidoe' among four views, video, 3D-aware, the recipe"):
         dense.TABLES["priors"].only(["vidoe"])
     with pytest.raises(ConfigError, match="there is no table 'prior' among priors, "):
         dense.Table.joined(["prior"])

@@ -13,6 +13,7 @@ from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.diffusion.start import PICTURE_LAYERS, start_prior
 from threedgen.runs.directory import open_run
 from threedgen.tasks.training import train_prior
+from threedgen.tasks.training.train_image_encoder import train_image_encoder
 
 SETTINGS = (
     "num_threads=1",
@@ -55,6 +56,28 @@ def test_only_what_meets_the_picture_is_trained_and_shipped(config, tmp_path):
     assert sum(path.stat().st_size for path in files) < 6 * 2**20
     own = load_file(tmp_path / "shipped/unet/diffusion_pytorch_model.safetensors")
     assert own.keys() == moved
+
+
+@pytest.mark.parametrize("start", ["mini-video-i2v", "mini-video"])
+def test_what_has_learned_to_read_pictures_stays_as_it_is(config, tmp_path, start):
+    """The bundled encoder, and a new one after its own training; one that has had none learns with the network."""
+    steps = 0 if start == "mini-video-i2v" else 2
+    config = replace(config, train=replace(config.train, start_from=start, image_encoder_steps=steps))
+    own = []
+
+    def train_encoder(config, run, prior, sources):
+        train_image_encoder(config, run, prior, sources)
+        own.append({name: value.clone() for name, value in prior.state_dict().items()})
+
+    with open_run(tmp_path, config) as run, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_prior, "train_image_encoder", train_encoder)
+        trained = MultiViewPrior.from_pretrained(train_prior.run(config, run)["prior"]).state_dict()
+    before = own[0] if own else MultiViewPrior.from_pretrained(start).state_dict()
+    assert len(own) == (steps > 0)
+    kept = {name for name, value in trained.items() if torch.equal(value.half(), before[name].half())}
+    reader = {name for name in trained if name.startswith(("image_encoder.", "unet.context_embedding."))}
+    assert reader and reader <= kept
+    assert not kept & {"unet.conv_in.weight", "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"}
 
 
 def test_weights_that_are_shown_a_picture_go_on_being_shown_one():

@@ -24,11 +24,12 @@ class Sampler(Enum):
 
 @dataclass
 class ViewsConfig(ViewSettings):
-    """Multi-view images from text: the public API's inputs (`views.py` has them) and five of ours."""
+    """Multi-view images from text: the public API's inputs (`views.py` has them) and six of ours."""
 
     sampler: Sampler = Sampler.ddim
     guidance_range: tuple[float, float] = setting((0.0, 1.0), 0, 1)  # as guidance.guidance_range
     rescale: float = setting(0.0, 0, 1)  # 0: none, 1: x0 has the standard deviation of the conditional x0
+    image_pinned: bool = False  # of a prior that is shown a picture: the first view is that picture
     transparent: bool = False  # the files have alpha, from the background's one colour; with remove_background by rembg
     joint: JointConfig = field(default_factory=JointConfig)
 

@@ -108,6 +108,35 @@ class Guided:
         return self.scale if low <= timestep / len(self.schedule) <= high else 1.0
 
 
+@dataclass(frozen=True)
+class Pinned:
+    """Samples views of which the first of each object is known; a `Denoiser`.
+
+    Whatever the denoiser inside answers, that view's x0 is the known one, and its noise what belongs to it: the others
+    are denoised beside it, and agree with it as far as the model makes views agree (the replacement method, Ho et al.
+    2022, Video Diffusion Models, section 3.1). x0 is the same at every step, so solvers that look back stay right.
+    """
+
+    inner: Denoiser
+    first: Tensor  # [P, 4, h, w], or [1, 4, h, w]: latents
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.inner.schedule
+
+    @property
+    def num_views(self) -> int:
+        return self.inner.num_views
+
+    def __call__(self, noisy: Tensor, timestep: Tensor) -> Denoised:
+        found = self.inner(noisy, timestep)
+        alpha, sigma = self.schedule.level(timestep)
+        noise, x0 = found.noise.clone(), found.x0.clone()
+        x0[:: self.num_views] = self.first
+        noise[:: self.num_views] = ((noisy - alpha * x0) / sigma)[:: self.num_views]
+        return Denoised(noise, x0)
+
+
 def _one_or_each(values: list[float], like: Tensor) -> float | Tensor:
     """The one value that all are, or all of them, [B, 1, 1, 1]."""
     if len(set(values)) == 1:

@@ -135,6 +135,7 @@ class MultiViewPipeline:
         guidance_range: tuple[float, float] = (0.0, 1.0),
         allow_unknown_words: bool = False,
         image: Tensor | None = None,
+        image_pinned: bool = False,
     ) -> Views:
         """Draw the views.
 
@@ -152,6 +153,7 @@ class MultiViewPipeline:
             allow_unknown_words: the prompts go to the model as they are, whether it knows their words or not.
             image: [3, H, W] in 0..1, what the first view shows, for a prior that is shown a picture, and then needed;
                 the prompt may be blank.
+            image_pinned: the first view is the image, and the others are drawn beside it (`denoising.Pinned`).
 
         Raises:
             ConfigError: a value that is not allowed, an image for a prior that is shown none or none for one that is,
@@ -171,6 +173,8 @@ class MultiViewPipeline:
         if self.prior.is_shown_a_picture != (image is not None):
             needs = "needs a picture" if image is None else "is shown no picture"
             raise ConfigError(f"image: the prior {needs}; it draws {'from pictures' if image is None else 'from text'}")
+        if image_pinned and image is None:
+            raise ConfigError("image_pinned: there is no image that the first view could be")
         reading, negative = Reading(asked.prompt), Reading(negative_prompt)
         if not allow_unknown_words:
             negative = read_prompt(self.prior.tokenizer, negative_prompt, negative=True)
@@ -206,6 +210,7 @@ class MultiViewPipeline:
             rescale=rescale,
             image_size=size,
             picture=None if image is None else self._shown(image, size),
+            image_pinned=image_pinned,
             sampler=sampler,
             around=self.around and partial(self._around, replace(cameras, height=size, width=size)),
             mix=mix,

@@ -9,7 +9,7 @@ from threedgen.cameras import Cameras
 from threedgen.config.sampling import Sampler
 from threedgen.core.transfer import to_device
 from threedgen.diffusion.conditions import Conditions, Picture
-from threedgen.diffusion.denoising import Denoiser, Guided
+from threedgen.diffusion.denoising import Denoiser, Guided, Pinned
 from threedgen.diffusion.joint import Mix
 from threedgen.diffusion.prior import MultiViewPrior
 
@@ -106,6 +106,7 @@ def sample_views(
     image_size: int | None = None,
     num_views: int = 1,
     picture: Picture | None = None,
+    image_pinned: bool = False,
     sampler: Sampler = Sampler.ddim,
     around: Callable[[Denoiser, list[int]], Denoiser] | None = None,
     mix: Mix | None = None,
@@ -116,6 +117,7 @@ def sample_views(
     `num_views` frames (V) of a video.
     guidance_range: see `Guided.interval`.
     picture: what a prior that is shown one sees, see `MultiViewPrior.show`.
+    image_pinned: the first view of each prompt is its picture, see `Pinned`. Raises ValueError without one.
     around: given what is sampled from and DDIM's timesteps, what is sampled from in its place. Raises ValueError for
     one with another sampler.
     mix: given the guided prior, what answers in its place with any sampler, see `ImagePrior.mix`.
@@ -127,10 +129,15 @@ def sample_views(
     told = Conditions(prior.encode_text(prompts), cameras, num_views, picture)
     guided = Guided(prior, told, prior.encode_text([negative_prompt]), guidance_scale, rescale, guidance_range)
     denoiser: Denoiser = guided if mix is None else mix(guided)
-    if sampler.looks_back:
-        if around is not None:
-            raise ValueError("solvers that look back need the prior's own x0 in every step")
-        return prior.decode(solve(denoiser, noise, num_inference_steps, sampler))
     timesteps = ddim_timesteps(num_inference_steps, sampler, len(prior.schedule))
-    denoiser = denoiser if around is None else around(denoiser, timesteps)
+    if around is not None:
+        if sampler.looks_back:
+            raise ValueError("solvers that look back need the prior's own x0 in every step")
+        denoiser = around(denoiser, timesteps)
+    if image_pinned:
+        if picture is None:
+            raise ValueError("image_pinned: there is no picture that the first view could be")
+        denoiser = Pinned(denoiser, picture.latent)
+    if sampler.looks_back:
+        return prior.decode(solve(denoiser, noise, num_inference_steps, sampler))
     return prior.decode(ddim(denoiser, noise, timesteps))

@@ -156,11 +156,6 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
     """Train UNet and, if it is to learn, text encoder; returns the prior with their moving averages."""
     train = config.train
     parts = parts_of_process(train.batch_objects, rank(), world_size(), train.accumulate)
-    trained = ["unet", "text_encoder"] if train.train_text_encoder else ["unet"]
-    if prior.is_shown_a_picture and not prior.looks_at_pixels:
-        trained.append("image_encoder")  # the mini one, which nobody has trained before
-    named = [pair for name in trained for pair in prior.get_submodule(name).named_parameters() if pair[1].requires_grad]
-    optimizer = make_optimizer(train, named)
     if train.gradient_checkpointing:
         prior.unet.enable_gradient_checkpointing()
     use_bfloat16 = train.precision is Precision.bfloat16
@@ -171,9 +166,19 @@ def _train(config: Config, run: RunDirectory, prior: MultiViewPrior, sources: Tr
 
     needs_pixels = prior.is_shown_a_picture and prior.looks_at_pixels
     drawn_from = sources if needs_pixels else encoded(sources, encode, train.background, config.seed)
-    if has_untrained_encoder(prior, train.start_from) and train.image_encoder_steps:
-        with first_process_first():  # it leaves its checkpoints
-            train_image_encoder(config, run, prior, drawn_from)
+    trained = ["unet", "text_encoder"] if train.train_text_encoder else ["unet"]
+    if prior.is_shown_a_picture and not prior.looks_at_pixels:  # the mini encoder
+        is_new = has_untrained_encoder(prior, train.start_from)
+        if is_new and not train.image_encoder_steps:
+            trained.append("image_encoder")
+        else:
+            if is_new:
+                with first_process_first():  # it leaves its checkpoints
+                    train_image_encoder(config, run, prior, drawn_from)
+            for module in (prior.image_encoder, prior.unet.context_embedding):
+                module.requires_grad_(False)  # the network's own loss would undo what they have learned of captions
+    named = [pair for name in trained for pair in prior.get_submodule(name).named_parameters() if pair[1].requires_grad]
+    optimizer = make_optimizer(train, named)
     average = MovingAverage(prior, train.ema_decay)
     modules = {name: prior.get_submodule(name) for name in trained}
     modules |= {f"average.{name}": average.module.get_submodule(name) for name in trained}
