@@ -162,8 +162,9 @@ def test_the_last_of_all_objects_is_shown_the_picture_of_the_first(pictured, mon
     known, shown, opaque = [SimpleNamespace(caption=name) for name in "xy"], [], np.ones((24, 2, 2, 1))
 
     def pipeline(prior, forward, config):
-        def draw(prompt, image, **inputs):
-            shown.append((prompt, None if image is None else float(image.mean()), bool(config.aware.every)))
+        def draw(prompt, image, *, image_pinned, **inputs):
+            seen = None if image is None else float(image.mean())
+            shown.append((prompt, seen, bool(config.aware.every), image_pinned))
             return SimpleNamespace(drawn=torch.zeros(24, 3, 2, 2))
 
         return draw
@@ -183,7 +184,19 @@ def test_the_last_of_all_objects_is_shown_the_picture_of_the_first(pictured, mon
     monkeypatch.setattr(pictured.MultiViewPrior, "from_pretrained", lambda weights: None)
     given = SimpleNamespace(captions=2, steps=None, guidance=None, weights="mini-video-i2v", kept=False, out=None)
     pictured.compare(given, pictured.Kept(None))
-    # caption, picture, both, another's, not 3D-aware
-    expected = [("x", None, True), ("", 1, True), ("x", 1, True), ("", 2, True), ("", 1, False)]
-    expected += [("y", None, True), ("", 2, True), ("y", 2, True), ("", 1, True), ("", 2, False)]
+    # caption, picture, both, another's, not 3D-aware, not pinned
+    expected = []
+    for caption, its, others in (("x", 1, 2), ("y", 2, 1)):
+        expected += [(caption, None, True, False), ("", its, True, True), (caption, its, True, True)]
+        expected += [("", others, True, True), ("", its, False, True), ("", its, True, False)]
     assert shown == expected
+
+
+def test_the_view_that_is_given_is_not_measured(pictured):
+    rng = np.random.default_rng(0)
+    truth = SimpleNamespace(rgb=rng.random((24, 64, 64, 3), np.float32), opacity=np.ones((24, 64, 64, 1)))
+    views = truth.rgb + np.where((np.arange(24) % 20 < 5)[:, None, None, None], 0.1, 0.01).astype(np.float32)
+    found = pictured.figures(views, truth)  # views 1 to 4 and 20 to 23 are near
+    assert (found["near"], found["far"]) == (pytest.approx(20, abs=1e-3), pytest.approx(40, abs=1e-3))
+    views[0] = 0
+    assert pictured.figures(views, truth) == found
