@@ -15,7 +15,7 @@ picture              the prior shown the object from the front, without a word
 picture and caption  both
 another's picture    as `picture`, with the picture of the next object: what is not followed scores as well as `picture`
 picture, plain       as `picture`, not 3D-aware: all others are, as videomv-i2v-mini.yaml has it
-picture, not pinned  as `picture`, but the first view is drawn too: elsewhere it is the picture (views.image_pinned)
+picture, pinned      as `picture`, which is the first view then (views.image_pinned)
 
 The 24 views are sampled from the same noise for an object.
 
@@ -73,17 +73,17 @@ from threedgen.tasks.evaluation.dense_views import figures_beside, true_views, v
 from threedgen.tasks.evaluation.scoring import surface_figures  # noqa: E402
 from threedgen.tasks.feed_forward import FeedForward  # noqa: E402
 
-CAPTION, PICTURE, BOTH, OTHER, PLAIN, FREE, STANDARD, TRUTH = (
+CAPTION, PICTURE, BOTH, OTHER, PLAIN, PINNED, STANDARD, TRUTH = (
     "caption",
     "picture",
     "picture and caption",
     "another's picture",
     "picture, plain",
-    "picture, not pinned",
+    "picture, pinned",
     "standard object",
     "truth, the first is the picture",
 )
-COMPARED = [(PICTURE, CAPTION), (BOTH, CAPTION), (PICTURE, OTHER), (BOTH, PICTURE), (PICTURE, PLAIN), (PICTURE, FREE)]
+COMPARED = [(PICTURE, CAPTION), (BOTH, CAPTION), (PICTURE, OTHER), (BOTH, PICTURE), (PICTURE, PLAIN), (PINNED, PICTURE)]
 NEAR_DEG = 60
 
 COLUMNS = {name: (f"{name}, dB", 2) for name in ("all", "near", "far")} | {
@@ -148,9 +148,9 @@ def chunks(specs: list[Spec], size: int) -> list[list[Spec]]:
 def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
     sampling = [] if given.steps is None else [f"views.num_inference_steps={given.steps}"]
     guidance = [] if given.guidance is None else [f"views.guidance_scale={given.guidance}"]
-    config, plain, free = (
+    config, plain, pinned = (
         load_config("videomv-i2v-mini.yaml", [f"weights={given.weights}", *sampling, *guidance, *change])
-        for change in ((), ("aware.every=0",), ("views.image_pinned=false",))
+        for change in ((), ("aware.every=0",), ("views.image_pinned=true",))
     )
     of_text = load_config("videomv-mini.yaml", sampling)
     cameras, specs = ring(config), chosen(given.captions + 1)  # the last one is another's only, if there are as many
@@ -185,7 +185,7 @@ def compare(given: argparse.Namespace, kept: Kept) -> tuple[Found, list[Row]]:
         return Condition(of, draw)
 
     rows = {CAPTION: drawn(of_text, True), PICTURE: drawn(config, False, 0), BOTH: drawn(config, True, 0)}
-    rows |= {OTHER: drawn(config, False, 1), PLAIN: drawn(plain, False, 0), FREE: drawn(free, False, 0)}
+    rows |= {OTHER: drawn(config, False, 1), PLAIN: drawn(plain, False, 0), PINNED: drawn(pinned, False, 0)}
     rows[STANDARD] = Condition(
         {"truth": STANDARD, "measured": "all but the first"},
         lambda number, caption: true_views(build(specs[number]), cameras).rgb,

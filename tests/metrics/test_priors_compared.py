@@ -184,11 +184,11 @@ def test_the_last_of_all_objects_is_shown_the_picture_of_the_first(pictured, mon
     monkeypatch.setattr(pictured.MultiViewPrior, "from_pretrained", lambda weights: None)
     given = SimpleNamespace(captions=2, steps=None, guidance=None, weights="mini-video-i2v", kept=False, out=None)
     pictured.compare(given, pictured.Kept(None))
-    # caption, picture, both, another's, not 3D-aware, not pinned
+    # caption, picture, both, another's, not 3D-aware, pinned
     expected = []
     for caption, its, others in (("x", 1, 2), ("y", 2, 1)):
-        expected += [(caption, None, True, False), ("", its, True, True), (caption, its, True, True)]
-        expected += [("", others, True, True), ("", its, False, True), ("", its, True, False)]
+        expected += [(caption, None, True, False), ("", its, True, False), (caption, its, True, False)]
+        expected += [("", others, True, False), ("", its, False, False), ("", its, True, True)]
     assert shown == expected
 
 
