@@ -87,7 +87,7 @@ def test_the_fitted_scene_is_refined_by_another_prior_and_gets_closer_to_the_tru
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["aware.steps=[3,7]"], "there is no step 7 among the sampler's 0 .. 6"),
+        (["aware.steps=[3,7]"], "there is no step 7 among the sampler's 0 .. 5"),
         (["aware.steps=[1]"], "above aware.max_timestep=700"),
         (["aware.steps=[3]", "views.sampler=dpm"], "looks back on x0"),
         (["aware.steps=[3]", "aware.guidance=latents", "views.rescale=0.5"], "which are not rescaled"),
