@@ -42,7 +42,7 @@ def test_an_asset_is_read_in_the_axes_of_the_world_and_its_mesh_may_be_there_bef
     assert told[2:4] == ["--config", "some.yaml"] and told[-2:] == ["seed=0", "prompt=a box"]
     low, high = asset.mesh.vertices.min(0), asset.mesh.vertices.max(0)
     np.testing.assert_allclose([low, high], [[-0.3, -0.1, 0.3], [0.3, 0.1, 0.7]], atol=1e-6)
-    assert 0 <= asset.mesh_seconds < asset.seconds - 0.2
+    assert -0.05 < asset.mesh_seconds < asset.seconds - 0.2  # a file system's clock may lag by some milliseconds
 
     monkeypatch.setattr(recipes.subprocess, "run", lambda words, **_: CompletedProcess(words, 3, "", "no such weights"))
     with pytest.raises(ThreedgenError, match=r"some.yaml  ended with 3: no such weights"):
