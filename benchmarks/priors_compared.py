@@ -45,7 +45,10 @@ class Condition:
 
 
 class Kept:
-    """Figures in a JSON file, written whole after each set of views, so that a long table goes on where it ended."""
+    """Figures in a JSON file, written whole after each set of views, so that a long table goes on where it ended.
+
+    A line is a condition with all its captions, five digits a figure: the files are tracked.
+    """
 
     def __init__(self, path: Path | None) -> None:
         """Raises ThreedgenError for a file that holds something else."""
@@ -69,10 +72,11 @@ class Kept:
         return self._entries[-1]["figures"]
 
     def add(self, condition: Condition, caption: str, figures: Figures) -> None:
-        short = {name: value if value is None else float(f"{value:.6g}") for name, value in figures.items()}
+        short = {name: value if value is None else float(f"{value:.5g}") for name, value in figures.items()}
         self.of(condition)[caption] = short
         if self._path is not None:
-            write_text_atomically(self._path, json.dumps([e for e in self._entries if e["figures"]], indent=1) + "\n")
+            lines = ",\n".join(json.dumps(entry) for entry in self._entries if entry["figures"])
+            write_text_atomically(self._path, f"[\n{lines}\n]\n")
 
 
 def parser_of(about: str | None) -> argparse.ArgumentParser:
