@@ -52,7 +52,7 @@ class FeedForward:
         if num_views % self.input_views:
             raise ConfigError(
                 f"gaussians.input_views={self.input_views} are not evenly spaced ones of {num_views} views: "
-                f"take a number of views that {self.input_views} divides"
+                f"take a number that divides {num_views}, or a number of views that {self.input_views} divides"
             )
         return (torch.arange(self.input_views) * (num_views // self.input_views) + first) % num_views
 
