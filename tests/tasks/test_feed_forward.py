@@ -42,7 +42,7 @@ def test_views_are_evenly_spaced_from_the_first_on(forward):
     assert forward.inputs_of(24).tolist() == [0, 6, 12, 18]
     assert forward.inputs_of(24, first=20).tolist() == [20, 2, 8, 14]
     assert forward.inputs_of(4).tolist() == [0, 1, 2, 3]
-    with pytest.raises(ConfigError, match=r"4 are not .* of 22 views: take a number that divides 22, or .* that 4 divides"):
+    with pytest.raises(ConfigError, match=r"4 are not .*22 views: take a number that divides 22, or .*4 divides"):
         forward.inputs_of(22)
 
 
