@@ -1,6 +1,8 @@
 """The flow of a ball by trigonometry, what hides by geometry, and errors that were put in."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from threedgen.cameras import orbit, rays_of
+from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.miniworld import build, parse, render
-from threedgen.metrics.flow import Flow, flow_around, warped_error
+from threedgen.metrics.flow import Flow, flow_around, flow_seen, warped_error
+from threedgen.metrics.raft import flow_by, raft_flow
 
 COUNT, SIZE, DISTANCE, FOV = 24, 33, 2.5, 40.0  # an odd size: the middle row lies in the plane of the orbit
 CAMERAS = orbit(np.arange(COUNT) * 360 / COUNT, 0.0, DISTANCE, FOV, SIZE, num_views=COUNT)
@@ -152,3 +156,126 @@ def test_true_views_agree_and_frozen_ones_do_not():
 def test_there_is_no_such_distance(distance):
     with pytest.raises(ValueError, match="a ring of 24 views has none at distance"):
         flow_around(CAMERAS, *BALL[:2], distance)
+        flow_seen(np.zeros((24, 8, 8, 3)), lambda images, others: None, distance)
+
+
+ROW = 7  # where a patch of 9 x 9 begins in pictures of 24 x 32
+COLUMNS = [4, 9, 20, 12]
+
+
+def patches(columns=COLUMNS):
+    """Views of one bright texture on grey, somewhere else in each."""
+    views = np.full((len(columns), 24, 32, 3), 0.5, np.float32)
+    texture = np.random.default_rng(0).uniform(0.7, 1.0, (9, 9, 3))
+    for view, column in zip(views, columns, strict=True):
+        view[ROW : ROW + 9, column : column + 9] = texture[:, : 32 - column]
+    return views
+
+
+def follows_the_patch(images, others):
+    """The true flow: one for the whole picture, by where the texture is."""
+
+    def column(pictures):
+        return ((pictures - 0.5).abs().amax((1, 2)) > 0).float().argmax(1)
+
+    flow = torch.zeros(len(images), 2, *images.shape[-2:])
+    flow[:, 0] = (column(others) - column(images))[:, None, None]
+    return flow
+
+
+@pytest.mark.parametrize("distance", [1, 3])
+def test_what_moved_is_followed(distance):
+    views = patches()
+    flow = flow_seen(views, follows_the_patch, distance)
+    inner = np.zeros((4, 24, 32), bool)
+    for view, column in zip(inner, COLUMNS, strict=True):
+        view[ROW + 1 : ROW + 8, column + 1 : column + 8] = True  # the patch without its rim
+    assert np.array_equal(flow.silhouette, inner) and np.array_equal(flow.visible, inner)
+    assert flow.other.tolist() == [(i + distance) % 4 for i in range(4)]
+    found = warped_error(views, flow)
+    assert found.rmse == pytest.approx(0, abs=1e-6) and found.coverage == 1
+    brighter = views + np.array([0, 0.06, 0, 0])[:, None, None, None]  # its border too: the patch stays the patch
+    assert warped_error(brighter, flow).rmse == pytest.approx(0.06 * math.sqrt(2 / 4), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "leads_back"),
+    [  # squared ways: what they miss each other by, and what is allowed
+        ((0.2, 0.2), (0.2, 0.2), True),  # 0.32 < 0.5
+        ((0.3, 0.3), (0.3, 0.3), False),  # 0.72 > 0.5
+        ((10, 0), (-8.6, 0), True),  # 1.96 < 0.5 + 0.01 (100 + 73.96)
+        ((10, 0), (-8.4, 0), False),  # 2.56 > 0.5 + 0.01 (100 + 70.56)
+    ],
+)
+def test_only_what_leads_back_is_compared(there, back, leads_back):
+    ways = iter((there, back))
+
+    def estimate(images, others):
+        return torch.tensor(next(ways))[:, None, None].expand(2, 2, 24, 32).float()
+
+    flow = flow_seen(patches([10, 10]), estimate, 1)
+    assert torch.equal(flow.visible, flow.silhouette & leads_back) and flow.silhouette.any()
+
+
+def test_what_leaves_the_picture_is_not_compared():
+    flow = flow_seen(patches([12, 26]), follows_the_patch, 1)  # of the second patch only six columns are there
+    seen = flow.visible[0].any(0).nonzero().flatten().tolist()
+    assert seen == list(range(13, 18)) and flow.silhouette[0].any(0).sum() == 7
+    ways = iter((0.6, -0.6))  # so small that no way back would tell
+    flow = flow_seen(
+        patches([26, 26]), lambda a, b: next(ways) * torch.tensor([1.0, 0])[:, None, None].expand(2, 2, 24, 32), 1
+    )
+    assert flow.silhouette[0].any(0).nonzero().flatten().tolist() == list(range(27, 32))
+    assert flow.visible[0].any(0).nonzero().flatten().tolist() == list(range(27, 31))
+
+
+def test_a_network_is_asked_for_larger_pictures_and_answers_for_small_ones():
+    asked = []
+
+    def network(images, others):
+        asked.append((tuple(images.shape), float(images.min()), float(others.max())))
+        flow = torch.zeros(1, 2, *images.shape[-2:])
+        flow[:, 0], flow[:, 1] = images.shape[-1] / 8, images.shape[-2] / 4  # an eighth to the right, a quarter down
+        return [torch.full_like(flow, 99), flow]  # the last answer counts
+
+    estimate = flow_by(network)
+    found = estimate(torch.zeros(2, 3, 40, 64), torch.ones(2, 3, 40, 64))
+    assert found.shape == (2, 2, 40, 64)
+    assert torch.allclose(found[:, 0], torch.tensor(8.0)) and torch.allclose(found[:, 1], torch.tensor(10.0))
+    assert asked == [((1, 3, 256, 416), -1.0, 1.0)] * 2  # 409.6 is no multiple of 8
+    asked.clear()
+    found = estimate(torch.zeros(1, 3, 300, 304), torch.ones(1, 3, 300, 304))
+    assert asked[0][0] == (1, 3, 304, 304) and float(found[0, 1, 0, 0]) == pytest.approx(75)
+
+
+def test_raft_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"none\.pth is not there"):
+        raft_flow(tmp_path / "none.pth")
+    file = tmp_path / "raft.pth"
+    torch.save({"a": torch.zeros(1)}, file)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ConfigError, match="RAFT is torchvision's, which is not here or does not go with torch"):
+        raft_flow(file)
+
+
+def test_raft_is_what_torchvision_builds_of_the_file(tmp_path, monkeypatch):
+    """Torchvision stands beside few builds of torch for a CPU, so a module stands for it."""
+
+    class Still(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.way = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, images, others):
+            return [self.way[None, :, None, None].expand(len(images), 2, *images.shape[-2:])]
+
+    stand_in = SimpleNamespace(raft_large=lambda weights, progress: Still())
+    for name in ("torchvision", "torchvision.models"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", stand_in)
+    torch.save({"way": torch.tensor([4.0, -8.0])}, tmp_path / "raft.pth")
+    found = raft_flow(tmp_path / "raft.pth")(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
+    assert found[0, :, 5, 6].tolist() == pytest.approx([1, -2])
+    torch.save({"way": torch.zeros(3)}, tmp_path / "raft.pth")
+    with pytest.raises(ThreedgenError, match=r"1 key of another shape \(way"):
+        raft_flow(tmp_path / "raft.pth")

@@ -39,7 +39,7 @@ class WithErrors:
 
 def measure(errors=ERRORS, distance=lambda a, b: 7.0, sets=((VIEWS, CAMERAS),)):
     fitted = WithErrors(np.asarray(errors), [])
-    return NovelViews(fitted.fit, distance, sets), fitted.calls
+    return NovelViews(fitted.fit, {"own": distance}, sets), fitted.calls
 
 
 def test_every_second_view_is_learned_from_and_the_others_are_measured():
@@ -57,7 +57,7 @@ def test_every_second_view_is_learned_from_and_the_others_are_measured():
 def test_the_distance_is_given_what_was_shown_and_what_was_held_out():
     novel, _ = measure(distance=psnr)
     squared = (0.03**2 + 0.01**2) / 2
-    assert novel.truth.distance == pytest.approx(-10 * math.log10(squared), abs=1e-3)
+    assert novel.truth.distances["own"] == pytest.approx(-10 * math.log10(squared), abs=1e-3)
 
 
 def test_the_truth_is_the_mean_of_its_sets():

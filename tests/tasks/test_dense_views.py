@@ -45,7 +45,7 @@ def fit_truth(images, cameras):
 @pytest.fixture(scope="module")
 def perfect():
     views = [(np.clip(TRUE.rgb + 1e-4, 0, 1), CAMERAS)]  # the PSNR of equal pictures is infinite
-    return NovelViews(fit_truth, vae_distance, views)
+    return NovelViews(fit_truth, {"vae_distance": vae_distance}, views)
 
 
 @pytest.fixture(scope="module")

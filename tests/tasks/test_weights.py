@@ -54,6 +54,11 @@ def _bad_files(folder, file):
     (folder / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
     torch.save({"a": torch.zeros(1), "b": _Runs()}, folder / "code.pt")
     (folder / "code.pkl").write_bytes(pickle.dumps(_Runs()))
+    old = {"_use_new_zipfile_serialization": False}  # torch's format before 2020
+    torch.save({"a": torch.zeros(1), "b": _Runs()}, folder / "old-code.pt", **old)
+    torch.save({"a": torch.zeros(99)}, folder / "old-cut.pt", **old)
+    (folder / "old-cut.pt").write_bytes((folder / "old-cut.pt").read_bytes()[:-50])
+    torch.save({"model.diffusion_model.out.2.bias": torch.zeros(4)}, folder / "old-part.pt", **old)
     torch.save([1, 2], folder / "list.pt")
     torch.save({"model.diffusion_model.out.2.bias": torch.zeros(4)}, folder / "part.pt")
 
@@ -69,6 +74,9 @@ def _bad_files(folder, file):
         ("cut.safetensors", 1, "cut off"),
         ("code.pt", 1, "could run code"),
         ("code.pkl", 1, "no checkpoint that can be read"),
+        ("old-code.pt", 1, "could run code"),
+        ("old-cut.pt", 1, "damaged"),
+        ("old-part.pt", 1, "neither stated nor to be read off"),
         ("list.pt", 1, "named tensors and nothing else"),
         ("part.pt", 1, "neither stated nor to be read off"),
     ],

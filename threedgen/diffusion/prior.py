@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from huggingface_hub.utils import disable_progress_bars
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from threedgen.cameras import Cameras, mvdream_camera_vectors, videomv_camera_vectors
 from threedgen.core.errors import ConfigError, ThreedgenError
@@ -26,6 +25,7 @@ from threedgen.diffusion.checkpoints.folders import (
     save_part,
 )
 from threedgen.diffusion.checkpoints.locate import BASE_FILE, IMAGE_ENCODER, adapter_base, locate_part, locate_weights
+from threedgen.diffusion.clip_pictures import as_clip_sees
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.networks.channels_last import hold_channels_last
@@ -39,8 +39,6 @@ from threedgen.diffusion.text.word_file import WordFile
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerFast
 
-# of the pictures that CLIP was trained on: red, green, blue
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _FPS = 8  # frames a second that VideoMV tells its image-to-video network
 disable_progress_bars()  # the hub's would stand between the run's own lines
 
@@ -224,10 +222,7 @@ class MultiViewPrior(nn.Module):
         seen = latents
         if self.looks_at_pixels:
             assert images is not None
-            size = self.image_encoder.config.image_size
-            resized = interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True)
-            mean, deviation = to_device(torch.tensor((_CLIP_MEAN, _CLIP_STD)), resized.device)[:, :, None, None]
-            seen = (resized.clamp(0, 1) - mean) / deviation
+            seen = as_clip_sees(images, self.image_encoder.config.image_size)
         return self.image_encoder(seen.to(self.image_encoder.dtype)).image_embeds.float()
 
     def decode(self, latents: Tensor) -> Tensor:

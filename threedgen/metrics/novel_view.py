@@ -7,8 +7,8 @@ good enough to tell is shown on true views first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,19 @@ Distance = Callable[[np.ndarray, np.ndarray], float]  # of two sets of images [N
 
 @dataclass(frozen=True)
 class NovelViewScore:
-    """Of the views that the fit has not seen, means over whole pictures; psnr in dB, distance as it was given."""
+    """Of the views that the fit has not seen, means over whole pictures; psnr in dB, distances as they were given."""
 
     psnr: float
     ssim: float
-    distance: float
+    distances: Mapping[str, float]
+
+    @classmethod
+    def mean(cls, scores: Sequence[NovelViewScore]) -> NovelViewScore:
+        def of(values: Iterable[float]) -> float:
+            return math.fsum(values) / len(scores)
+
+        distances = {name: of(s.distances[name] for s in scores) for name in scores[0].distances}
+        return cls(of(s.psnr for s in scores), of(s.ssim for s in scores), distances)
 
 
 class NovelViews:
@@ -41,19 +49,20 @@ class NovelViews:
     `truth` is the mean score of true views: what perfect views get, to be told beside every other figure.
     """
 
-    def __init__(self, fit: Fit, distance: Distance, true_sets: Iterable[tuple[Any, Cameras]]) -> None:
+    def __init__(self, fit: Fit, distances: Mapping[str, Distance], true_sets: Iterable[tuple[Any, Cameras]]) -> None:
         """Calibrates with sets of true views: images [N, H, W, 3] in 0..1 and their cameras.
+
+        distances: by name, further measures of held-out views, such as `LPIPS.distance`.
 
         Raises ThreedgenError where the fit of the true views has less than 30 dB (`LEAST_PSNR`) on those held out, and
         ValueError where there is no set.
         """
-        self.fit, self.distance = fit, distance
+        self.fit, self.distances = fit, distances
         sets = [(to_numpy(images), cameras) for images, cameras in true_sets]
         if not sets or len(shapes := {images.shape for images, _ in sets}) != 1:
             raise ValueError(f"calibration needs sets of one shape, got {sorted(shapes) if sets else 'none'}")
         self.shape = shapes.pop()
-        scores = [astuple(self(images, cameras)) for images, cameras in sets]
-        self.truth = NovelViewScore(*(math.fsum(values) / len(sets) for values in zip(*scores, strict=True)))
+        self.truth = NovelViewScore.mean([self(images, cameras) for images, cameras in sets])
         if not self.truth.psnr >= LEAST_PSNR:
             raise ThreedgenError(
                 f"the fit cannot judge novel views: of true ones it has {self.truth.psnr:.1f} dB on those held out, "
@@ -75,7 +84,8 @@ class NovelViews:
         with torch.no_grad():
             shown = to_numpy(fitted.render(cameras[1::2]).rgb)
         each = [psnr(a, b) for a, b in zip(shown, held_out, strict=True)]  # the mean over pictures, as is customary
-        return NovelViewScore(float(np.mean(each)), ssim(shown, held_out), self.distance(shown, held_out))
+        distances = {name: distance(shown, held_out) for name, distance in self.distances.items()}
+        return NovelViewScore(float(np.mean(each)), ssim(shown, held_out), distances)
 
 
 def _described(shape: tuple[int, ...]) -> str:

@@ -28,7 +28,7 @@ from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.text.encoder import TextConfig, TextEncoder
 
 if TYPE_CHECKING:
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 UNET_AND_VAE_FILE = "diffusion_pytorch_model.safetensors"
 TEXT_ENCODER_FILE = "model.safetensors"
@@ -209,15 +209,33 @@ def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device | 
 
     disable_progress_bar()  # of saving: it would stand between the run's own lines
     config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
-    tensors = {key: t for key, t in _weights(folder, TEXT_ENCODER_FILE).items() if not key.endswith(".position_ids")}
     with on_meta():
         module = CLIPVisionModelWithProjection(config)
-    count = (config.image_size // config.patch_size) ** 2 + 1
-    # no file holds the positions any more, and a buffer on the meta device has no values
-    module.vision_model.embeddings.position_ids = torch.arange(count)[None]
-    image_encoder = _match_own(module, tensors, folder)
-    image_encoder.fill(dtype, device)
+    _fill_clip(module, folder, dtype, device)
     return module
+
+
+def load_clip(folder: Path, dtype: torch.dtype, device: torch.device | str) -> "CLIPModel":
+    """The CLIP model in `folder`, both towers, frozen. Raises ThreedgenError if it holds another one."""
+    from transformers import CLIPConfig, CLIPModel
+
+    words = read_config(folder)
+    if words.get("model_type") != CLIPConfig.model_type:
+        raise ThreedgenError(f"{folder}: config.json is of a model of type {words.get('model_type')}, not of CLIP")
+    config = CLIPConfig(**words)
+    with on_meta():
+        module = CLIPModel(config)
+    _fill_clip(module, folder, dtype, device)
+    return module.eval().requires_grad_(False)
+
+
+def _fill_clip(module: Any, folder: Path, dtype: torch.dtype, device: torch.device | str) -> None:
+    """Give one or both of CLIP's towers, built on the meta device, the tensors in `folder`."""
+    tensors = {key: t for key, t in _weights(folder, TEXT_ENCODER_FILE).items() if not key.endswith(".position_ids")}
+    for name, buffer in list(module.named_buffers()):
+        # no file holds the positions any more, and a buffer on the meta device has no values
+        module.get_submodule(name.rpartition(".")[0]).position_ids = torch.arange(buffer.shape[-1])[None]
+    _match_own(module, tensors, folder).fill(dtype, device)
 
 
 def load_gaussians_network(folder: Path, dtype: torch.dtype, device: torch.device | str) -> LGMUNet:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from threedgen.core.errors import ThreedgenError
 
 NAMED_IN_ERRORS = 5
+_BEFORE_ZIP = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # how torch's files began until 2020
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPES |= {"I64": torch.int64}  # of buffers; weights are of the four above
 
@@ -64,8 +65,8 @@ class Source(NamedTuple):
 
     def stored_shape(self, shape: torch.Size) -> tuple[int, ...]:
         """The shape in the file of a tensor that has `shape` in the module."""
-        rows, *rest = (*shape, *(1,) * self.unit_axes)
-        return (rows if self.third is None else 3 * rows, *rest)
+        own = (*shape, *(1,) * self.unit_axes)
+        return own if self.third is None else (3 * own[0], *own[1:])
 
 
 def stored_tensors(tensors: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
@@ -83,26 +84,33 @@ def _itself(tensor: Tensor) -> Tensor:
 def open_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a `.safetensors` file or of a torch checkpoint (a dictionary, or one under "state_dict").
 
-    Torch checkpoints are mapped into memory and unpickled without running code (`weights_only`).
+    Torch checkpoints are unpickled without running code (`weights_only`), and mapped into memory but for those of the
+    format before torch 1.6.
     Raises ThreedgenError if the file is neither, is cut off, or holds anything but tensors.
     """
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
-    if not zipfile.is_zipfile(path):
+    is_zip = zipfile.is_zipfile(path)
+    if not is_zip and not _begins_with(path, _BEFORE_ZIP):
         raise ThreedgenError(f"{path} is no checkpoint that can be read: not a .safetensors or torch file, or cut off")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ThreedgenError(
             f"{path} is refused: besides tensors it holds Python objects, which could run code when they are loaded"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # of a file that is cut off torch reads on, into whatever error comes first
         raise ThreedgenError(f"{path} cannot be read as a torch checkpoint: it is damaged or something else") from error
     if isinstance(loaded, dict):
         loaded = loaded.get("state_dict", loaded)
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ThreedgenError(f"{path} is no checkpoint: it must hold named tensors and nothing else")
     return stored_tensors(loaded)
+
+
+def _begins_with(path: Path, expected: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(expected)) == expected
 
 
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ from threedgen.diffusion.checkpoints.locate import locate_weights
 from threedgen.imaging import to_uint8
 from threedgen.metrics.azimuth import azimuth_errors
 from threedgen.metrics.consistency import unexplained
-from threedgen.metrics.flow import flow_around, warped_error
-from threedgen.metrics.novel_view import Fit, NovelViews
+from threedgen.metrics.flow import Flow, OpticalFlow, flow_around, flow_seen, warped_error
+from threedgen.metrics.novel_view import Distance, Fit, NovelViews, NovelViewScore
 from threedgen.metrics.perceptual import feature_distance
 from threedgen.runs.device import select_device
 from threedgen.scene.make import make_scene
@@ -78,14 +79,20 @@ def quick_fit(settings: Sequence[str] = ()) -> Fit:
     return partial(fit_views, config=load_config("reconstruct-nerf.yaml", [*_FIT, *settings]))
 
 
-def calibrated(objects: Sequence[MiniObject], cameras: Cameras, settings: Sequence[str] = ()) -> NovelViews:
+def calibrated(
+    objects: Sequence[MiniObject],
+    cameras: Cameras,
+    settings: Sequence[str] = (),
+    further: Mapping[str, Distance] = MappingProxyType({}),
+) -> NovelViews:
     """The measure of novel views for sets like those of `cameras`, calibrated with true views of some objects.
 
-    settings: `key=value` words, changes of the fit. Raises ThreedgenError where it then is not good enough.
+    settings: `key=value` words, changes of the fit; further: distances by name, beside that of the VAE's features.
+    Raises ThreedgenError where the fit then is not good enough.
     """
     fit = quick_fit(settings)
     sets = ((true_views(obj, cameras).rgb, cameras) for obj in objects)
-    return NovelViews(fit, vae_distance, sets)
+    return NovelViews(fit, {"vae_distance": vae_distance, **further}, sets)
 
 
 def true_views(obj: MiniObject, cameras: Cameras) -> Rendering:
@@ -115,9 +122,7 @@ def _mini_encoder() -> Any:
 def measure_views(images: Any, cameras: Cameras, novel: NovelViews, truth: MiniObject | None = None) -> Figures:
     """All figures of a closed ring of views; None: there is no such figure.
 
-    Those of `novel_figures` and
-    unexplained: mean absolute difference to a scene that is fitted to all views.
-    fitted_flow_D, fitted_flow_D_coverage: `warped_error` at distance D, by that scene's depth.
+    Those of `novel_figures` and `fitted_figures`.
     With truth also those of `figures_beside`.
 
     Args:
@@ -126,24 +131,35 @@ def measure_views(images: Any, cameras: Cameras, novel: NovelViews, truth: MiniO
         novel: calibrated for N views of this size.
         truth: the object of the caption that the views were made for, in standard sizes.
     """
-    figures = novel_figures(images, cameras, novel)
-    fitted = novel.fit(images, cameras)
-    with torch.no_grad():
-        seen = fitted.render(cameras)
-    depth = seen.depth / seen.opacity.clamp(min=_MIN_OPACITY)
-    figures |= {
-        "unexplained": unexplained(images, seen.rgb),
-        **_flow_figures("fitted_flow", images, cameras, depth, seen.opacity),
-    }
+    figures = novel_figures(images, cameras, novel) | fitted_figures(images, cameras, novel.fit)
     if truth is not None:
         figures |= figures_beside(true_views(truth, cameras), truth.spec.caption, images, cameras)
     return figures
 
 
 def novel_figures(images: Any, cameras: Cameras, novel: NovelViews) -> dict[str, float | None]:
-    """novel_psnr (dB), novel_ssim, novel_vae_distance: half of the views fitted, the others measured (`NovelViews`)."""
-    score = novel(images, cameras)
-    return {"novel_psnr": score.psnr, "novel_ssim": score.ssim, "novel_vae_distance": score.distance}
+    """novel_psnr (dB), novel_ssim, novel_vae_distance, and so each other distance that `novel` has: half of the views
+    fitted, the others measured."""
+    return novel_scores(novel(images, cameras))
+
+
+def novel_scores(score: NovelViewScore) -> dict[str, float | None]:
+    distances = {f"novel_{name}": value for name, value in score.distances.items()}
+    return {"novel_psnr": score.psnr, "novel_ssim": score.ssim, **distances}
+
+
+def fitted_figures(images: Any, cameras: Cameras, fit: Fit) -> dict[str, float | None]:
+    """Of a closed ring of views:
+
+    unexplained: mean absolute difference to a scene that is fitted to all views.
+    fitted_flow_D, fitted_flow_D_coverage: `warped_error` at distance D, by that scene's depth.
+    """
+    fitted = fit(images, cameras)
+    with torch.no_grad():
+        seen = fitted.render(cameras)
+    depth = seen.depth / seen.opacity.clamp(min=_MIN_OPACITY)
+    by_depth = _flow_figures("fitted_flow", images, partial(flow_around, cameras, depth, seen.opacity))
+    return {"unexplained": unexplained(images, seen.rgb), **by_depth}
 
 
 def figures_beside(true: Rendering, caption: str, images: Any, cameras: Cameras) -> dict[str, float | None]:
@@ -152,14 +168,20 @@ def figures_beside(true: Rendering, caption: str, images: Any, cameras: Cameras)
     flow_D, flow_D_coverage: `warped_error` at distance D by the truth's depth.
     azimuth_deg: median of the absolute `azimuth_errors`; None where the object looks alike from several sides.
     """
-    figures = _flow_figures("flow", images, cameras, true.depth, true.opacity)
+    figures = _flow_figures("flow", images, partial(flow_around, cameras, true.depth, true.opacity))
     return figures | {"azimuth_deg": _finite(azimuth_errors(images, [caption] * len(cameras), cameras).median_deg)}
 
 
-def _flow_figures(name: str, images: Any, cameras: Cameras, depth: Any, opacity: Any) -> dict[str, float | None]:
+def seen_flow_figures(images: Any, optical_flow: OpticalFlow) -> dict[str, float | None]:
+    """Of a closed ring of views [N, H, W, 3]: seen_flow_D, seen_flow_D_coverage, `warped_error` at distance D by the
+    flow that is seen in them."""
+    return _flow_figures("seen_flow", images, partial(flow_seen, images, optical_flow))
+
+
+def _flow_figures(name: str, images: Any, flow: Callable[[int], Flow]) -> dict[str, float | None]:
     figures: dict[str, float | None] = {}
     for distance in FLOW_DISTANCES:
-        found = warped_error(images, flow_around(cameras, depth, opacity, distance))
+        found = warped_error(images, flow(distance))
         figures |= {f"{name}_{distance}": _finite(found.rmse), f"{name}_{distance}_coverage": found.coverage}
     return figures
 
