@@ -90,13 +90,14 @@ def error_of(*arguments) -> str:
             ["aware.every=5"],
             "aware.every=5 (on the command line): task generate has no 3D-aware steps; dense_views has",
         ),
+        (["task=generate", "views.image_pinned=true"], "task generate draws no views beside a picture; dense_views does"),
         (["task=sample_views", "aware.steps=[10,20]"], "aware.steps=[10, 20] (on the command line): task sample_views"),
     ],
 )
 def test_settings_of_other_tasks_that_would_be_ignored(words, message):
     assert message in error_of(None, words)
     load_config(None, ["task=train_gaussians", "weights=mini-video"])
-    load_config(None, ["task=dense_views", "aware.every=5"])
+    load_config(None, ["task=dense_views", "aware.every=5", "views.image_pinned=true"])
 
 
 def test_what_a_run_has_ignored_so_far_it_goes_on_to_ignore(tmp_path):

@@ -148,6 +148,7 @@ def _unread(config: Config) -> Iterator[tuple[str, str]]:
         yield key, f"task {task} does not read it: set {own}"
     if config.task is not Task.dense_views:
         yield "image", f"task {task} shows no picture to its model; dense_views does"
+        yield "views.image_pinned", f"task {task} draws no views beside a picture; dense_views does"
         yield "refine.weights", f"task {task} refines by the prior that it has; dense_views may by another"
         for entry in fields(config.aware):
             yield f"aware.{entry.name}", f"task {task} has no 3D-aware steps; dense_views has"
