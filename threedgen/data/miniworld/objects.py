@@ -37,7 +37,13 @@ class MiniObject:
 
     def signed_distance(self, points: Array) -> Array:
         """Distance to the union's surface: exact outside, inside a lower bound on the depth. [N, 3] -> [N]."""
-        return np.min([p.signed_distance(points) for p in self.primitives], axis=0)
+        nearest = np.full(len(points), np.inf)
+        for primitive in self.primitives:
+            # no solid is nearer than the ball around it
+            least = np.linalg.norm(points - primitive.center, axis=-1) - primitive.bounding_radius
+            maybe = np.flatnonzero(least < nearest)
+            nearest[maybe] = np.minimum(nearest[maybe], primitive.signed_distance(points[maybe]))
+        return nearest
 
     def colors_at(self, points: Array) -> Array:
         """Unshaded surface colour at points on the surface. [N, 3] -> [N, 3]."""

@@ -173,19 +173,25 @@ def _distance_ellipsoid(p: Array, e: Array) -> Array:
     """Newton's iteration for the foot of the perpendicular (Eberly, "Distance from a point to an ellipsoid").
 
     The foot is x_i = e_i^2 y_i / (t + e_i^2), where t is the largest root of g(t) = sum (e_i y_i / (t + e_i^2))^2 - 1.
-    g is convex and falls, so Newton from a point with g >= 0 climbs to the root without overshooting.
+    g is convex and falls, so Newton from a point with g >= 0 climbs to the root without overshooting. Points whose t
+    stays are left out of further steps.
     """
-    y = np.maximum(np.abs(p), 1e-7).astype(np.float64)
-    e = e.astype(np.float64)
-    t = (e * y - e * e).max(-1)
+    y = np.maximum(np.abs(p), 1e-7).astype(np.float64).T  # [3, N]: sums over three rows are quick
+    e = e.astype(np.float64)[:, None]
+    squared, scaled = e * e, e * y
+    t = (scaled - squared).max(0)
+    moving = np.arange(len(p))
     for _ in range(24):
-        ratio = e * y / (t[:, None] + e * e)
-        g = (ratio**2).sum(-1) - 1
-        slope = (-2 * ratio**2 / (t[:, None] + e * e)).sum(-1)
-        t = t - g / slope
-    foot = e * e * y / (t[:, None] + e * e)
-    inside = ((y / e) ** 2).sum(-1) < 1
-    return np.linalg.norm(foot - y, axis=-1) * np.where(inside, -1, 1)
+        away = t[moving] + squared
+        ratio = (scaled[:, moving] / away) ** 2
+        step = (ratio.sum(0) - 1) / (2 * ratio / away).sum(0)
+        t[moving] += step
+        moving = moving[step > 1e-14 * away.max(0)]
+        if not len(moving):
+            break
+    foot = squared * y / (t + squared)
+    inside = ((y / e) ** 2).sum(0) < 1
+    return np.sqrt(((foot - y) ** 2).sum(0)) * np.where(inside, -1, 1)
 
 
 def _distance_box(p: Array, half: Array) -> Array:
