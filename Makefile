@@ -1,5 +1,6 @@
 # make demo    a sentence in, a textured mesh out
-# make test    the tests
+# make test    the tests, but for whole programs, compilers and trainings
+# make slow    those
 # make faults  of these what happens to runs: signals, full disks, bad numbers, killed processes, no compiler
 # make check   style and types
 # make setup   only the environment: .venv with the pinned requirements and this package
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 GLIBCS := 17 24 27 28 34 35
 
-.PHONY: setup demo test faults check gpu-wheels clean
+.PHONY: setup demo test slow faults check gpu-wheels clean
 
 setup: $(VENV)/.setup
 
@@ -19,7 +20,10 @@ demo: setup
 # two processes of one thread each: torch's threads would wait for each other; worksteal: tests of a file stay together,
 # and what they share is made once
 test: $(VENV)/.setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+slow: $(VENV)/.setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 faults: $(VENV)/.setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/faults tests/ops/test_native_build.py

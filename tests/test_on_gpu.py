@@ -30,6 +30,7 @@ def stage_files(on_gpu, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_every_stage_runs_without_a_gpu(tmp_path):
     command = [sys.executable, BENCHMARKS / "on_gpu.py", "--device", "cpu", "--tiny", "--minutes", "10"]
     run = subprocess.run([*command, "--out", tmp_path], capture_output=True, text=True)
@@ -118,6 +119,7 @@ def test_after(): pass
 """
 
 
+@pytest.mark.slow
 def test_what_ends_a_process_of_tests_costs_only_itself(stages, tmp_path):
     """An error that stays with the process, and a process that dies."""
     (tmp_path / "test_some.py").write_text(TESTS)

@@ -90,7 +90,10 @@ def error_of(*arguments) -> str:
             ["aware.every=5"],
             "aware.every=5 (on the command line): task generate has no 3D-aware steps; dense_views has",
         ),
-        (["task=generate", "views.image_pinned=true"], "task generate draws no views beside a picture; dense_views does"),
+        (
+            ["task=generate", "views.image_pinned=true"],
+            "task generate draws no views beside a picture; dense_views does",
+        ),
         (["task=sample_views", "aware.steps=[10,20]"], "aware.steps=[10, 20] (on the command line): task sample_views"),
     ],
 )

@@ -42,6 +42,7 @@ print(float(torch.compile(lambda x: x + 1, backend="eager")(torch.tensor(2.0))),
     assert run(code).splitlines() == ["[]", "[]", "3.0 torch._dynamo"]
 
 
+@pytest.mark.slow
 def test_the_networks_are_the_same_and_an_adapter_can_be_trained_in_the_same_process(tmp_path):
     """The same numbers with and without, bit for bit; then peft's matrices into the attentions and back from a file."""
     code = """
@@ -84,6 +85,7 @@ assert abs(changed[1] - before[1]) > 0.02 and abs(again[1] - changed[1]) < 1e-3,
     assert run(light) == run(code)
 
 
+@pytest.mark.slow
 def test_a_program_that_is_not_ours_finds_diffusers_whole():
     code = """
 import sys
@@ -94,6 +96,7 @@ print(is_peft_available(), is_scipy_available(), is_transformers_available(), "t
     assert run(code) == "True True True True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["raise ImportError", "import torch._dynamo; torch._dynamo.no_such_mark(int)"])
 def test_a_version_that_cannot_do_without_is_imported_whole(broken):
     """As if diffusers' UNet needed a package or a part of the compiler that is set aside."""

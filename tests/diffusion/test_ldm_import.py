@@ -221,6 +221,7 @@ for dtype in (torch.float16, None):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is measured through Linux's /proc")
 def test_peak_memory_stays_within_1_3_times_the_file(full_size_cpu, original_file, tmp_path):
     """In a process of its own, with a file of 220 MB in which the UNet has its real share."""

@@ -45,6 +45,7 @@ def test_the_truth_is_perfect(benchmark):
     assert "| Janus rate | 0.0% | 6 sets |" in benchmark.table(found)
 
 
+@pytest.mark.slow
 def test_faults_are_found(benchmark):
     found = quality(benchmark, two_faced=True, plain=True)
     assert found.janus_rate == 1 and found.pattern_rate == 0 and found.psnr < 30

@@ -21,6 +21,7 @@ def compiler():
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_without_spills(compiler):
     reports = build.cuda_reports()
     for architecture in build.CHECKED_ARCHITECTURES:
@@ -49,6 +50,7 @@ def test_table_gradients_use_vector_atomics_where_the_gpu_has_them(compiler, tmp
     assert set(re.findall(r"red\.relaxed\.gpu\.global\.add\.(v\d)\.f32", text)) == {"v2", "v4"}
 
 
+@pytest.mark.slow
 def test_the_fused_field_multiplies_on_tensor_cores(compiler, tmp_path):
     for name, architecture, adds in (("evaluate", "sm_80", set()), ("evaluate_backward", "sm_90", {"v2"})):
         text = ptx_of(compiler, name, architecture, tmp_path)

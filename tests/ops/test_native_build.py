@@ -101,6 +101,7 @@ def _one_ray():
     return torch.zeros(1, 3), torch.eye(3)[:1], torch.ones(2, 2, 2, dtype=torch.bool), 1.0, 0.1
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(len(build.LEVELS) < 2, reason="one SIMD level on this kind of machine")
 def test_the_package_brings_libraries_and_sources(tmp_path):

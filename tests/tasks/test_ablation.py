@@ -256,6 +256,7 @@ def test_a_failed_prior_is_told_by_the_tables_that_show_it(tmp_path, monkeypatch
     assert told == {"camera": (), "data": ("data: without-2d-data: no memory",)}
 
 
+@pytest.mark.slow
 def test_priors_of_all_tables_are_trained_together_once_and_judged(tmp_path, monkeypatch, capsys):
     train = ["vae_steps=1", "vae_batch=4", "batch_objects=1", "num_objects=2", "num_patterned_images=2"]
     train += ["render_workers=1", "sample_every=100", "warmup_steps=1"]

@@ -45,6 +45,7 @@ def test_views_gaussians_and_a_mesh_of_them(tmp_path, capsys):
     assert middle[0] > 0.5 and middle[1] < 0.35 and middle[2] < 0.35
 
 
+@pytest.mark.slow
 def test_a_picture_alone_becomes_views_of_what_it_shows(tmp_path):
     camera = orbit(20, 15, 2.5, 40, 96)
     shown = render(build(parse("a red cube")), camera.camera_to_world.numpy(), camera.fov_y.numpy(), 96)
@@ -59,6 +60,7 @@ def test_a_picture_alone_becomes_views_of_what_it_shows(tmp_path):
     assert (run / "gaussians.ply").stat().st_size > 1000 and (run / "asset.glb").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_fitted_scene_is_refined_by_another_prior_and_gets_closer_to_the_truth(tmp_path, monkeypatch):
     """By one that was trained on sets of four, which is asked for four."""
     asked = []

@@ -84,6 +84,7 @@ def test_weights_that_can_draw_no_views_are_refused_before_they_are_tuned(config
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -145,6 +146,7 @@ def test_what_is_trained_is_what_single_pictures_teach(tiny_prior, attention, lo
     assert taught == trained.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lora_rank", "lr"), [(0, 5e-4), (4, 3e-3)])
 def test_the_loss_on_the_pictures_falls(config, photos, tmp_path, lora_rank, lr):
     settings = replace(config.dreambooth, lora_rank=lora_rank, lr=lr)

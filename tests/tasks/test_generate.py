@@ -66,6 +66,7 @@ def _fit(config, run):
     return scene
 
 
+@pytest.mark.slow
 def test_sixty_steps_bring_the_loss_down(prior, tmp_path):
     config = _config("steps=60", "camera.resolution=32", "preview_every=60")
     before = _loss_at_half_noise(NeRF(config.scene, config.seed), prior, config)

@@ -58,7 +58,7 @@ def results_of(tmp_path, monkeypatch):
         [
             f"output_root={tmp_path}",
             "ablation.only=[joint]",
-            "ablation.prompts=12",
+            "ablation.prompts=9",
             "ablation.multiview_weights=a",
             "ablation.image_weights=b",
         ],
@@ -70,6 +70,7 @@ def results_of(tmp_path, monkeypatch):
     return json.loads(results["figures"].read_text())["tables"][0]["conditions"]
 
 
+@pytest.mark.slow
 def test_a_drawer_of_patterns_and_one_without_are_told_apart(found):
     plain, true = found["multiview"]["means"], found["image"]["means"]
     assert true["pattern_named"]["mean"] > 0.9 and plain["pattern_named"]["mean"] < 0.1
@@ -79,6 +80,7 @@ def test_a_drawer_of_patterns_and_one_without_are_told_apart(found):
     assert true["psnr"]["mean"] > 30 and true["novel_psnr"] == {"mean": 21.0, "low": 21.0, "high": 21.0, "count": 6}
 
 
+@pytest.mark.slow
 def test_sets_are_compared_on_their_own_backgrounds(found):
     near, far = found["image"]["of_set"], found["multiview"]["of_set"]
     # pairs of the same picture are in the cross term alone, so the estimate falls a little below 0

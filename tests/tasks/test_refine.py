@@ -360,6 +360,7 @@ def generated(tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_a_run_s_scene_is_refined_beside_it(generated, capsys, monkeypatch):
     before = (generated / "asset.glb").read_bytes()
     small = ["refine.steps=5", "refine.sets=1", "refine.num_inference_steps=4", "refine.rounds=2"]

@@ -157,6 +157,7 @@ def _weights(root):
     return load_file(folder / "diffusion_pytorch_model.safetensors"), json.loads((folder / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(video, tmp_path, monkeypatch):
     from threedgen.training import loop
 

@@ -58,6 +58,7 @@ def trained(config, sources, folder):
     return _trained(config, sources, folder)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_picture_says_what_its_caption_says_and_one_that_is_kept_back_nothing(trained, sources):
     before = _start()

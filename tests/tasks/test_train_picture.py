@@ -35,6 +35,7 @@ def config(tmp_path_factory):
     return load_config("train-video-i2v-mini.yaml", [*SETTINGS, f"output_root={folder}"])
 
 
+@pytest.mark.slow
 def test_only_what_meets_the_picture_is_trained_and_shipped(config, tmp_path):
     with open_run(tmp_path / "run", config) as run:
         trained = MultiViewPrior.from_pretrained(train_prior.run(config, run)["prior"])
@@ -58,6 +59,7 @@ def test_only_what_meets_the_picture_is_trained_and_shipped(config, tmp_path):
     assert own.keys() == moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["mini-video-i2v", "mini-video"])
 def test_what_has_learned_to_read_pictures_stays_as_it_is(config, tmp_path, start):
     """The bundled encoder, and a new one after its own training; one that has had none learns with the network."""

@@ -422,6 +422,7 @@ def test_several_processes_train_on_videos_without_cameras(config, tmp_path, mon
     assert "conv_out.weight" in moved and not any(name.startswith("camera_embedding") for name in moved)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_and_resume_bit_for_bit(recipe, config, straight):
     recipes = [recipe.with_name(f"{name}.yaml") for name in ("two", "stopped")]
     for path in recipes:
