@@ -21,6 +21,7 @@ from threedgen.data.meshes.files import read_mesh
 from threedgen.data.meshes.views import CAMERAS
 from threedgen.data.miniworld import build, parse
 from threedgen.data.posed_files import read_posed_images
+from threedgen.data.posed_images import PosedImages
 from threedgen.mesh.gltf import WORLD_OF_GLTF
 from threedgen.mesh.render import render_mesh
 from threedgen.metrics.clip_score import CLIPScore
@@ -40,7 +41,7 @@ from threedgen.tasks.evaluation.tables import row
 from threedgen.tasks.on_runs.run_verb import config_of
 
 _DESCRIPTION = """\
-Measures the views and the asset of a run and writes RUN/measured.json. Of 8 or more views all around, an even number:
+Measures the views and the asset of a run and writes RUN/measured.json. Of 24 or more views all around, an even number:
 novel views         a scene is fitted to every second view and compared with the others
 unexplained         how far all views are from a scene that is fitted to all of them
 fitted flow         colours of two views, one warped onto the other by that scene's depth, neighbours and six apart
@@ -53,7 +54,8 @@ _KNOWN = (
     *("a black bear with a white face", "a white cat with a yellow face"),
     *("a blue duck with a green face", "a red rabbit with a green face"),
 )
-_FIT_SIZE, _LEAST_RING = 64, 8
+_FIT_SIZE, _LEAST_RING = 64, 24  # half of fewer views do not say what the others show
+_HALF_HEIGHT = 0.9  # world units that a view shows above the origin, in which known objects have the size they should
 _ASSET_VIEWS, _ASSET_ELEVATION, _ASSET_SIZE, _WHITE = 24, 15.0, 224, (1.0, 1.0, 1.0)
 _UNEVEN = 0.01  # of the angle between neighbours
 _MEASURED = "measured.json"
@@ -137,7 +139,7 @@ def measure_run(folder: Path, config: Config, prompt: str, judges: Judges) -> Me
     if clip and pictures is not None:
         figures["clip_score"] = clip(pictures, prompt)
     if has_ring:
-        small = read_posed_images(folder, max_size=_FIT_SIZE)
+        small = _at_known_scale(read_posed_images(folder, max_size=_FIT_SIZE))
         print(f"fitting    {2 * len(_KNOWN) + 2} scenes to views of {_FIT_SIZE} pixels", flush=True)
         known = [build(parse(caption)) for caption in _KNOWN]
         novel = calibrated(known, small.cameras, [f"runtime.device={config.runtime.device.name}"], further)
@@ -152,10 +154,17 @@ def measure_run(folder: Path, config: Config, prompt: str, judges: Judges) -> Me
 
 
 def is_ring(cameras: Cameras) -> bool:
-    """Whether they are 8 or more, an even number, at even angles all around in the order in which they stand."""
+    """Whether they are 24 or more, an even number, at even angles all around in the order in which they stand."""
     count = len(cameras)
     turns = (cameras.azimuth.roll(-1) - cameras.azimuth).remainder(2 * math.pi) * count / (2 * math.pi)
     return count >= _LEAST_RING and count % 2 == 0 and bool((turns - 1).abs().max() < _UNEVEN)
+
+
+def _at_known_scale(views: PosedImages) -> PosedImages:
+    """The same pictures in a world of such a scale that they show as much of it as the mini model's."""
+    cameras = views.cameras
+    scale = _HALF_HEIGHT / float((cameras.distance * (cameras.fov_y / 2).tan()).mean())
+    return views.moved(np.diag([scale, scale, scale, 1.0]))
 
 
 def _sides(asset: Path, config: Config) -> np.ndarray:
