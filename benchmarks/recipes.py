@@ -53,7 +53,6 @@ from threedgen.data.meshes.painted import PaintedMesh  # noqa: E402
 from threedgen.data.miniworld import held_out  # noqa: E402
 from threedgen.diffusion.checkpoints.locate import GAUSSIANS, locate_part, locate_weights  # noqa: E402
 from threedgen.imaging import Row  # noqa: E402
-from threedgen.mesh.gltf import WORLD_OF_GLTF  # noqa: E402
 from threedgen.mesh.render import render_mesh  # noqa: E402
 from threedgen.metrics import psnr, silhouette_iou  # noqa: E402
 from threedgen.tasks.evaluation.scoring import compare_surfaces, truth_of  # noqa: E402
@@ -72,6 +71,7 @@ COLUMNS = {
     "seconds": ("s", 1),
     "processor_seconds": ("of a processor", 1),
 }
+WORLD_OF_GLTF = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # +Y up, front +Z
 EVAL = load_config("eval-mini.yaml")  # the cameras
 
 

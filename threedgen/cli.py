@@ -59,7 +59,7 @@ TASKS: dict[Task, str] = {
     Task.dense_views: "threedgen.tasks.dense_views",
     Task.train_gaussians: "threedgen.tasks.training.train_gaussians",
 }
-WITH_PRIOR = ("refine",)  # verbs that load one
+WITH_PRIOR = ("measure", "refine")  # verbs that load one, or its autoencoder
 WITH_SCENE = (Task.generate, Task.reconstruct, Task.evaluate, Task.ablation)  # tasks that need the kernels
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 NOT_READ = 141  # or one that wrote to a pipe which nobody reads any more

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 
 from threedgen import cli
 from threedgen.cameras import orbit, viewing_cameras
@@ -68,7 +67,7 @@ def one_known_object(monkeypatch):
         assert (cameras.distance * (cameras.fov_y / 2).tan()).numpy() == pytest.approx(0.9)  # half a view's height
         return AlmostTrue()
 
-    monkeypatch.setattr(dense_views, "quick_fit", lambda settings: fit)
+    monkeypatch.setattr(measure_run, "quick_fit", lambda settings: fit)
 
 
 def figures_of(folder):
@@ -119,13 +118,12 @@ def test_views_are_measured_beside_true_ones(one_known_object, tmp_path, capsys,
 
 
 def half_red_half_blue(path):
-    """A square of the half height of the recipe's views: red to its front, blue behind, both above the ground."""
-    corners, aside = np.array([[0, -0.5, 0], [0, 0.5, 0], [0, 0.5, 0.5], [0, -0.5, 0.5]]), np.array([0.02, 0, 0])
+    """A triangle on the ground, red to its front, blue behind, large and far from the origin."""
+    corners, aside = 5 * np.array([[0, -0.5, 0], [0, 0.5, 0], [0, 0, 1.0]]) + [9, 9, 0], np.array([0.02, 0, 0])
     vertices = np.concatenate([corners + aside, corners - aside])
-    faces = np.array([[0, 1, 2], [0, 2, 3], [4, 6, 5], [4, 7, 6]])
-    normals = np.repeat([[1.0, 0, 0], [-1.0, 0, 0]], 4, 0)
-    colors = np.repeat(np.array([[255, 0, 0], [0, 0, 255]], np.uint8), 4, 0)
-    write_glb(ColoredMesh(vertices, faces, normals, colors), path)
+    normals = np.repeat([[1.0, 0, 0], [-1.0, 0, 0]], 3, 0)
+    colors = np.repeat(np.array([[255, 0, 0], [0, 0, 255]], np.uint8), 3, 0)
+    write_glb(ColoredMesh(vertices, np.array([[0, 1, 2], [3, 5, 4]]), normals, colors), path)
 
 
 class Clip:
@@ -152,8 +150,11 @@ def test_clip_is_shown_the_views_and_the_asset_from_all_sides(tmp_path, capsys, 
     front, behind = sides[0], sides[12]
     for side, channel in ((front, 0), (behind, 2)):
         colored = side[..., channel] - side[..., 2 - channel] > 0.5
-        rows = np.flatnonzero(colored.any(1))
-        assert colored.mean() > 0.05 and rows.max() < 0.7 * 224  # upright, above the middle of the picture
+        (rows, columns), widths = np.nonzero(colored), colored.sum(1)
+        assert (
+            130 < np.ptp(rows) < 210 and abs(rows.min() + rows.max() - 223) < 20
+        )  # it fills the height, in the middle
+        assert abs(columns.mean() - 111.5) < 2 and widths[rows.max() - 9] > 4 * widths[rows.min() + 9]  # upright
     found, of_true = figures_of(run)
     assert found["clip_score"] == 0 and found["asset_clip_score"] > 1 and of_true == {}
     printed = capsys.readouterr().out
@@ -208,10 +209,3 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
 )
 def test_which_views_close_a_ring(azimuths, closed):
     assert is_ring(orbit(azimuths, 20.0, 2.0, 40.0, 8)) is closed
-
-
-def test_the_way_back_from_a_file_is_the_way_into_it():
-    from threedgen.mesh.gltf import WORLD_OF_GLTF, to_y_up
-
-    points = Rotation.random(5, random_state=0).as_rotvec()
-    assert np.array_equal(to_y_up(points) @ WORLD_OF_GLTF[:3, :3].T, points)

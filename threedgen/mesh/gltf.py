@@ -17,8 +17,6 @@ _FLOAT, _UNSIGNED_SHORT, _UNSIGNED_INT = 5126, 5123, 5125
 _VERTEX_DATA, _INDEX_DATA = 34962, 34963
 _LINEAR, _LINEAR_MIPMAP, _CLAMP = 9729, 9987, 33071
 
-WORLD_OF_GLTF = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # what `to_y_up` is the way to
-
 
 def to_y_up(vectors: Array) -> Array:
     """World axes (x front, y left, z up) -> glTF's (z front, x left, y up): a rotation. [N, 3] -> [N, 3]."""

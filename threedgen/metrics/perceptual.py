@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.diffusion.formats.tensor_files import StoredTensor, check_keys, open_tensors
+from threedgen.diffusion.formats.tensor_files import MatchedTensors, Source, StoredTensor, check_keys, open_tensors
 from threedgen.imaging import to_numpy
 
 Features = Callable[[Tensor], Tensor]  # images [B, 3, H, W] in 0..1 -> [B, C, h, w]
@@ -64,7 +64,9 @@ class LPIPS(nn.Module):
             raise ThreedgenError(f"{backbone} is neither torchvision's AlexNet nor its VGG16")
         heads = heads or _heads_of_torchmetrics(net)
         found = cls(net)
-        _fill(found.features, tensors, "features.{}", backbone)
+        own = {key: tensor for key, tensor in tensors.items() if key.startswith("features.")}
+        sources = {name: Source(f"features.{name}") for name in found.features.state_dict()}
+        MatchedTensors(found.features, sources, own, str(backbone)).fill(torch.float32)
         learned = {key: tensor for key, tensor in _tensors_of(heads).items() if key.startswith("lin")}
         shapes = {f"lin{i}.model.1.weight": (1, len(head), 1, 1) for i, head in enumerate(found.heads)}
         check_keys(learned, shapes, str(heads))
@@ -132,15 +134,6 @@ def _tensors_of(file: Path) -> dict[str, StoredTensor]:
     if not file.is_file():
         raise ConfigError(f"{file} is not there (or is no file): LPIPS needs weights")
     return open_tensors(file)
-
-
-def _fill(module: nn.Module, tensors: Mapping[str, StoredTensor], name: str, where: Path) -> None:
-    """Give a module its own of a file's tensors; what else is there is another part's."""
-    keys = {name.format(key): key for key in module.state_dict()}
-    own = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] == name.split(".")[0]}
-    shapes = {stored: tuple(module.state_dict()[key].shape) for stored, key in keys.items()}
-    check_keys(own, shapes, str(where))
-    module.load_state_dict({key: own[stored].read().float() for stored, key in keys.items()})
 
 
 def _heads_of_torchmetrics(net: str) -> Path:

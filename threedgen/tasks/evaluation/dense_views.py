@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from threedgen.imaging import to_uint8
 from threedgen.metrics.azimuth import azimuth_errors
 from threedgen.metrics.consistency import unexplained
 from threedgen.metrics.flow import Flow, OpticalFlow, flow_around, flow_seen, warped_error
-from threedgen.metrics.novel_view import Distance, Fit, NovelViews, NovelViewScore
+from threedgen.metrics.novel_view import Fit, NovelViews, NovelViewScore
 from threedgen.metrics.perceptual import feature_distance
 from threedgen.runs.device import select_device
 from threedgen.scene.make import make_scene
@@ -79,20 +78,14 @@ def quick_fit(settings: Sequence[str] = ()) -> Fit:
     return partial(fit_views, config=load_config("reconstruct-nerf.yaml", [*_FIT, *settings]))
 
 
-def calibrated(
-    objects: Sequence[MiniObject],
-    cameras: Cameras,
-    settings: Sequence[str] = (),
-    further: Mapping[str, Distance] = MappingProxyType({}),
-) -> NovelViews:
+def calibrated(objects: Sequence[MiniObject], cameras: Cameras, settings: Sequence[str] = ()) -> NovelViews:
     """The measure of novel views for sets like those of `cameras`, calibrated with true views of some objects.
 
-    settings: `key=value` words, changes of the fit; further: distances by name, beside that of the VAE's features.
-    Raises ThreedgenError where the fit then is not good enough.
+    settings: `key=value` words, changes of the fit. Raises ThreedgenError where it then is not good enough.
     """
     fit = quick_fit(settings)
     sets = ((true_views(obj, cameras).rgb, cameras) for obj in objects)
-    return NovelViews(fit, {"vae_distance": vae_distance, **further}, sets)
+    return NovelViews(fit, {"vae_distance": vae_distance}, sets)
 
 
 def true_views(obj: MiniObject, cameras: Cameras) -> Rendering:

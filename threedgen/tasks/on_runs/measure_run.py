@@ -11,31 +11,32 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from threedgen.cameras import Cameras, viewing_cameras
+from threedgen.cameras import Cameras, orbit
 from threedgen.config.load import load_config
 from threedgen.config.schema import Config
 from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_json_atomically
 from threedgen.data.meshes.files import read_mesh
-from threedgen.data.meshes.views import CAMERAS
+from threedgen.data.meshes.views import CAMERAS, HALF_EDGE, normalize
 from threedgen.data.miniworld import build, parse
 from threedgen.data.posed_files import read_posed_images
 from threedgen.data.posed_images import PosedImages
-from threedgen.mesh.gltf import WORLD_OF_GLTF
 from threedgen.mesh.render import render_mesh
 from threedgen.metrics.clip_score import CLIPScore
 from threedgen.metrics.image import GREY
+from threedgen.metrics.novel_view import NovelViews
 from threedgen.metrics.perceptual import LPIPS
 from threedgen.metrics.raft import raft_flow
 from threedgen.runs.device import select_device
 from threedgen.tasks.evaluation.dense_views import (
-    calibrated,
     fitted_figures,
     measure_views,
     novel_scores,
+    quick_fit,
     seen_flow_figures,
     true_views,
+    vae_distance,
 )
 from threedgen.tasks.evaluation.tables import row
 from threedgen.tasks.on_runs.run_verb import config_of
@@ -57,6 +58,7 @@ _KNOWN = (
 _FIT_SIZE, _LEAST_RING = 64, 24  # half of fewer views do not say what the others show
 _HALF_HEIGHT = 0.9  # world units that a view shows above the origin, in which known objects have the size they should
 _ASSET_VIEWS, _ASSET_ELEVATION, _ASSET_SIZE, _WHITE = 24, 15.0, 224, (1.0, 1.0, 1.0)
+_ASSET_FOV_Y_DEG, _ASSET_ROOM = 40.0, 1.3  # room: the height that is seen, as a multiple of the asset's longest edge
 _UNEVEN = 0.01  # of the angle between neighbours
 _MEASURED = "measured.json"
 _TITLES = {
@@ -130,7 +132,7 @@ def measure_run(folder: Path, config: Config, prompt: str, judges: Judges) -> Me
         raise ConfigError(f"measure {folder}: --lpips and --raft are for {_LEAST_RING} or more views all around")
     device = select_device(config.runtime)
     clip = CLIPScore.from_pretrained(judges.clip, device) if judges.clip else None
-    further = {"lpips": LPIPS.from_files(judges.lpips).to(device).distance} if judges.lpips else {}
+    lpips = {"lpips": LPIPS.from_files(judges.lpips).to(device).distance} if judges.lpips else {}
     optical_flow = raft_flow(judges.raft, device) if judges.raft else None
 
     figures: dict[str, float | None] = {}
@@ -141,15 +143,16 @@ def measure_run(folder: Path, config: Config, prompt: str, judges: Judges) -> Me
     if has_ring:
         small = _at_known_scale(read_posed_images(folder, max_size=_FIT_SIZE))
         print(f"fitting    {2 * len(_KNOWN) + 2} scenes to views of {_FIT_SIZE} pixels", flush=True)
-        known = [build(parse(caption)) for caption in _KNOWN]
-        novel = calibrated(known, small.cameras, [f"runtime.device={config.runtime.device.name}"], further)
-        fitted = [fitted_figures(true_views(obj, small.cameras).rgb, small.cameras, novel.fit) for obj in known]
+        known = [(true_views(build(parse(caption)), small.cameras).rgb, small.cameras) for caption in _KNOWN]
+        fit = quick_fit([f"runtime.device={config.runtime.device.name}"])
+        novel = NovelViews(fit, {"vae_distance": vae_distance, **lpips}, known)
+        fitted = [fitted_figures(true, cameras, fit) for true, cameras in known]
         of_true = novel_scores(novel.truth) | {key: _mean([each[key] for each in fitted]) for key in fitted[0]}
         figures |= measure_views(small.on(GREY)[0], small.cameras, novel)
         if optical_flow:
             figures |= seen_flow_figures(pictures, optical_flow)
     if clip and has_asset:
-        figures["asset_clip_score"] = clip(_sides(asset, config), prompt)
+        figures["asset_clip_score"] = clip(_sides(asset), prompt)
     return Measured(figures, of_true)
 
 
@@ -167,12 +170,12 @@ def _at_known_scale(views: PosedImages) -> PosedImages:
     return views.moved(np.diag([scale, scale, scale, 1.0]))
 
 
-def _sides(asset: Path, config: Config) -> np.ndarray:
-    """The asset from all around on white, [V, H, W, 3]."""
-    mesh, _ = read_mesh(asset)
+def _sides(asset: Path) -> np.ndarray:
+    """The asset, wherever it stands and however large it is, from all around on white, [V, H, W, 3]."""
+    mesh, _ = normalize(read_mesh(asset)[0], up="y")
     around = np.arange(_ASSET_VIEWS) * 360 / _ASSET_VIEWS
-    cameras = viewing_cameras(config.camera, around, _ASSET_ELEVATION, _ASSET_SIZE)
-    return render_mesh(mesh.moved(WORLD_OF_GLTF), cameras, _WHITE)[0]
+    distance = _ASSET_ROOM * HALF_EDGE / math.tan(math.radians(_ASSET_FOV_Y_DEG) / 2)
+    return render_mesh(mesh, orbit(around, _ASSET_ELEVATION, distance, _ASSET_FOV_Y_DEG, _ASSET_SIZE), _WHITE)[0]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
