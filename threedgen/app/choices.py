@@ -178,8 +178,8 @@ def _draws(path: Path) -> bool:
 def _is_here(path: Path, besides: Collection[str]) -> bool:
     """Whether a recipe names weights that lie in a folder here, other than those; the hub is not asked.
 
-    Only its first level is read: a recipe takes a tenth of a second to load as a whole. Other programs have folders of
-    the same name: what is no recipe is passed over.
+    Only its first level is read, which is quickly done. Other programs have folders of the same name: what is no recipe
+    is passed over.
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8")) or {}

@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import threading
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, make_dataclass, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from threedgen.core.randomness import random_seed
 
 RANDOM = "random"  # seed=random: drawn here, once, so that the config of the run has the number
 _RENAMED = {"num_threads": "runtime.threads"}  # old word -> the setting that it now is
+_CONVERTING = threading.Lock()  # one value at a time: see `_tree_of`
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -59,23 +61,13 @@ def load_config(
     ignored = {one.key for one in assignments} - {one.key for one in words} if path and _is_of_run(path) else set()
     assignments += words
 
-    tree = OmegaConf.structured(Config)
-    texts: dict[str, str] = {}
+    result = Config()
     for assignment in assignments:
-        if _leaf_types()[assignment.key] is str:
-            texts[assignment.key] = _text(assignment)  # kept out of OmegaConf, which would resolve ${...}
-        elif assignment.key == "seed" and assignment.value == RANDOM:
-            tree.seed = random_seed()
-        else:
-            _assign(tree, assignment)
-    result = OmegaConf.to_object(tree)
-    assert isinstance(result, Config)
-    for key, text in texts.items():
-        *sections, name = key.split(".")
+        *sections, name = assignment.key.split(".")
         owner: Any = result
         for section in sections:
             owner = getattr(owner, section)
-        setattr(owner, name, text)
+        setattr(owner, name, _value(assignment))
     validate(result, {assignment.key: assignment.where for assignment in assignments}, ignored)
     return result
 
@@ -302,15 +294,29 @@ def _text(assignment: _Assignment) -> str:
     return os.path.expanduser(text) if text.startswith("~/") and not assignment.key.endswith("prompt") else text
 
 
-def _assign(tree: Any, assignment: _Assignment) -> None:
-    """Let OmegaConf convert the text to the schema's type; its two special spellings are refused first."""
+def _value(assignment: _Assignment) -> Any:
+    """The text as the schema's type; OmegaConf's two special spellings are refused."""
+    if _leaf_types()[assignment.key] is str:
+        return _text(assignment)
+    if assignment.key == "seed" and assignment.value == RANDOM:
+        return random_seed()
     texts = assignment.value if isinstance(assignment.value, list) else [assignment.value]
     if any("${" in text or text == "???" for text in texts):
         raise _wrong_type(assignment)
-    try:
-        OmegaConf.update(tree, assignment.key, assignment.value)
-    except OmegaConfBaseException as error:
-        raise _wrong_type(assignment) from error
+    with _CONVERTING:
+        tree = _tree_of(_leaf_types()[assignment.key])
+        try:
+            OmegaConf.update(tree, "value", assignment.value)
+        except OmegaConfBaseException as error:
+            raise _wrong_type(assignment) from error
+        setting: Any = OmegaConf.to_object(tree)
+        return setting.value
+
+
+@cache
+def _tree_of(declared: Any) -> Any:
+    """OmegaConf's tree of one setting of this type; one of the whole schema takes it a tenth of a second to make."""
+    return OmegaConf.structured(make_dataclass("Setting", [("value", declared)]))
 
 
 def _wrong_type(assignment: _Assignment) -> ConfigError:
