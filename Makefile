@@ -9,6 +9,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GLIBCS := 17 24 27 28 34 35
+# two processes of one thread each: torch's threads would wait for each other; worksteal: tests of a file stay together,
+# and what they share is made once; bytecode is written, as hundreds of programs are started
+TESTS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: setup demo test slow faults check gpu-wheels clean
 
@@ -17,16 +20,14 @@ setup: $(VENV)/.setup
 demo: setup
 	$(BIN)/python launch.py --config mvdream-mini.yaml prompt="a red cat with a green face"
 
-# two processes of one thread each: torch's threads would wait for each other; worksteal: tests of a file stay together,
-# and what they share is made once
 test: $(VENV)/.setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(TESTS) -m "not slow"
 
 slow: $(VENV)/.setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(TESTS) -m slow
 
 faults: $(VENV)/.setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/faults tests/ops/test_native_build.py
+	$(TESTS) tests/faults tests/ops/test_native_build.py
 
 check: $(VENV)/.setup-dev
 	$(BIN)/ruff check .

@@ -132,6 +132,7 @@ def test_what_ends_a_process_of_tests_costs_only_itself(stages, tmp_path):
     assert [test.partition("::")[2] for test in found["unfinished"]] == ["test_dies"]
 
 
+@pytest.mark.slow
 def test_passing_tests_are_a_stage_that_passes(stages, tmp_path):
     (tmp_path / "test_some.py").write_text("def test_good(): pass")
     stages.run_tests([str(tmp_path / "test_some.py")], 1, stages.Figures(tmp_path / "figures.json"))

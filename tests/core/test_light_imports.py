@@ -25,6 +25,7 @@ def run(code: str) -> str:
     return ended.stdout.strip()
 
 
+@pytest.mark.slow
 def test_what_a_generation_imports_and_loads_leaves_out_what_is_slow_and_a_compiler_can_still_come():
     code = f"""{LIGHT}
 import threedgen.tasks.sample_views

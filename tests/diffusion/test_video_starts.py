@@ -14,6 +14,7 @@ def benchmark(load_benchmark):
     return load_benchmark("video_starts")
 
 
+@pytest.mark.slow
 def test_no_start_has_none_of_minis_tensors_and_a_prior_that_knows_more_has_the_lower_loss(benchmark):
     validation = benchmark.Validation(load_config("train-video-mini.yaml"), 1)
     new, trained = benchmark.new(), MultiViewPrior.from_pretrained("mini-video")

@@ -200,6 +200,7 @@ with process_group(RuntimeConfig()):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_stop_at_one_step(tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     environment = os.environ | {

@@ -21,7 +21,8 @@ def _takes_a_device(test):
     return "device" in test.__code__.co_varnames[: test.__code__.co_argcount]
 
 
-for _name in ("test_cuda_emulation", "test_cuda_fused_field", "test_cuda_group_norm", "test_cuda_splats"):
+_CUDA = [f"test_cuda_{name}" for name in ("emulation", "fused_field", "group_norm", "splats")]
+for _name in (*_CUDA, "test_gaussian_field"):
     _tests = {k: v for k, v in vars(_load(_name)).items() if k.startswith("test_") and _takes_a_device(v)}
     assert not _tests.keys() & globals().keys()
     globals().update(_tests)

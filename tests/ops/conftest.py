@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from threedgen.ops import native, plain
-from threedgen.ops.native import build, cuda, cuda_field, group_norm, splats
+from threedgen.ops.native import build, cuda, cuda_field, gaussian_field, group_norm, splats
 
 
 @pytest.fixture(params=["plain", "native"])
@@ -48,7 +48,8 @@ def device(emulated_library, monkeypatch, request):
     monkeypatch.setattr(cuda, "_load", lambda: (emulated_library, ""))
     monkeypatch.setattr(cuda, "_stream_of", lambda _: contextlib.nullcontext())
     with torch.library._scoped_library("threedgen", "IMPL") as library:
-        kernels = cuda.KERNELS, cuda_field.KERNELS, splats.CUDA_KERNELS, group_norm.CUDA_KERNELS
+        kernels = [cuda.KERNELS, cuda_field.KERNELS]
+        kernels += [module.CUDA_KERNELS for module in (splats, gaussian_field, group_norm)]
         for name, kernel in itertools.chain(*(of.items() for of in kernels)):
             library.impl(name, kernel, "CPU", allow_override=True)
         yield torch.device("cpu")

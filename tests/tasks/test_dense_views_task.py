@@ -22,6 +22,7 @@ _QUICK += ["export.turntable_frames=2", "export.resolution=48", "export.texture_
 _QUICK += ["aware.every=0"]
 
 
+@pytest.mark.slow
 def test_views_gaussians_and_a_mesh_of_them(tmp_path, capsys):
     words = ["prompt=a red cube, 3d asset", f"output_root={tmp_path}", "gaussians.asset=gaussians", "aware.steps=[3,4]"]
     assert main([*_QUICK, *words]) == 0

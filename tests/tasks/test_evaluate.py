@@ -106,6 +106,7 @@ def test_table_shows_means_and_counts_janus_failures():
     ]
 
 
+@pytest.mark.slow
 def test_evaluation_runs_and_keeps_its_scores(tmp_path, monkeypatch):
     settings = ["eval.prompts=1", "eval.num_cameras=2", "steps=2", "camera.resolution=16", "export.resolution=32"]
     config = load_config("eval-mini.yaml", [*settings, "num_threads=1", "refine.rounds=0"])

@@ -146,6 +146,7 @@ def test_a_picture_for_texture_coordinates_that_have_none(tmp_path, capsys):
     assert "no picture that can be read" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_files(meshes, tmp_path):
     assert render(meshes, tmp_path / "one") == 0 and render(meshes, tmp_path / "two", "--workers", 2) == 0
     for path in (tmp_path / "one").rglob("*.png"):

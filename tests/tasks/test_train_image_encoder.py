@@ -78,6 +78,7 @@ def test_a_picture_says_what_its_caption_says_and_one_that_is_kept_back_nothing(
         assert is_trained or torch.equal(was, value), name
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_ends_at_the_same_bits(trained, config, sources, folder):
     again = _trained(config, sources, folder)  # from its checkpoint at step 80
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True))

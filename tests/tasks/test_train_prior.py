@@ -43,7 +43,7 @@ num_threads: 1
 camera: {fov_y_deg_range: [36, 44], distance_range: [0.85, 0.95]}
 views: {num_inference_steps: 2}
 train: {steps: 6, batch_objects: 4, lr: 1e-3, warmup_steps: 1, num_objects: 6, num_patterned_images: 6,
-        render_workers: 1, checkpoint_every: 2, sample_every: 3, log_every: 2, multiview_probability: 0.5}
+        render_workers: 1, checkpoint_every: 2, sample_every: 6, log_every: 2, multiview_probability: 0.5}
 """
 
 
@@ -94,7 +94,7 @@ def losses(folder):
 @pytest.fixture(scope="module")
 def straight(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
-    train(config, folder)
+    train(config, folder, sample_every=3)
     return folder
 
 

@@ -95,6 +95,10 @@ class Ops(Protocol):
         width: int,
     ) -> SplatImages: ...
 
+    def sum_gaussians(
+        self, positions: Tensor, gaussians: Tensor, members: Tensor, first: Tensor, last: Tensor, reach: float
+    ) -> Tensor: ...
+
 
 class Backend(Ops, Protocol):
     """The ops that were chosen for a device."""
@@ -122,6 +126,7 @@ class _Chosen:
     refresh_occupancy: Callable[..., Any]
     adamw_step: Callable[..., Any]
     splat: Callable[..., Any]
+    sum_gaussians: Callable[..., Any]
     march_within: MarchWithin | None = None
 
 

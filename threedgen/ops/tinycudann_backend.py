@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 from threedgen.core.errors import ConfigError
 from threedgen.ops.native.compositing import composite
 from threedgen.ops.native.field import field_with_normals
+from threedgen.ops.native.gaussian_field import sum_gaussians
 from threedgen.ops.native.hash_grid import hash_grid_encode
 from threedgen.ops.native.marching import march, ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
@@ -103,4 +104,5 @@ __all__ = [
     "render_field",
     "require",
     "splat",
+    "sum_gaussians",
 ]

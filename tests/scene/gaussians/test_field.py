@@ -17,13 +17,14 @@ from threedgen.ops.backends import select_backend
 from threedgen.scene.gaussians import Gaussians
 
 
+@pytest.mark.parametrize("backend", [BackendName.plain, BackendName.auto])
 @pytest.mark.parametrize("cells", [1, 8, 128])
-def test_equals_the_plain_sum(cloud, monkeypatch, cells):
+def test_equals_the_sum_over_all(cloud, monkeypatch, cells, backend):
     """Over all Gaussians within three standard deviations, however coarse the cells are."""
     monkeypatch.setattr("threedgen.scene.gaussians.field._ENTRIES", cells**3)
     monkeypatch.setattr("threedgen.scene.gaussians.field._FINEST", cells)
-    monkeypatch.setattr("threedgen.scene.gaussians.field._PAIRS_AT_ONCE", 50)
-    scene = cloud(40, size=0.08)
+    monkeypatch.setattr("threedgen.ops.plain.gaussian_field._PAIRS_AT_ONCE", 50)
+    scene = replace(cloud(40, size=0.08), ops=select_backend(backend))
     scene.opacities[:4] = torch.tensor([0.001, 0.003, 0.999, 1.0])  # two that are never drawn, two cut off at 0.99
     positions = torch.cat([scene.positions, 0.6 * torch.randn(300, 3, generator=torch.Generator().manual_seed(1))])
     density, light = np.zeros(len(positions)), np.zeros((len(positions), 3))

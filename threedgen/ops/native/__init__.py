@@ -4,6 +4,7 @@ from threedgen.ops.native.availability import available, why_not
 from threedgen.ops.native.compositing import composite
 from threedgen.ops.native.cuda import march_within
 from threedgen.ops.native.field import evaluate_field, field_with_normals, refresh_occupancy, render_field
+from threedgen.ops.native.gaussian_field import sum_gaussians
 from threedgen.ops.native.hash_grid import hash_grid_encode
 from threedgen.ops.native.marching import march, ray_jitter
 from threedgen.ops.native.optimizer import adamw_step
@@ -24,5 +25,6 @@ __all__ = [
     "refresh_occupancy",
     "render_field",
     "splat",
+    "sum_gaussians",
     "why_not",
 ]

@@ -2,6 +2,7 @@
 
 from threedgen.ops.plain.compositing import composite
 from threedgen.ops.plain.field import evaluate_field, field_with_normals, refresh_occupancy, render_field
+from threedgen.ops.plain.gaussian_field import sum_gaussians
 from threedgen.ops.plain.hash_grid import hash_grid_encode
 from threedgen.ops.plain.marching import march, ray_box
 from threedgen.ops.plain.optimizer import adamw_step
@@ -20,4 +21,5 @@ __all__ = [
     "refresh_occupancy",
     "render_field",
     "splat",
+    "sum_gaussians",
 ]

@@ -61,7 +61,7 @@ class Gaussians:
     def _field(self) -> GaussianField:
         rgb = self.colors if self.colors.ndim == 2 else 0.5 + spherical_harmonics(self.positions, 0) * self.colors[:, 0]
         tensors = self.positions, self.quaternions, self.scales, self.opacities, rgb.clamp(0.0, 1.0)
-        return GaussianField(*(tensor.detach() for tensor in tensors))
+        return GaussianField(self._ops, *(tensor.detach() for tensor in tensors))
 
     @property
     def radius(self) -> float:

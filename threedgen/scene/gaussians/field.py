@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from threedgen.ops.backends import Ops
 from threedgen.ops.plain.splats import rotation_matrices
 from threedgen.ops.splats import MAX_ALPHA, MIN_ALPHA
 
@@ -14,7 +15,6 @@ _REACH = 3.0  # standard deviations; further out a Gaussian is nothing
 _THINNEST = 1 / 128  # of the cube's half edge: grids that look for a surface step over what is thinner
 _FINEST = 128  # cells along an edge
 _ENTRIES = 32  # for each Gaussian, of all cells' lists together, before cells are made larger
-_PAIRS_AT_ONCE = 1 << 20  # of a position and a Gaussian near it
 
 
 class GaussianField:
@@ -29,21 +29,26 @@ class GaussianField:
     Only Gaussians that reach a position count there: each cell of a grid has a list of those that reach into it.
     """
 
-    def __init__(self, positions: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, rgb: Tensor) -> None:
+    def __init__(
+        self, ops: Ops, positions: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, rgb: Tensor
+    ) -> None:
         """[N, 3], [N, 4], [N, 3], [N] and [N, 3], as in `Gaussians`; rgb: of no direction, in 0..1."""
+        self.ops = ops
         seen = opacities >= MIN_ALPHA
         turn = rotation_matrices(quaternions[seen])
-        self.positions = positions[seen]
+        mean = positions[seen]
         reach = _REACH * _deviations(turn, scales[seen])
-        self.radius = float((self.positions.abs() + reach).max()) if len(reach) else 1.0
+        self.radius = float((mean.abs() + reach).max()) if len(reach) else 1.0
         scales = scales[seen].clamp(min=_THINNEST * self.radius)
         to_deviations = turn.mT / scales[:, :, None]
-        self.precision = to_deviations.mT @ to_deviations  # [N, 3, 3] inverse covariances
+        row, column = torch.triu_indices(3, 3)
+        precision = (to_deviations.mT @ to_deviations)[:, row, column]
         thickness = math.sqrt(2 * math.pi) * scales.amin(-1)
         densest = -torch.log1p(-opacities[seen].clamp(max=MAX_ALPHA)) / thickness
-        self.emission = densest[:, None] * torch.cat([torch.ones_like(rgb[seen, :1]), rgb[seen]], -1)  # [N, 4]
+        light = densest[:, None] * rgb[seen]
+        self.gaussians = torch.cat([mean, precision, densest[:, None], light], -1)  # [N, 13], see `ops.sum_gaussians`
         reach = _REACH * _deviations(turn, scales)
-        self._list_cells(self.positions - reach, self.positions + reach)
+        self._list_cells(mean - reach, mean + reach)
 
     def _list_cells(self, lower: Tensor, upper: Tensor) -> None:
         """Enter each Gaussian with all cells that its box [N, 3] .. [N, 3] touches."""
@@ -76,36 +81,15 @@ class GaussianField:
     @torch.no_grad()
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """World positions [M, 3] -> density [M] per world unit, rgb [M, 3]; grey where nothing is near."""
-        positions = positions.to(self.positions)
+        positions = positions.to(self.gaussians)
         cell = ((positions - self.corner) / self.cell).floor().long()
         inside = ((cell >= 0) & (cell < self.cells)).all(-1)
         number, order = torch.where(inside, self._number(cell), -1).sort(stable=True)
-        number, count = torch.unique_consecutive(number, return_counts=True)
-        first, last = self.starts[number], self.starts[number + 1]  # of -1 nothing, as there are no such members
-        sums = positions.new_zeros(len(positions), 4)
-        for at, start, stop in zip(order.split(count.tolist()), first.tolist(), last.tolist(), strict=True):
-            if start < stop:
-                for part in at.split(max(1, _PAIRS_AT_ONCE // (stop - start))):
-                    sums[part] = self._sums(positions[part], self.members[start:stop])
+        lists = self.members, self.starts[number], self.starts[number + 1]  # of -1 nothing: there are no such members
+        sums = positions.new_empty(len(positions), 4)
+        sums[order] = self.ops.sum_gaussians(positions[order], self.gaussians, *lists, _REACH)
         density, light = sums.split([1, 3], -1)
         return density[:, 0], torch.where(density > 0, light / density, 0.5)
-
-    def _sums(self, positions: Tensor, near: Tensor) -> Tensor:
-        """[P, 4] density and light of the Gaussians with numbers `near` [L] at positions [P, 3].
-
-        d^2 is a polynomial in x, y, z, so that all P * L of them are one product of matrices. Coordinates are taken
-        from a point near by: the polynomial's terms are large far from their origin, and their sum is not.
-        """
-        x, y, z = (positions - positions[0]).unbind(-1)
-        powers = torch.stack([x * x, y * y, z * z, x * y, x * z, y * z, x, y, z, torch.ones_like(x)], -1)
-        form, mean = self.precision[near], self.positions[near] - positions[0]
-        linear = (form @ mean[:, :, None])[..., 0]
-        squares = torch.diagonal(form, dim1=1, dim2=2)
-        mixed = torch.stack([form[:, 0, 1], form[:, 0, 2], form[:, 1, 2]], -1)
-        coefficients = torch.cat([squares, 2 * mixed, -2 * linear, (linear * mean).sum(-1, keepdim=True)], -1)
-        square = powers @ coefficients.T
-        weight = torch.where(square < _REACH**2, torch.exp(-0.5 * square.clamp(min=0)), 0.0)
-        return weight @ self.emission[near]
 
 
 def _deviations(turn: Tensor, scales: Tensor) -> Tensor:
