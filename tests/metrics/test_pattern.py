@@ -58,6 +58,7 @@ def test_coarser_patterns_are_told_apart_by_their_scale():
     assert named_patterns(coarse, CAPTIONS, CAMERAS).rate < 0.75
 
 
+@pytest.mark.slow
 def test_views_are_judged_without_their_cameras(true_views):
     some = slice(0, 12)  # objects are looked at from 72 places each
     assert named_patterns(true_views[some], CAPTIONS[some], None).rate > 0.8
