@@ -138,6 +138,22 @@ def test_what_nobody_sees_is_filled(analytic):
     assert surface.volume == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.03)
 
 
+@pytest.mark.parametrize(("lid", "is_filled"), [(0.0, False), (0.05, False), (0.3, True), (1.0, True)])
+@pytest.mark.parametrize("axis", range(3))
+def test_a_box_is_filled_under_a_thin_lid_and_not_where_it_is_open(analytic, axis, lid, is_filled):
+    """lid: its optical depth straight on. Of a box of edge 1 the hollow is 0.216, what is above it 0.072."""
+
+    def density(p):
+        across = torch.cat([p[:, :axis], p[:, axis + 1 :]], 1).abs().amax(1)
+        walls = torch.where((across < 0.3) & (p[:, axis].abs() < 0.3), 0.0, 60.0)
+        box = torch.where((across < 0.3) & (p[:, axis] > 0.3), lid / 0.2, walls)
+        return torch.where(p.abs().amax(1) < 0.5, box, 0.0)
+
+    surface = as_trimesh(*extract_isosurface(analytic.Field(density), 64))
+    assert surface.is_watertight and surface.body_count == 1
+    assert surface.volume > 0.92 if is_filled else 0.69 < surface.volume < 0.78
+
+
 @pytest.mark.parametrize(
     ("density", "threshold", "words"),
     [

@@ -17,6 +17,7 @@ from threedgen.mesh.types import Array, DistanceField, RadianceField, evaluate_d
 _COARSE_CELLS = 64  # along the scene's edge, to find the box that holds the object
 _NUM_THRESHOLDS = 24
 _DARK = math.log(4.0)  # optical depth behind which nothing is seen
+_DIM = math.log(8.0 / 7.0)  # that of something, and be it a lid of fog: an eighth of the light is lost
 _LOG_RANGE = 1.5  # at most so much of log density is kept on either side of the surface
 _LEVELS = np.linspace(-0.7, 0.3, 41)  # of the kept range of log density
 # Steps along which silhouettes are compared: a cube's axes and diagonals, and those of its sides. Not the axes alone: a
@@ -222,18 +223,22 @@ def _march(density: Array, cell: float, threshold: float, haze: float | None) ->
 
 
 def _unseen(density: Array, cell: float) -> Array:
-    """[X, Y, Z] bool: samples that less than a quarter of the light reaches along each of the six axis directions.
+    """[X, Y, Z] bool: samples that less than a quarter of the light reaches along each of the six axis directions, or
+    each but one, along which some of it is lost.
 
     No image tells the optimisation what is inside an object: it leaves caves and tunnels there, often with an
-    opening too small to see, which would cost most of the mesh's faces.
+    opening too small to see, which would cost most of the mesh's faces. And a side that was only looked at aslant, as
+    a cube's upper one is, need not be dense to look solid: straight on it lets light through. An opening lets all of it.
     """
     depth = np.float32(cell) * density
-    unseen = np.ones(density.shape, bool)
+    lit, is_open = np.zeros(density.shape, np.int8), np.zeros(density.shape, bool)
     for axis in range(3):
         up_to = depth.cumsum(axis)
         total = up_to.take([-1], axis)
-        unseen &= (up_to - depth > _DARK) & (total - up_to > _DARK)
-    return unseen
+        for before in (up_to - depth, total - up_to):
+            lit += before <= _DARK
+            is_open |= before <= _DIM
+    return (lit <= 1) & ~is_open
 
 
 def _nothing_above(threshold: float, highest: float) -> EmptyMeshError:
