@@ -30,11 +30,12 @@ def test_what_a_generation_imports_and_loads_leaves_out_what_is_slow_and_a_compi
     code = f"""{LIGHT}
 import threedgen.tasks.sample_views
 print([name for name in ("scipy", "xatlas", "embreex", "threedgen.mesh") if name in sys.modules])
-import threedgen.tasks.generate
+import threedgen.tasks.generate, threedgen.tasks.dense_views
 from threedgen.config.schema import Config
 from threedgen.tasks.prompting import load_prior
 load_prior(Config(weights="mini")).encode_text(["a red cat"])
-slow = ("torch._dynamo", "sympy", "peft", "accelerate", "transformers", "scipy.stats", "matplotlib")
+slow = ("torch._dynamo", "sympy", "peft", "accelerate", "transformers")
+slow += ("scipy.stats", "scipy.optimize", "trimesh", "matplotlib")
 print([name for name in slow if name in sys.modules])
 import gc, torch
 assert gc.isenabled() and gc.get_freeze_count() > 1000

@@ -24,14 +24,13 @@ from torch import Tensor
 
 from threedgen.config.scene import DataConvention, MaskUse
 from threedgen.core.errors import ConfigError, ThreedgenError
-from threedgen.data.meshes.views import CAMERAS
 from threedgen.data.pictures.colmap import read_model
 from threedgen.data.pictures.conventions import check_convention, to_opengl
 from threedgen.data.pictures.decoding import PICTURES, VIDEOS, Stored, open_picture, stored
 from threedgen.data.pictures.finding import described_by, some, video_advice
 from threedgen.data.pictures.lens import Lens, Pinhole, lens_of, pinholes, straightened
 from threedgen.data.pictures.masks import masks_beside, read_mask
-from threedgen.data.posed_images import PosedImages, cameras_at
+from threedgen.data.posed_images import CAMERAS, PosedImages, cameras_at
 from threedgen.mesh.types import Array
 
 _TRANSFORMS = ("transforms.json", "transforms_train.json")

@@ -16,6 +16,7 @@ from threedgen.cameras import Cameras, Rays
 from threedgen.core.errors import ConfigError
 from threedgen.mesh.types import Array
 
+CAMERAS = "cameras.json"  # beside pictures: what they were taken with
 
 @dataclass(frozen=True)
 class PosedImages:

@@ -16,8 +16,8 @@ from threedgen.cameras import Cameras
 from threedgen.core.arguments import program
 from threedgen.core.errors import ConfigError, ThreedgenError
 from threedgen.data.captions import as_caption
-from threedgen.data.meshes.views import CAMERAS, Layout
-from threedgen.data.posed_images import cameras_at
+from threedgen.data.meshes.views import Layout
+from threedgen.data.posed_images import CAMERAS, cameras_at
 from threedgen.data.shards import Shards
 from threedgen.data.training_samples import ReplacingSource, ViewSet, decode_picture
 

@@ -228,7 +228,8 @@ def _unseen(density: Array, cell: float) -> Array:
 
     No image tells the optimisation what is inside an object: it leaves caves and tunnels there, often with an
     opening too small to see, which would cost most of the mesh's faces. And a side that was only looked at aslant, as
-    a cube's upper one is, need not be dense to look solid: straight on it lets light through. An opening lets all of it.
+    a cube's upper one is, need not be dense to look solid: straight on it lets light through. An opening lets all of
+    it through.
     """
     depth = np.float32(cell) * density
     lit, is_open = np.zeros(density.shape, np.int8), np.zeros(density.shape, bool)

@@ -26,11 +26,11 @@ from threedgen.core.randomness import stable_seed
 from threedgen.data.meshes.files import read_mesh
 from threedgen.data.meshes.painted import PaintedMesh
 from threedgen.data.miniworld.render import shade
+from threedgen.data.posed_images import CAMERAS
 from threedgen.mesh.rasterize import Rasterizer
 from threedgen.mesh.render import render_views
 from threedgen.mesh.types import Array
 
-CAMERAS = "cameras.json"
 HALF_EDGE = 0.5  # of the cube that holds a mesh
 _VERSION = 4  # of the pictures: raise it when the same settings give others
 

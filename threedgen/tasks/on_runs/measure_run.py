@@ -18,10 +18,10 @@ from threedgen.core.arguments import ArgumentParser, program
 from threedgen.core.errors import ConfigError
 from threedgen.core.files import write_json_atomically
 from threedgen.data.meshes.files import read_mesh
-from threedgen.data.meshes.views import CAMERAS, HALF_EDGE, normalize
+from threedgen.data.meshes.views import HALF_EDGE, normalize
 from threedgen.data.miniworld import build, parse
 from threedgen.data.posed_files import read_posed_images
-from threedgen.data.posed_images import PosedImages
+from threedgen.data.posed_images import CAMERAS, PosedImages
 from threedgen.mesh.render import render_mesh
 from threedgen.metrics.clip_score import CLIPScore
 from threedgen.metrics.image import GREY

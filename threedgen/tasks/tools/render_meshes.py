@@ -20,7 +20,6 @@ from threedgen.core.processes import mapping
 from threedgen.data.captions import CAPTIONS, read_caption_lines
 from threedgen.data.meshes.files import SUFFIXES
 from threedgen.data.meshes.views import (
-    CAMERAS,
     ORBIT,
     SPHERE,
     Layout,
@@ -31,6 +30,7 @@ from threedgen.data.meshes.views import (
     render_files,
     write_views,
 )
+from threedgen.data.posed_images import CAMERAS
 from threedgen.data.shards import ABOUT, Shards, key_of, read_about, write_shard
 from threedgen.mesh.rasterizers import make_rasterizer
 
