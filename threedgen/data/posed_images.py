@@ -18,6 +18,7 @@ from threedgen.mesh.types import Array
 
 CAMERAS = "cameras.json"  # beside pictures: what they were taken with
 
+
 @dataclass(frozen=True)
 class PosedImages:
     """N pictures of one size and their cameras, whose azimuths and elevations are those seen from the origin."""
