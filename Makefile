@@ -1,5 +1,5 @@
 # make demo    a sentence in, a textured mesh out
-# make test    the tests, but for whole programs, compilers and trainings
+# make test    the tests, but for those that take longest: whole programs, compilers, trainings
 # make slow    those
 # make faults  of these what happens to runs: signals, full disks, bad numbers, killed processes, no compiler
 # make check   style and types

@@ -38,6 +38,20 @@ def test_files_of_other_programs_are_no_recipes(offered, tmp_path, monkeypatch):
     assert [choice.config.weights for choice in choices()] == weights
 
 
+def test_weights_here_are_offered_by_recipes_that_name_or_inherit_them(tmp_path, monkeypatch):
+    for part in PARTS:
+        (tmp_path / "w" / part).mkdir(parents=True)
+        (tmp_path / "w" / part / "config.json").write_text("{}")
+    (tmp_path / "w/scheduler/scheduler_config.json").write_text("{}")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/own.yaml").write_text("extends: views-mini.yaml\nweights: w\n")
+    (tmp_path / "configs/more.yaml").write_text("extends: own.yaml\nseed: 3\n")
+    (tmp_path / "configs/gone.yaml").write_text("extends: views-mini.yaml\nweights: nowhere\n")
+    (tmp_path / "configs/trains.yaml").write_text("extends: train-mini.yaml\nweights: w\n")
+    monkeypatch.chdir(tmp_path)
+    assert [choice.name for choice in choices()[5:]] == ["more", "own"]
+
+
 def test_recipes_that_are_asked_for():
     (one,) = choices(["mvdream-mini"], ["steps=7"])
     assert one.name == "mvdream-mini" and one.config.steps == 7

@@ -140,6 +140,9 @@ def test_values_have_the_schemas_types(tmp_path):
     config = load_config(None, ["scene.radius=2", "camera.distance_range=[1,2]"])
     assert type(config.scene.radius) is float
     assert type(config.camera.distance_range) is tuple
+    with pytest.raises(ConfigError):
+        load_config(None, ["eval.views=[7, x]"])
+    assert load_config(None, ["eval.views=[5]"]).eval.views == (5,)  # of values before nothing is left
     assert {type(number) for number in config.camera.distance_range} == {float}
 
 

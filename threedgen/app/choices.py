@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import yaml
-
 from threedgen.config.load import all_recipes, config_name, find_config, load_config
 from threedgen.config.schema import DRAWING, Config, Task
 from threedgen.core.arguments import program
@@ -19,7 +17,6 @@ from threedgen.core.randomness import random_seed
 from threedgen.data.miniworld.grammar import training_specs
 from threedgen.data.miniworld.reading import read
 from threedgen.diffusion.checkpoints.locate import (
-    BUNDLED,
     BUNDLED_NAMES,
     GAUSSIANS,
     locate_base,
@@ -101,9 +98,8 @@ def choices(recipes: Sequence[str] = (), settings: Sequence[str] = ()) -> list[C
     paths = {path.stem: path for path in all_recipes().values()}
     bundled = [_choice(paths[name], settings) for name in _KNOWN if name in paths]
     known = {choice.config.weights for choice in bundled}
-    others = (path for name, path in sorted(paths.items()) if name not in _KNOWN and _is_here(path, known))
-    drawing = (path for path in others if _draws(path))
-    offered = [choice for choice in (*bundled, *(_choice(path, settings) for path in drawing)) if choice.has_all]
+    others = (path for name, path in sorted(paths.items()) if name not in _KNOWN and _draws_with_others(path, known))
+    offered = [choice for choice in (*bundled, *(_choice(path, settings) for path in others)) if choice.has_all]
     if not offered:
         raise ConfigError(f"{' '.join(settings)}: no recipe has all that it needs then: ask for one by --config NAME")
     return offered
@@ -167,31 +163,17 @@ def _choice(path: Path, settings: Sequence[str]) -> Choice:
     return Choice(path, title, about, load_config(path, settings))
 
 
-def _draws(path: Path) -> bool:
-    """Whether a recipe draws something of a prompt; without settings, which may be none that it has a use for."""
+def _draws_with_others(path: Path, known: Collection[str]) -> bool:
+    """Whether a recipe draws something of a prompt, by weights that lie in a folder here and are not those; the hub is
+    not asked. Without settings, which may be none that it has a use for. Other programs have folders of the same name:
+    what is no recipe is passed over."""
     try:
-        return load_config(path).task in DRAWING
-    except ConfigError:  # another program's
-        return False
-
-
-def _is_here(path: Path, besides: Collection[str]) -> bool:
-    """Whether a recipe names weights that lie in a folder here, other than those; the hub is not asked.
-
-    Only its first level is read, which is quickly done. Other programs have folders of the same name: what is no recipe
-    is passed over.
-    """
-    try:
-        content = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    weights = content.get("weights", BUNDLED) if isinstance(content, dict) else None
-    if not isinstance(weights, str) or weights in besides:
-        return False
-    if not (weights in BUNDLED_NAMES or Path(weights).is_dir()):
-        return False
-    try:
-        locate_weights(weights)
-    except WeightsMissingError:
+        config = load_config(path)
+        if config.task not in DRAWING or config.weights in known:
+            return False
+        if not (config.weights in BUNDLED_NAMES or Path(config.weights).is_dir()):
+            return False
+        locate_weights(config.weights)
+    except (OSError, ConfigError, WeightsMissingError):
         return False
     return True

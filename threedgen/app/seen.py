@@ -172,5 +172,5 @@ def _zip_of_obj(obj: Path) -> bytes:
 
 @lru_cache(maxsize=256)
 def _config(path: Path, _written: int) -> Config:
-    """Reading one takes part of a tenth of a second: as long as it was not written again it is not read again."""
+    """Reading one takes up to a tenth of a second: as long as it was not written again it is not read again."""
     return load_config(path.resolve())

@@ -9,6 +9,7 @@ _PAIRS_AT_ONCE = 1 << 20  # of a position and a Gaussian of its list
 _ROWS = [[0, 1, 2], [1, 3, 4], [2, 4, 5]]  # of a symmetric matrix, where xx, xy, xz, yy, yz and zz are
 
 
+@torch.no_grad()
 def sum_gaussians(
     positions: Tensor, gaussians: Tensor, members: Tensor, first: Tensor, last: Tensor, reach: float
 ) -> Tensor:
