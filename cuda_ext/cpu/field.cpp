@@ -37,7 +37,7 @@ void evaluate_backward(const Field& field, int64_t n, const float* positions, co
                   [&](int64_t chunk, GradientChunk& out) {
                       FieldTile tile(field);
                       const Layers deltas(field.mlp);
-                      alignas(32) float raw_gradient[kOutputs][kTile];
+                      alignas(64) float raw_gradient[kOutputs][kTile];
                       const int64_t end = std::min(n, (chunk + 1) * kPiece);
                       for (int64_t first = chunk * kPiece; first < end; first += kTile) {
                           tile.count = std::min(kTile, end - first);

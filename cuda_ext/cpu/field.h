@@ -40,15 +40,19 @@ struct FieldTile {
     alignas(64) float raw[kOutputs][kTile];
     alignas(64) float density[kTile], rgb[3][kTile];
     Scratch<float> features;  // [kTile, inputs]
+    Scratch<uint16_t> halves;  // the same
     Layers hidden;
     int64_t count = 0;
 
     explicit FieldTile(const Field& of)
-        : field(of), features(scratch<float>(kTile * saved_row(of))), hidden(of.mlp) {
+        : field(of), features(scratch<float>(kTile * saved_row(of))), halves(scratch<uint16_t>(kTile * saved_row(of))),
+          hidden(of.mlp) {
         memset(features.get(), 0, sizeof(float) * size_t(kTile * saved_row(of)));  // columns that pad stay zero
     }
 
-    int64_t rows() const { return round_up(count, 24); }
+    ~FieldTile() { settle_copies(); }  // of `save_features`
+
+    int64_t rows() const { return round_up(count, 48); }  // a multiple of the lanes, and of the rows of a product
     Points<float> points() const { return {unit[0], unit[1], unit[2]}; }
 
     // the `count` first ones, [count, 3]
@@ -69,8 +73,8 @@ struct FieldTile {
         const float scale = 0.5f / field.radius;
         for (int axis = 0; axis < 3; ++axis) {
             for (int64_t s = count; s < rows(); ++s) world[axis][s] = 0;
-            for (int64_t s = 0; s < rows(); s += 8)
-                store8(unit[axis] + s, (load8(world[axis] + s) + field.radius) * scale);
+            for (int64_t s = 0; s < rows(); s += kWide)
+                store_wide(unit[axis] + s, (load_wide(world[axis] + s) + field.radius) * scale);
         }
     }
 
@@ -81,21 +85,24 @@ struct FieldTile {
         });
         const int64_t end = rows() * saved_row(field);
         float* x = features.get();
-        for (int64_t i = 0; i < end; i += 8) store8(x + i, from_half(to_half(load8(x + i))));
+        for (int64_t i = 0; i < end; i += kWide) {
+            const WideHalf rounded = to_half(load_wide(x + i));
+            store_as(halves.get() + i, rounded);
+            store_wide(x + i, from_half(rounded));
+        }
     }
 
     // writes the features of `length` samples from `first` on in half precision
     void save_features(int64_t first, int64_t length, uint16_t* to) const {
-        const float* from = features.get() + first * saved_row(field);
-        const int64_t end = length * saved_row(field);
-        for (int64_t i = 0; i < end; i += 8) store_as(to + i, to_half(load8(from + i)));
+        copy_past_caches(to, halves.get() + first * saved_row(field), length * saved_row(field));
     }
 
     // the inverse
     void load_features(int64_t first, int64_t length, const uint16_t* from) {
         float* to = features.get() + first * saved_row(field);
-        const int64_t end = length * saved_row(field);
-        for (int64_t i = 0; i < end; i += 8) store8(to + i, from_half(load_as<u16x8>(from + i)));
+        int64_t i = 0, end = length * saved_row(field);
+        for (; i + kWide <= end; i += kWide) store_wide(to + i, from_half(load_as<WideHalf>(from + i)));
+        if (i < end) store8(to + i, from_half(load_as<u16x8>(from + i)));
     }
 
     // world positions -> density and colour
@@ -104,14 +111,14 @@ struct FieldTile {
         encode();
         hidden_layers(field.mlp, rows(), features.get(), hidden);
         output_layer(field.mlp, rows(), features.get(), hidden, raw[0]);
-        for (int64_t s = 0; s < rows(); s += 8) {
-            store8(density + s, softplus(load8(raw[0] + s) + blob(s)) * field.density_scale);
-            for (int c = 0; c < 3; ++c) store8(rgb[c] + s, sigmoid(load8(raw[1 + c] + s)));
+        for (int64_t s = 0; s < rows(); s += kWide) {
+            store_wide(density + s, softplus(load_wide(raw[0] + s) + blob(s)) * field.density_scale);
+            for (int c = 0; c < 3; ++c) store_wide(rgb[c] + s, sigmoid(load_wide(raw[1 + c] + s)));
         }
     }
 
-    f32x8 blob(int64_t s) const {
-        const f32x8 x = load8(world[0] + s), y = load8(world[1] + s), z = load8(world[2] + s);
+    Wide blob(int64_t s) const {
+        const Wide x = load_wide(world[0] + s), y = load_wide(world[1] + s), z = load_wide(world[2] + s);
         return (1.0f - sqrt_of(x * x + y * y + z * z) * (1.0f / field.blob_radius)) * field.blob_density;
     }
 };

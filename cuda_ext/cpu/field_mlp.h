@@ -20,6 +20,7 @@ struct Mlp {
     std::vector<int64_t> offsets;  // of each weight [outputs, inputs] among the padded ones
     Scratch<float> weights;        // padded
     std::vector<Scratch<float>> to_next, to_previous;  // of hidden layer i, packed for `product`
+    Scratch<float> output_quads;  // of the last one, four inputs at a time: [inputs / 4, 4, 4]
 
     Mlp(int64_t num_weights, const int64_t* sizes_of_layers, const float* values)
         : sizes(sizes_of_layers, sizes_of_layers + num_weights + 1) {
@@ -41,6 +42,11 @@ struct Mlp {
             to_previous.push_back(scratch<float>(inputs * outputs));
             pack_panels(outputs, inputs, to_previous[i].get(), [&](int64_t k, int64_t n) { return w[k * inputs + n]; });
         }
+        const int64_t inputs = widths.back();
+        output_quads = scratch<float>(kOutputs * inputs);
+        for (int64_t k = 0; k < inputs; ++k)
+            for (int out = 0; out < kOutputs; ++out)
+                output_quads[kOutputs * (k - k % 4) + 4 * out + k % 4] = output()[out * inputs + k];
     }
 
     int64_t num_hidden() const { return int64_t(widths.size()) - 1; }
@@ -97,21 +103,30 @@ inline void hidden_layers(const Mlp& mlp, int64_t rows, const float* features, c
                 Relu());
 }
 
-// -> raw [4, kTile]. Four columns would waste most of a vector: a vector is the same output of eight samples.
+// -> raw [4, kTile]. Four columns would waste most of a vector: a vector holds the products of four inputs, for each of
+// several outputs.
 inline void output_layer(const Mlp& mlp, int64_t rows, const float* features, const Layers& hidden, float* raw) {
+    constexpr int kParts = 4 * kOutputs / kWide, kSamples = 8 / kParts;
     const int64_t last = mlp.num_hidden(), width = mlp.widths[last];
     const float* inputs = last ? hidden[last - 1] : features;
-    for (int64_t s = 0; s < rows; s += 8, inputs += 8 * width)
-        for (int out = 0; out < kOutputs; ++out) {
-            const float* weights = mlp.output() + out * width;
-            f32x8 sum[8];
-            for (int i = 0; i < 8; ++i) sum[i] = zero8();
-            for (int64_t k = 0; k < width; k += 8) {
-                const f32x8 w = load8(weights + k);
-                for (int i = 0; i < 8; ++i) sum[i] += load8(inputs + i * width + k) * w;
+    for (int64_t s = 0; s < rows; s += kSamples, inputs += kSamples * width) {
+        Wide sum[kParts][kSamples];
+        for (int part = 0; part < kParts; ++part)
+            for (int i = 0; i < kSamples; ++i) sum[part][i] = broadcast<Wide>(0.0f);
+        for (int64_t k = 0; k < width; k += 4) {
+            const float* weights = mlp.output_quads.get() + kOutputs * k;
+            for (int i = 0; i < kSamples; ++i) {
+                const Wide x = repeat4<Wide>(inputs + i * width + k);
+                for (int part = 0; part < kParts; ++part) sum[part][i] += x * load_wide(weights + part * kWide);
             }
-            store8(raw + out * kTile + s, sums_across(sum));
         }
+        for (int part = 0; part < kParts; ++part)
+            for (int i = 0; i < kSamples; i += 4) {
+                const Wide totals = sums_of_quads(sum[part] + i);
+                for (int quad = 0; quad < kWide / 4; ++quad)
+                    memcpy(raw + (part * kWide / 4 + quad) * kTile + s + i, (const float*)&totals + 4 * quad, 16);
+            }
+    }
 }
 
 // raw_gradient [4, kTile], zero behind the tile's samples -> gradient of the output layer's inputs;
@@ -120,24 +135,26 @@ template <bool kRelu>
 void output_layer_backward(const Mlp& mlp, int64_t rows, const float* inputs, const float* raw_gradient,
                            float* grad_inputs, float* grad_weights) {
     const int64_t width = mlp.widths.back();
-    for (int64_t k = 0; k < width; k += 8) {
-        f32x8 w[kOutputs], sum[kOutputs];
+    for_vectors(width, [&](auto zero, int64_t k) {
+        using V = decltype(zero);
+        zero = broadcast<V>(0.0f);
+        V w[kOutputs], sum[kOutputs];
         for (int out = 0; out < kOutputs; ++out) {
-            w[out] = load8(mlp.output() + out * width + k);
-            sum[out] = load8(grad_weights + out * width + k);
+            w[out] = load_as<V>(mlp.output() + out * width + k);
+            sum[out] = load_as<V>(grad_weights + out * width + k);
         }
         for (int64_t s = 0; s < rows; ++s) {
-            const f32x8 x = load8(inputs + s * width + k);
-            f32x8 grad = zero8();
+            const V x = load_as<V>(inputs + s * width + k);
+            V grad = zero;
             for (int out = 0; out < kOutputs; ++out) {
-                const f32x8 g = broadcast<f32x8>(raw_gradient[out * kTile + s]);
+                const V g = broadcast<V>(raw_gradient[out * kTile + s]);
                 grad += g * w[out];
                 sum[out] += g * x;
             }
-            store8(grad_inputs + s * width + k, !kRelu ? grad : x > 0.0f ? grad : zero8());
+            store_as(grad_inputs + s * width + k, !kRelu ? grad : x > 0.0f ? grad : zero);
         }
-        for (int out = 0; out < kOutputs; ++out) store8(grad_weights + out * width + k, sum[out]);
-    }
+        for (int out = 0; out < kOutputs; ++out) store_as(grad_weights + out * width + k, sum[out]);
+    });
 }
 
 // From the gradient of the last layer's sums, in deltas[last - 1], down to that of the features; on the way

@@ -75,7 +75,7 @@ void backward(const Field& field, int64_t n, const float* positions, const float
             const Layers deltas(field.mlp), moving(field.mlp);
             const Scratch<float> tangent = scratch<float>(kTile * row);
             memset(tangent.get(), 0, sizeof(float) * size_t(kTile * row));  // columns that pad stay zero
-            alignas(32) float raw_gradient[kOutputs][kTile], along[3][kTile];
+            alignas(64) float raw_gradient[kOutputs][kTile], along[3][kTile];
             const int64_t end = std::min(n, (chunk + 1) * kPiece);
             for (int64_t first = chunk * kPiece; first < end; first += kTile) {
                 tile.count = std::min(kTile, end - first);

@@ -12,7 +12,7 @@ namespace {
 
 // Samples that a piece of work has at least, if there are as many. Forward it is large enough for the waves of its
 // rays to fill tiles, backward small enough for the gradients of its features to stay in a cache.
-constexpr int64_t kPieceForward = 64 * kTile, kPieceBackward = 8 * kTile;
+constexpr int64_t kPieceForward = 64 * kTile, kPieceBackward = 16 * kTile;
 constexpr int64_t kWave = 8;  // samples of a ray that are evaluated before it is seen whether light is left
 
 struct Rays {
@@ -50,7 +50,7 @@ class Evaluation {
 
     const Rays& rays_;
     FieldTile tile_;
-    alignas(32) float t_[kTile], lengths_[kTile];
+    alignas(64) float t_[kTile], lengths_[kTile];
     Run runs_[kTile];
     int num_runs_ = 0;
     float* const* values_;  // density, red, green, blue of sample `first_` on
@@ -84,12 +84,12 @@ public:
     void flush() {
         if (!tile_.count) return;
         const int64_t row = saved_row(tile_.field);
-        if (features_)  // written when the tile is done: by then their lines are there
+        if (features_ && !kCopiesPastCaches)  // written when the tile is done: by then their lines are there
             for (int i = 0; i < num_runs_; ++i) fetch<true>(features_ + runs_[i].sample * row, runs_[i].length * row);
         for (int64_t s = tile_.count; s < tile_.rows(); ++s) lengths_[s] = 0;
         tile_.evaluate();
-        for (int64_t s = 0; s < tile_.rows(); s += 8)
-            store8(lengths_ + s, opacity_of(load8(tile_.density + s) * load8(lengths_ + s)));
+        for (int64_t s = 0; s < tile_.rows(); s += kWide)
+            store_wide(lengths_ + s, opacity_of(load_wide(tile_.density + s) * load_wide(lengths_ + s)));
         for (int i = 0; i < num_runs_; ++i) {
             const Run& run = runs_[i];
             const size_t bytes = sizeof(float) * size_t(run.length);
@@ -198,7 +198,7 @@ class Gradients {
     GradientChunk& out_;
     FieldTile tile_;
     Layers deltas_;
-    alignas(32) float raw_gradient_[kOutputs][kTile];
+    alignas(64) float raw_gradient_[kOutputs][kTile];
 
 public:
     Gradients(const Field& field, const uint16_t* features, GradientChunk& out)
@@ -240,7 +240,7 @@ struct PieceArrays {
     const Scratch<float> memory;
 
     PieceArrays(int64_t num_arrays, int64_t count)
-        : stride(round_up(count, 8) + 8), memory(scratch<float>(num_arrays * stride)) {
+        : stride(round_up(count, kWide) + kWide), memory(scratch<float>(num_arrays * stride)) {
         for (int64_t i = 0; i < num_arrays; ++i)
             memset((*this)[i] + count, 0, sizeof(float) * size_t(stride - count));
     }
@@ -261,24 +261,24 @@ void gradients_of_piece(const Field& field, const Rays& rays, int64_t begin, int
     for (int64_t i = 0; i < count; ++i) t[i] = rays.t_mid(first + i);
     for (int64_t i = 0; i < count; ++i) lengths[i] = rays.length(first + i);
     // of each sample: the part of the light that passes it, and d optical depth / d raw output
-    for (int64_t i = 0; i < count; i += 8) {
-        const f32x8 density = load8(raw[0] + i), length = load8(lengths + i);
-        store8(passed + i, exp_of(-density * length));
-        store8(raw[0] + i, density_slope(density, field.density_scale) * length);
+    for (int64_t i = 0; i < count; i += kWide) {
+        const Wide density = load_wide(raw[0] + i), length = load_wide(lengths + i);
+        store_wide(passed + i, exp_of(-density * length));
+        store_wide(raw[0] + i, density_slope(density, field.density_scale) * length);
     }
     Gradients gradients(field, saved.features, out);
     for (int64_t r = begin; r < end; ++r) {
         const int64_t from = rays.offsets[r] - first, to = from + saved.counts[r];
         const Ray<float> ray = load_ray(rays.origins, rays.directions, r);
         const RayGradient<float> of_ray = arriving.of(r);
-        for (int64_t i = from; i < to; i += 8) {  // what this writes behind the ray's last sample is written again
-            f32x8 sum = of_ray.opacity + of_ray.depth * load8(t + i);
+        for (int64_t i = from; i < to; i += kWide) {  // what this writes behind the ray's last sample is written again
+            Wide sum = of_ray.opacity + of_ray.depth * load_wide(t + i);
             for (int c = 0; c < 3; ++c) {
-                const f32x8 x = load8(colour[c] + i);
+                const Wide x = load_wide(colour[c] + i);
                 sum += of_ray.rgb[c] * x;
-                store8(raw[1 + c] + i, of_ray.rgb[c] * load8(weight + i) * x * (1.0f - x));
+                store_wide(raw[1 + c] + i, of_ray.rgb[c] * load_wide(weight + i) * x * (1.0f - x));
             }
-            store8(of_weight + i, sum);
+            store_wide(of_weight + i, sum);
         }
         if (arriving.weights)
             for (int64_t i = from; i < to; ++i) of_weight[i] += arriving.weights[first + i];

@@ -11,8 +11,8 @@
 
 namespace threedgen {
 
-// Rows of a block of `add_outer`: with 32 registers the eight divide every width.
-constexpr int kOuterRows = kWide > 8 ? 8 : 6;
+// Rows of a block of two vectors each: with 32 registers the eight divide every width.
+constexpr int kBlockRows = kWide > 8 ? 8 : 6;
 
 // Columns that are computed together where so many are left: two vectors, then one, then eight columns.
 constexpr int64_t panel_width(int64_t columns) {
@@ -34,6 +34,14 @@ TG_INLINE void for_panels(int64_t columns, Work work) {
     for (; n + 2 * kWide <= columns; n += 2 * kWide) work(std::integral_constant<int, 2>(), Wide(), n);
     if (n + kWide <= columns) work(std::integral_constant<int, 1>(), Wide(), n), n += kWide;
     if (n < columns) work(std::integral_constant<int, 1>(), f32x8(), n);
+}
+
+// Calls work(V(), first column) for the vectors of so many columns.
+template <class Work>
+TG_INLINE void for_vectors(int64_t columns, Work work) {
+    int64_t n = 0;
+    for (; n + kWide <= columns; n += kWide) work(Wide(), n);
+    if (n < columns) work(f32x8(), n);
 }
 
 // ROWS x (VECTORS of V) numbers of c = finish(a b, row, column), both counted inside the block.
@@ -63,7 +71,7 @@ __attribute__((noinline)) void product(int64_t rows, int64_t columns, int64_t de
                                        const float* packed, float* c, Finish finish) {
     for_panels(columns, [&](auto vectors, auto zero, int64_t n) {
         using V = decltype(zero);
-        constexpr int kVectors = decltype(vectors)::value, kRows = 12 / kVectors;
+        constexpr int kVectors = decltype(vectors)::value, kRows = kWide > 8 ? kBlockRows : 12 / kVectors;
         for (int64_t m = 0; m < rows; m += kRows)
             product_block<kRows, kVectors, V>(a + m * depth, depth, packed + n * depth, depth, c + m * columns + n,
                                               columns, [&](V sum, int i, int j) { return finish(sum, m + i, n + j); });
@@ -95,8 +103,8 @@ inline void add_outer(int64_t num_samples, int64_t rows, int64_t columns, const 
         using V = decltype(zero);
         constexpr int kVectors = decltype(vectors)::value;
         int64_t i = 0;
-        for (; i + kOuterRows <= rows; i += kOuterRows)
-            outer_block<kOuterRows, kVectors, V>(num_samples, d + i, rows, x + n, columns, w + i * columns + n, columns);
+        for (; i + kBlockRows <= rows; i += kBlockRows)
+            outer_block<kBlockRows, kVectors, V>(num_samples, d + i, rows, x + n, columns, w + i * columns + n, columns);
         for (; i < rows; i += 2)
             outer_block<2, kVectors, V>(num_samples, d + i, rows, x + n, columns, w + i * columns + n, columns);
     });

@@ -1,5 +1,5 @@
-// The hash grid over a tile of samples. Cells are found for eight samples side by side (one, in double precision);
-// then the rows of each sample are read, a vector holding the features of a row or of both rows of a pair.
+// The hash grid over a tile of samples. Cells are found for a vector of samples at a time (one, in double precision); then
+// the rows of each sample are read, a vector holding the features of a row or of both rows of a pair.
 //
 // With pairs k = 0..3 of rows (low_k, high_k), their weights w_k(y, z) and the place x between low and high, a level's
 // features are f = mix(sum_k w_k pair_k), mix(pair) = low + x (high - low), and
@@ -12,14 +12,41 @@
 
 namespace threedgen {
 
+// Both rows of a pair, which are neighbours, as one vector: low's features, then high's.
+template <class Both, class Row>
+struct PairInOne {
+    using Scalar = float;
+    using Features = Row;
+    Both both;
+
+    static constexpr int64_t kFeatures = sizeof(Row) / sizeof(float);  // of a row
+    static constexpr int64_t kStep = kFeatures;                        // of them in a vector
+    TG_INLINE static PairInOne load(const float* row, int64_t) { return {load_as<Both>(row)}; }
+    TG_INLINE void store(float* row, int64_t) const { store_as(row, both); }
+    TG_INLINE PairInOne operator+(PairInOne b) const { return {both + b.both}; }
+    TG_INLINE PairInOne operator*(float w) const { return {both * w}; }
+    TG_INLINE Row low() const { return lower_half(both); }
+    TG_INLINE Row slope() const { return upper_half(both) - low(); }
+    TG_INLINE Row mix(float x) const { return low() + slope() * x; }
+    TG_INLINE static PairInOne of(Row low, Row high) { return {joined(low, high)}; }
+};
+using Pair2 = PairInOne<f32x4, f32x2>;
+using Pair4 = PairInOne<f32x8, f32x4>;
+
+#if defined(__AVX512F__)
+
+using Pair8 = PairInOne<f32x16, f32x8>;
+
+#else
+
 // Both rows of a pair of 8 features.
 struct Pair8 {
     using Scalar = float;
     using Features = f32x8;
     f32x8 low, high;
 
-    static constexpr int64_t kFeatures = 8;  // of a row
-    static constexpr int64_t kStep = 8;      // of them in a vector
+    static constexpr int64_t kFeatures = 8;
+    static constexpr int64_t kStep = 8;
     TG_INLINE static Pair8 load(const float* row, int64_t) { return {load8(row), load8(row + 8)}; }
     TG_INLINE void store(float* row, int64_t) const { store8(row, low), store8(row + 8, high); }
     TG_INLINE Pair8 operator+(Pair8 b) const { return {low + b.low, high + b.high}; }
@@ -29,42 +56,7 @@ struct Pair8 {
     TG_INLINE static Pair8 of(f32x8 low, f32x8 high) { return {low, high}; }
 };
 
-// Both rows of a pair of 4 features: neighbours, so one vector.
-struct Pair4 {
-    using Scalar = float;
-    using Features = f32x4;
-    f32x8 both;
-
-    static constexpr int64_t kFeatures = 4;  // of a row
-    static constexpr int64_t kStep = 4;      // of them in a vector
-    TG_INLINE static Pair4 load(const float* row, int64_t) { return {load8(row)}; }
-    TG_INLINE void store(float* row, int64_t) const { store8(row, both); }
-    TG_INLINE Pair4 operator+(Pair4 b) const { return {both + b.both}; }
-    TG_INLINE Pair4 operator*(float w) const { return {both * w}; }
-    TG_INLINE f32x4 low() const { return f32x4{both[0], both[1], both[2], both[3]}; }
-    TG_INLINE f32x4 slope() const { return f32x4{both[4], both[5], both[6], both[7]} - low(); }
-    TG_INLINE f32x4 mix(float x) const { return low() + slope() * x; }
-    TG_INLINE static Pair4 of(f32x4 low, f32x4 high) {
-        return {f32x8{low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]}};
-    }
-};
-
-struct Pair2 {
-    using Scalar = float;
-    using Features = f32x2;
-    f32x4 both;
-
-    static constexpr int64_t kFeatures = 2;  // of a row
-    static constexpr int64_t kStep = 2;      // of them in a vector
-    TG_INLINE static Pair2 load(const float* row, int64_t) { return {load_as<f32x4>(row)}; }
-    TG_INLINE void store(float* row, int64_t) const { store_as(row, both); }
-    TG_INLINE Pair2 operator+(Pair2 b) const { return {both + b.both}; }
-    TG_INLINE Pair2 operator*(float w) const { return {both * w}; }
-    TG_INLINE f32x2 low() const { return f32x2{both[0], both[1]}; }
-    TG_INLINE f32x2 slope() const { return f32x2{both[2], both[3]} - low(); }
-    TG_INLINE f32x2 mix(float x) const { return low() + slope() * x; }
-    TG_INLINE static Pair2 of(f32x2 low, f32x2 high) { return {f32x4{low[0], low[1], high[0], high[1]}}; }
-};
+#endif
 
 // One feature of a pair of rows of any length.
 template <class T>
@@ -95,14 +87,14 @@ template <class T>
 struct CellLanes;
 template <>
 struct CellLanes<float> {
-    using V = f32x8;
+    using V = Wide;
 };
 template <>
 struct CellLanes<double> {
     using V = double;
 };
 
-// Points of the unit cube (or directions), axis after axis; their arrays are readable up to a multiple of 8.
+// Points of the unit cube (or directions), axis after axis; their arrays are readable up to a multiple of the lanes.
 template <class T>
 struct Points {
     const T *x, *y, *z;
@@ -124,11 +116,11 @@ class GridTile {
     // The cells of up to kTile points in one level. All are found before any row is read: finding one takes long, and
     // so the rows' addresses are there when a processor that looks ahead wants them.
     struct Cells {
-        alignas(32) uint32_t row[4][kTile];
-        alignas(32) T weight[4][kTile];
-        alignas(32) T x[kTile], y[kTile], z[kTile];
-        int32_t starts[kTile + 1];  // of the runs of points in the same rows, and where the last one ends
-        int num_runs = 0;
+        alignas(64) uint32_t row[4][kTile];
+        alignas(64) T weight[4][kTile];
+        alignas(64) T x[kTile], y[kTile], z[kTile];
+        int32_t starts[kTile + kWide];  // of the runs of points in the same rows, and where the last one ends
+        int64_t num_runs = 0;
 
         TG_INLINE Cells(Points<T> at, int64_t n, const GridLevel& level) {
             for (int64_t s = 0; s < n; s += kLanes) {
@@ -139,32 +131,35 @@ class GridTile {
                 }
                 store_as(x + s, cell.x), store_as(y + s, cell.y), store_as(z + s, cell.z);
             }
-            alignas(32) uint32_t changes[kTile];
+        }
+
+        void find_runs(int64_t n) {
+            alignas(64) uint32_t changes[kTile];
+            changes[0] = 1;
             for (int64_t s = 1; s < n; ++s) {
                 changes[s] = 0;
                 for (int k = 0; k < 4; ++k) changes[s] |= row[k][s] ^ row[k][s - 1];
             }
-            starts[num_runs++] = 0;
-            for (int64_t s = 1; s < n; ++s) {
-                starts[num_runs] = int32_t(s);  // written always: a branch would be guessed wrongly
-                num_runs += changes[s] != 0;
-            }
+            num_runs = indices_of_set(changes, n, starts);
             starts[num_runs] = int32_t(n);
         }
 
         // Calls visit(first, end) for the runs of points in the same rows.
         template <class Visit>
         TG_INLINE void for_runs(Visit visit) const {
-            for (int i = 0; i < num_runs; ++i) visit(int64_t(starts[i]), int64_t(starts[i + 1]));
+            for (int64_t i = 0; i < num_runs; ++i) visit(int64_t(starts[i]), int64_t(starts[i + 1]));
         }
     };
 
-    // Asks for the rows of a level that does not fit into the nearer caches: all at once, not one after the other.
-    TG_INLINE void prefetch(const T* table, const Cells& cells, const GridLevel& level) const {
-        const int64_t resolution = level.resolution, pair = 2 * num_features();
+    // Whether a level does not fit into the nearer caches: then its rows are asked for all at once, not one after the other.
+    TG_INLINE bool is_far(const GridLevel& level) const {
+        const int64_t resolution = level.resolution;
         const int64_t num_rows = level.slot_mask ? level.slot_mask + int64_t(2) : resolution * resolution * resolution;
-        if (num_rows * num_features() * int64_t(sizeof(T)) < kPrefetchedLevel) return;
-        for (int i = 0; i < cells.num_runs; ++i)
+        return num_rows * num_features() * int64_t(sizeof(T)) >= kPrefetchedLevel;
+    }
+    TG_INLINE void prefetch(const T* table, const Cells& cells) const {
+        const int64_t pair = 2 * num_features();
+        for (int64_t i = 0; i < cells.num_runs; ++i)
             for (int k = 0; k < 4; ++k) {
                 const T* rows = table + size_t(cells.row[k][cells.starts[i]]) * num_features();
                 __builtin_prefetch(rows);
@@ -172,10 +167,17 @@ class GridTile {
             }
     }
 
+    // The cells of n points; their rows in `table` are on their way.
+    TG_INLINE Cells cells_of(const T* table, Points<T> at, int64_t n, const GridLevel& level) const {
+        Cells cells(at, n, level);
+        if (is_far(level)) cells.find_runs(n), prefetch(table, cells);
+        return cells;
+    }
+
     // Derivatives of the weights along a direction given for each point.
     struct Motion {
-        alignas(32) T weight[4][kTile];
-        alignas(32) T x[kTile];
+        alignas(64) T weight[4][kTile];
+        alignas(64) T x[kTile];
 
         TG_INLINE Motion(const Cells& cells, Points<T> along, int64_t n, const GridLevel& level) {
             const V scale = broadcast<V>(T(level.resolution - 1));
@@ -221,8 +223,7 @@ public:
     // features [n, stride] of n <= kTile points
     void encode(const T* table, Points<T> at, int64_t n, T* features, int64_t stride) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
-            const Cells cells(at, n, layout_.levels[level]);
-            prefetch(table, cells, layout_.levels[level]);
+            const Cells cells = cells_of(table, at, n, layout_.levels[level]);
             T* out = features + level * num_features();
             for (int64_t s = 0; s < n; ++s, out += stride)
                 for_features([&](int64_t f) {
@@ -236,8 +237,9 @@ public:
                  T* grad_table) const {
         const T* in = gradient + level * num_features();
         for_tiles(num_points, [&](int64_t first, int64_t n) {
-            const Cells cells(points.from(first), n, layout_.levels[level]);
-            prefetch(grad_table, cells, layout_.levels[level]);
+            Cells cells(points.from(first), n, layout_.levels[level]);
+            cells.find_runs(n);
+            if (is_far(layout_.levels[level])) prefetch(grad_table, cells);
             cells.for_runs([&](int64_t begin, int64_t end) {
                 for_features([&](int64_t f) {
                     Pair sum[4] = {};
@@ -260,8 +262,7 @@ public:
     void gradient_of_points(const T* table, Points<T> at, int64_t n, const T* direction, int64_t stride,
                             T* const along[3]) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
-            const Cells cells(at, n, layout_.levels[level]);
-            prefetch(table, cells, layout_.levels[level]);
+            const Cells cells = cells_of(table, at, n, layout_.levels[level]);
             const T* in = direction + level * num_features();
             const T scale = T(layout_.levels[level].resolution - 1);
             for (int64_t s = 0; s < n; ++s, in += stride)
@@ -283,8 +284,7 @@ public:
     // tangent [n, stride]: how the features of n <= kTile points change along a direction given for each
     void tangent(const T* table, Points<T> at, Points<T> along, int64_t n, T* tangent, int64_t stride) const {
         for (int level = 0; level < layout_.num_levels; ++level) {
-            const Cells cells(at, n, layout_.levels[level]);
-            prefetch(table, cells, layout_.levels[level]);
+            const Cells cells = cells_of(table, at, n, layout_.levels[level]);
             const Motion motion(cells, along, n, layout_.levels[level]);
             T* out = tangent + level * num_features();
             for (int64_t s = 0; s < n; ++s, out += stride)
@@ -301,8 +301,7 @@ public:
                               const T* direction, int64_t stride, T* grad_table) const {
         const T *g_in = gradient + level * num_features(), *d_in = direction + level * num_features();
         for_tiles(num_points, [&](int64_t first, int64_t n) {
-            const Cells cells(points.from(first), n, layout_.levels[level]);
-            prefetch(grad_table, cells, layout_.levels[level]);
+            const Cells cells = cells_of(grad_table, points.from(first), n, layout_.levels[level]);
             const Motion motion(cells, along.from(first), n, layout_.levels[level]);
             for (int64_t s = 0; s < n; ++s, g_in += stride, d_in += stride)
                 for_features([&](int64_t f) {
