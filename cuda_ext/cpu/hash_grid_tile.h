@@ -82,18 +82,6 @@ TG_INLINE float sum_across(f32x2 v) { return v[0] + v[1]; }
 TG_INLINE float sum_across(f32x4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 TG_INLINE float sum_across(f32x8 v) { return sum_across(load_as<f32x4>(&v) + load_as<f32x4>((const float*)&v + 4)); }
 
-// Lanes that find cells: as many samples at a time as `kLanes`.
-template <class T>
-struct CellLanes;
-template <>
-struct CellLanes<float> {
-    using V = Wide;
-};
-template <>
-struct CellLanes<double> {
-    using V = double;
-};
-
 // Points of the unit cube (or directions), axis after axis; their arrays are readable up to a multiple of the lanes.
 template <class T>
 struct Points {
@@ -109,7 +97,7 @@ constexpr int64_t kPrefetchedLevel = 1 << 18;  // bytes: half of a common second
 template <class Pair>
 class GridTile {
     using T = typename Pair::Scalar;
-    using V = typename CellLanes<T>::V;
+    using V = typename SideBySide<T>::V;
     using Features = typename Pair::Features;
     static constexpr int kLanes = Lane<V>::width;
 

@@ -6,6 +6,7 @@
 
 #include "api.h"
 #include "parallel.h"
+#include "vectors.h"
 
 using namespace threedgen;
 
@@ -18,7 +19,6 @@ void pack(const uint8_t* occupied, int64_t resolution, uint32_t* cells, uint32_t
     const int64_t edge = (resolution + 7) / 8, num_cells = resolution * resolution * resolution;
     memset(cells, 0, sizeof(uint32_t) * size_t((num_cells + 31) / 32));
     memset(blocks, 0, sizeof(uint32_t) * size_t((edge * edge * edge + 31) / 32));
-    const auto set = [](uint32_t* words, int64_t i) { words[i >> 5] |= 1u << (i & 31); };
     for (int64_t x = 0; x < resolution; ++x)
         for (int64_t y = 0; y < resolution; ++y)
             for (int64_t first = 0; first < resolution; first += 8) {
@@ -27,15 +27,49 @@ void pack(const uint8_t* occupied, int64_t resolution, uint32_t* cells, uint32_t
                 uint64_t row = 0;
                 memcpy(&row, occupied + cell, size_t(count));
                 if (!row) continue;
-                for (int64_t z = 0; z < count; ++z)
-                    if (occupied[cell + z]) set(cells, cell + z);
-                set(blocks, ((x >> 3) * edge + (y >> 3)) * edge + (first >> 3));
+                // bytes of 0 or 1: byte i goes to bit 56 + i
+                const uint64_t bits = (row * 0x0102040810204080u) >> 56 << (cell & 31);
+                cells[cell >> 5] |= uint32_t(bits);
+                if (bits >> 32) cells[(cell >> 5) + 1] |= uint32_t(bits >> 32);
+                const int64_t block = ((x >> 3) * edge + (y >> 3)) * edge + (first >> 3);
+                blocks[block >> 5] |= 1u << (block & 31);
             }
+}
+
+// Sets the bits of a ray's steps in occupied cells, as many steps at a time as there are lanes; returns how many.
+template <class T>
+int64_t mark(const Steps<T>& steps, const Occupancy& grid, uint64_t* words, int64_t num_words) {
+    using V = typename SideBySide<T>::V;
+    constexpr int64_t kLanes = Lane<V>::width;
+    // Leaps over empty blocks pay where a block is several vectors of steps long.
+    const bool leaps = T(8) * steps.steps_per_unit > T(8 * kLanes) * steps.cells_per_unit;
+    const V last = broadcast<V>(T(grid.resolution - 1)), zero = broadcast<V>(T(0));
+    int64_t count = 0;
+    // behind the cube's longest chord there is nothing but rounding
+    for (int64_t k = 0; k < 64 * num_words && steps.t(T(k)) < steps.t_far;) {
+        if (leaps) {
+            const StepCell<T> in(steps, steps.t(T(k)), grid.resolution);
+            const int64_t next = grid.block_is_empty(in.cell) ? steps.behind(k, in.at, in.cell, 3) / kLanes * kLanes : k;
+            if (next > k) {
+                k = next;
+                continue;
+            }
+        }
+        const V t = steps.t(lane_numbers<V>() + T(k));
+        typename Lane<V>::UInt cell[3];
+        for (int axis = 0; axis < 3; ++axis) cell[axis] = to_uint<V>(clamp(steps.along(axis, t), zero, last));
+        const uint32_t edge = uint32_t(grid.resolution);
+        const uint64_t found = bits_before(grid.cells, (cell[0] * edge + cell[1]) * edge + cell[2], t, steps.t_far);
+        words[k >> 6] |= found << (k & 63);
+        count += __builtin_popcountll(found);
+        k += kLanes;
+    }
+    return count;
 }
 
 template <class T>
 void find_samples(int64_t num_rays, const T* origins, const T* directions, const T* jitter, const uint8_t* occupied,
-                  int64_t resolution, T radius, T step_size, uint32_t* bits, int64_t words_per_ray, uint64_t* steps,
+                  int64_t resolution, T radius, T step_size, uint32_t* bits, int64_t words_per_ray, uint64_t* of_rays,
                   T* t_near, int64_t* counts, int num_threads) {
     const int64_t num_cells = int64_t(resolution) * resolution * resolution;
     uint32_t* blocks = bits + (num_cells + 31) / 32;
@@ -43,16 +77,12 @@ void find_samples(int64_t num_rays, const T* origins, const T* directions, const
     const Occupancy grid{bits, blocks, int32_t(resolution)};
     parallel_ranges(num_rays, kRaysPerPiece, num_threads, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) {
-            uint64_t* mine = steps + r * words_per_ray;
+            uint64_t* mine = of_rays + r * words_per_ray;
             memset(mine, 0, sizeof(uint64_t) * words_per_ray);
-            int64_t count = 0;
-            march<false>(load_ray(origins, directions, r), grid, radius, step_size, jitter ? jitter[r] : T(0.5),
-                         t_near[r], [&](int64_t k, int64_t) {
-                             if (k >= words_per_ray * 64) return;  // behind the cube's longest chord: rounding
-                             mine[k >> 6] |= uint64_t(1) << (k & 63);
-                             ++count;
-                         });
-            counts[r] = count;
+            const T offset = jitter ? jitter[r] : T(0.5);
+            const Steps<T> steps(load_ray(origins, directions, r), grid.resolution, radius, step_size, offset);
+            t_near[r] = steps.t_near;
+            counts[r] = steps.misses() ? 0 : mark(steps, grid, mine, words_per_ray);
         }
     });
 }

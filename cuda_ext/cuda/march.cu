@@ -47,14 +47,16 @@ __global__ void find_steps(int64_t num_rays, const T* __restrict__ origins, cons
         count += __popc(bits);
         bits = 0;
     };
-    march<true>(load_ray(origins, directions, r), grid, radius, step_size, jitter ? jitter[r] : T(0.5), t_near[r],
-          [&](int64_t first, int64_t end) {
-              // behind the cube's longest chord there are none: rounding
-              as_words<uint32_t>(first, smaller(end, words_per_ray * 32), [&](int64_t of_word, uint32_t found) {
-                  while (word < of_word) next_word();
-                  bits |= found;
-              });
-          });
+    const T offset = jitter ? jitter[r] : T(0.5);
+    const Steps<T> of_ray(load_ray(origins, directions, r), grid.resolution, radius, step_size, offset);
+    t_near[r] = of_ray.t_near;
+    march(of_ray, grid, [&](int64_t first, int64_t end) {
+        // behind the cube's longest chord there are none: rounding
+        as_words<uint32_t>(first, smaller(end, words_per_ray * 32), [&](int64_t of_word, uint32_t found) {
+            while (word < of_word) next_word();
+            bits |= found;
+        });
+    });
     while (word < words_per_ray) next_word();
     counts[r] = count;
 }

@@ -45,47 +45,45 @@ struct Occupancy {
 
     TG_INLINE int blocks_along_edge() const { return (resolution + 7) >> 3; }
     TG_INLINE static bool bit(const uint32_t* words, uint32_t i) { return (words[i >> 5] >> (i & 31)) & 1u; }
+    TG_INLINE bool is_occupied(const int cell[3]) const {
+        return bit(cells, (uint32_t(cell[0]) * resolution + cell[1]) * resolution + cell[2]);
+    }
+    TG_INLINE bool block_is_empty(const int cell[3]) const {
+        const int edge = blocks_along_edge();
+        return !bit(blocks, uint32_t(((cell[0] >> 3) * edge + (cell[1] >> 3)) * edge + (cell[2] >> 3)));
+    }
 };
 
-// Calls `visit(first, end)` for runs of steps first, ..., end - 1, in order: of the steps k = 0, 1, ... with
-// t_near + (k + jitter) * step_size < t_far those whose points lie in an occupied cell, each in one run. A ray goes on
-// from border to border, of cells or of empty blocks: its first step behind one is tested at its own point, and those
-// before the next border share the answer. So lanes of a GPU do the same work whether their cells are occupied or not.
-// Without `by_cells` each step in an occupied cell is tested by itself, a run of its own: for one ray at a time that is
-// quicker than the way to the border, and the steps are the same.
-template <bool by_cells, class T, class Visit>
-TG_INLINE void march(const Ray<T>& ray, const Occupancy& grid, T radius, T step_size, T jitter, T& t_near,
-                     Visit&& visit) {
-    T t_far = 0;
-    ray_box(ray, -radius, radius, t_near, t_far);
-    if (!(t_near < t_far)) return;
-    const int last = grid.resolution - 1, edge = grid.blocks_along_edge();
-    const T cells_per_unit = T(0.5) * T(grid.resolution) / radius, steps_per_unit = T(1) / step_size;
-    const T start = t_near + jitter * step_size;
+// Steps k = 0, 1, ... of a ray through the cube, those with t(k) < t_far: t(k) = t_near + (k + jitter) * step_size.
+template <class T>
+struct Steps {
+    Ray<T> ray;
+    T radius, step_size, start, t_near, t_far, cells_per_unit, steps_per_unit;
     T cells_per_t[3], t_per_cell[3];
-    for (int axis = 0; axis < 3; ++axis) {
-        cells_per_t[axis] = ray.direction[axis] * cells_per_unit;
-        t_per_cell[axis] = inverse(cells_per_t[axis]);
-    }
-    for (int64_t k = 0;;) {
-        const T t = start + T(k) * step_size;
-        if (!(t < t_far)) return;
-        T at[3];
-        int cell[3];
+
+    TG_INLINE Steps(const Ray<T>& of, int resolution, T radius, T step_size, T jitter)
+        : ray(of), radius(radius), step_size(step_size) {
+        ray_box(ray, -radius, radius, t_near, t_far);
+        start = t_near + jitter * step_size;
+        cells_per_unit = T(0.5) * T(resolution) / radius;
+        steps_per_unit = T(1) / step_size;
         for (int axis = 0; axis < 3; ++axis) {
-            at[axis] = (ray.origin[axis] + ray.direction[axis] * t + radius) * cells_per_unit;
-            const int c = int(at[axis]);
-            cell[axis] = c < 0 ? 0 : c > last ? last : c;
+            cells_per_t[axis] = ray.direction[axis] * cells_per_unit;
+            t_per_cell[axis] = inverse(cells_per_t[axis]);
         }
-        const uint32_t block = uint32_t(((cell[0] >> 3) * edge + (cell[1] >> 3)) * edge + (cell[2] >> 3));
-        const uint32_t index = (uint32_t(cell[0]) * grid.resolution + cell[1]) * grid.resolution + cell[2];
-        const int shift = Occupancy::bit(grid.blocks, block) ? 0 : 3;  // past the cell, or past the block
-        const bool is_occupied = shift == 0 && Occupancy::bit(grid.cells, index);
-        if (!by_cells && is_occupied) {
-            visit(k, k + 1);
-            ++k;
-            continue;
-        }
+    }
+    TG_INLINE bool misses() const { return !(t_near < t_far); }
+    template <class V>
+    TG_INLINE V t(V k) const {
+        return start + k * step_size;
+    }
+    // Where a point is along an axis, in cells.
+    template <class V>
+    TG_INLINE V along(int axis, V t) const {
+        return (ray.origin[axis] + ray.direction[axis] * t + radius) * cells_per_unit;
+    }
+    // The first step behind the cell (shift 0) or the block (shift 3) that step k is in, at `at` in `cell`.
+    TG_INLINE int64_t behind(int64_t k, const T at[3], const int cell[3], int shift) const {
         T leap = T(1e30);
         for (int axis = 0; axis < 3; ++axis) {
             const int ahead = cells_per_t[axis] > 0 ? 1 : 0;
@@ -94,10 +92,41 @@ TG_INLINE void march(const Ray<T>& ray, const Occupancy& grid, T radius, T step_
         }
         // half a hundredth of a step early: rounding must not take a step just behind the border for one before it
         const T steps = leap * steps_per_unit - T(0.005);
-        const int64_t next = k + (steps > T(1) ? int64_t(ceil(steps)) : 1);
-        if (is_occupied) {
+        return k + (steps > T(1) ? int64_t(ceil(steps)) : 1);
+    }
+};
+
+// The cell that a step is in.
+template <class T>
+struct StepCell {
+    T at[3];
+    int cell[3];
+
+    TG_INLINE StepCell(const Steps<T>& steps, T t, int resolution) {
+        for (int axis = 0; axis < 3; ++axis) {
+            at[axis] = steps.along(axis, t);
+            const int c = int(at[axis]);
+            cell[axis] = c < 0 ? 0 : c >= resolution ? resolution - 1 : c;
+        }
+    }
+};
+
+// Calls `visit(first, end)` for runs of steps first, ..., end - 1, in order: of the steps of a ray those whose points lie in
+// an occupied cell. A ray goes on from border to border, of cells or of empty blocks: its first step behind one is tested
+// at its own point, and those before the next border share the answer. So lanes of a GPU do the same work whether their
+// cells are occupied or not.
+template <class T, class Visit>
+TG_INLINE void march(const Steps<T>& steps, const Occupancy& grid, Visit&& visit) {
+    if (steps.misses()) return;
+    for (int64_t k = 0;;) {
+        const T t = steps.t(T(k));
+        if (!(t < steps.t_far)) return;
+        const StepCell<T> in(steps, t, grid.resolution);
+        const int shift = grid.block_is_empty(in.cell) ? 3 : 0;  // past the block, or past the cell
+        const int64_t next = steps.behind(k, in.at, in.cell, shift);
+        if (shift == 0 && grid.is_occupied(in.cell)) {
             int64_t end = next;
-            while (end > k + 1 && !(start + T(end - 1) * step_size < t_far)) --end;
+            while (end > k + 1 && !(steps.t(T(end - 1)) < steps.t_far)) --end;
             visit(k, end);
         }
         k = next;
