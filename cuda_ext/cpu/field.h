@@ -6,6 +6,7 @@
 #include "threedgen/activations.h"
 #include "threedgen/rays.h"
 
+#include "cache_lines.h"
 #include "field_mlp.h"
 #include "hash_grid_tile.h"
 #include "pipeline.h"

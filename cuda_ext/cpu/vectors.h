@@ -1,4 +1,5 @@
-// What the CPU kernels need of vectors beyond lane.h: four and two lanes, halves, sums across lanes, half precision.
+// What the CPU kernels need of vectors beyond lane.h: four and two lanes, the widest ones, halves, sums across lanes, half
+// precision, bits.
 #pragma once
 
 #include "threedgen/lane.h"
@@ -37,33 +38,6 @@ TG_INLINE f32x8 upper_half(f32x16 v) { return (f32x8)_mm256_castpd_ps(_mm512_ext
 TG_INLINE f32x16 joined(f32x8 a, f32x8 b) {
     return (f32x16)_mm512_insertf64x4((__m512d)_mm512_castps256_ps512((__m256)a), _mm256_castps_pd((__m256)b), 1);
 }
-#endif
-
-// Asks for the cache lines of `count` numbers; an address that nothing is at does no harm.
-template <bool kToWrite, class T>
-TG_INLINE void fetch(const T* from, int64_t count) {
-    for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i, kToWrite);
-}
-
-// Copies numbers that will not be read for a while. Where a store writes a whole cache line, lines go past the caches: they
-// are not read first, and push nothing out. `settle_copies` before another thread may read them.
-#if defined(__AVX512F__)
-constexpr bool kCopiesPastCaches = true;
-inline void copy_past_caches(uint16_t* to, const uint16_t* from, int64_t count) {
-    constexpr int64_t kLine = 64 / sizeof(uint16_t);
-    const int64_t begin = int64_t(-(uintptr_t(to) / sizeof(uint16_t)) & (kLine - 1)), head = begin < count ? begin : count;
-    const int64_t end = count - (count - head) % kLine;
-    memcpy(to, from, sizeof(uint16_t) * size_t(head));
-    for (int64_t i = head; i < end; i += kLine) _mm512_stream_si512((__m512i*)(to + i), _mm512_loadu_si512(from + i));
-    memcpy(to + end, from + end, sizeof(uint16_t) * size_t(count - end));
-}
-inline void settle_copies() { _mm_sfence(); }
-#else
-constexpr bool kCopiesPastCaches = false;
-inline void copy_past_caches(uint16_t* to, const uint16_t* from, int64_t count) {
-    memcpy(to, from, sizeof(uint16_t) * size_t(count));
-}
-inline void settle_copies() {}
 #endif
 
 // The widest vector that the processor computes with at once: results are the same with each, lane by lane.
