@@ -8,7 +8,7 @@ from scipy.spatial import ConvexHull
 
 from threedgen.config.export import ExportConfig
 from threedgen.core.errors import EmptyMeshError
-from threedgen.mesh.isosurface import choose_threshold, extract_isosurface
+from threedgen.mesh.isosurface import _depths_along_diagonals, choose_threshold, extract_isosurface
 
 
 def as_trimesh(vertices, faces):
@@ -138,8 +138,13 @@ def test_what_nobody_sees_is_filled(analytic):
     assert surface.volume == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.03)
 
 
-@pytest.mark.parametrize(("lid", "is_filled"), [(0.0, False), (0.05, False), (0.3, True), (1.0, True)])
-@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize(
+    ("axis", "lid", "is_filled"),
+    [
+        *((axis, lid, lid == 1.0) for axis in range(3) for lid in (0.0, 0.05, 1.0)),
+        (2, 0.3, True),  # at a side it would be seen from around
+    ],
+)
 def test_a_box_is_filled_under_a_thin_lid_and_not_where_it_is_open(analytic, axis, lid, is_filled):
     """lid: its optical depth straight on. Of a box of edge 1 the hollow is 0.216, what is above it 0.072."""
 
@@ -152,6 +157,33 @@ def test_a_box_is_filled_under_a_thin_lid_and_not_where_it_is_open(analytic, axi
     surface = as_trimesh(*extract_isosurface(analytic.Field(density), 64))
     assert surface.is_watertight and surface.body_count == 1
     assert surface.volume > 0.92 if is_filled else 0.69 < surface.volume < 0.78
+
+
+def test_depths_along_diagonals_are_those_of_a_slow_loop():
+    depth = np.random.default_rng(0).random((5, 6, 3)).astype(np.float32)
+    found = list(_depths_along_diagonals(depth))
+    for (step_x, step_y), before in zip([(1, 1), (1, -1), (-1, 1), (-1, -1)], found, strict=True):
+        for x, y in np.ndindex(5, 6):
+            behind = [(x - k * step_x, y - k * step_y) for k in range(1, 6)]
+            expected = sum(depth[a, b] * math.sqrt(2) for a, b in behind if 0 <= a < 5 and 0 <= b < 6)
+            assert before[x, y] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_what_is_under_a_thin_lid_stays_open_if_it_is_seen_from_around(analytic, turn, is_closed):
+    """A box of edge 1 with a trench along a diagonal of its upper half, below thin fog: 0.175 of the box."""
+
+    def density(p):
+        x, y, z = p.unbind(1)
+        trench = ((x - turn * y).abs() < 0.25) & (z > 0.0)
+        if is_closed:
+            trench &= torch.maximum(x.abs(), y.abs()) < 0.4
+        box = torch.where(trench, torch.where(z > 0.4, 5.0, 0.0), 60.0)
+        return torch.where(p.abs().amax(1) < 0.5, box, 0.0)
+
+    surface = as_trimesh(*extract_isosurface(analytic.Field(density), 64))
+    assert surface.volume > 0.95 if is_closed else 0.8 < surface.volume < 0.9
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import mcubes
@@ -224,12 +224,12 @@ def _march(density: Array, cell: float, threshold: float, haze: float | None) ->
 
 def _unseen(density: Array, cell: float) -> Array:
     """[X, Y, Z] bool: samples that less than a quarter of the light reaches along each of the six axis directions, or
-    each but one, along which some of it is lost.
+    each but one, along which some of it is lost, and no more along the level diagonals.
 
     No image tells the optimisation what is inside an object: it leaves caves and tunnels there, often with an
     opening too small to see, which would cost most of the mesh's faces. And a side that was only looked at aslant, as
     a cube's upper one is, need not be dense to look solid: straight on it lets light through. An opening lets all of
-    it through.
+    it through, and what lies between things that stand apart is seen from around.
     """
     depth = np.float32(cell) * density
     lit, is_open = np.zeros(density.shape, np.int8), np.zeros(density.shape, bool)
@@ -239,7 +239,18 @@ def _unseen(density: Array, cell: float) -> Array:
         for before in (up_to - depth, total - up_to):
             lit += before <= _DARK
             is_open |= before <= _DIM
-    return (lit <= 1) & ~is_open
+    seen_from_around = np.any([before <= _DARK for before in _depths_along_diagonals(depth)], axis=0)
+    return (lit == 0) | ((lit == 1) & ~is_open & ~seen_from_around)
+
+
+def _depths_along_diagonals(depth: Array) -> Iterator[Array]:
+    """Optical depth before each sample, along the four level diagonals. depth: [X, Y, Z], of each sample."""
+    for turned in product((slice(None), slice(None, None, -1)), repeat=2):
+        before = np.zeros_like(depth)
+        here, along = before[turned], depth[turned] * np.float32(math.sqrt(2.0))
+        for x in range(1, len(along)):
+            here[x, 1:] = here[x - 1, :-1] + along[x - 1, :-1]
+        yield before
 
 
 def _nothing_above(threshold: float, highest: float) -> EmptyMeshError:
