@@ -36,6 +36,41 @@ void pack(const uint8_t* occupied, int64_t resolution, uint32_t* cells, uint32_t
             }
 }
 
+// 0, 1, ... in the lanes.
+template <class V>
+TG_INLINE V lane_numbers() {
+    alignas(64) static constexpr float kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return load_as<V>(kNumbers);
+}
+template <>
+TG_INLINE double lane_numbers<double>() {
+    return 0;
+}
+
+// The bits of these numbers in a row of `words`, one a lane, where `t` is below `end`: lane i's in bit i.
+TG_INLINE uint64_t bits_before(const uint32_t* words, uint32_t number, double t, double end) {
+    return t < end && Occupancy::bit(words, number);
+}
+TG_INLINE uint64_t bits_before(const uint32_t* words, u32x8 number, f32x8 t, float end) {
+#if defined(__AVX2__)
+    const __m256i found = _mm256_i32gather_epi32((const int*)words, (__m256i)(number >> 5), 4);
+    const u32x8 first = (u32x8)found >> (number & 31u);  // the one that counts, as the last bit
+    return uint32_t(_mm256_movemask_ps((__m256)((t < end) & (i32x8)(first << 31))));
+#else
+    uint64_t bits = 0;
+    for (int i = 0; i < 8; ++i) bits |= bits_before(words, number[i], t[i], end) << i;
+    return bits;
+#endif
+}
+#if defined(__AVX512F__)
+TG_INLINE uint64_t bits_before(const uint32_t* words, u32x16 number, f32x16 t, float end) {
+    const __mmask16 before = _mm512_cmp_ps_mask((__m512)t, _mm512_set1_ps(end), _CMP_LT_OQ);
+    const __m512i found = _mm512_i32gather_epi32((__m512i)(number >> 5), words, 4);
+    const u32x16 bit = (u32x16{} + 1u) << (number & 31u);
+    return _mm512_mask_test_epi32_mask(before, found, (__m512i)bit);
+}
+#endif
+
 // Sets the bits of a ray's steps in occupied cells, as many steps at a time as there are lanes; returns how many.
 template <class T>
 int64_t mark(const Steps<T>& steps, const Occupancy& grid, uint64_t* words, int64_t num_words) {
