@@ -5,13 +5,14 @@
 
 The recipe's own step is taken on the meta device, whose tensors have a size and no numbers: networks of the real
 shapes, half precision as on a GPU, the kernels' results without the kernels. Of each operation its products and the
-bytes that it reads and writes are counted; memory is what is alive at once, weights included, without cuDNN's
-workspace, torch's caching and the driver's own. The UNet's attention has no matrix, as with fused kernels; that of the
-VAE's encoder, which is asked for gradients, counts with it. The march is done on the CPU to know how many samples there
-are. What takes the field's kernels their time is not counted here but by `gpu.py --count`. Convolutions give
-channels-last, as cuDNN does for such weights. torch's GroupNorm, which knows no channels-last on CUDA (pytorch issue
-111824) nor here, copies what it is given into the other layout; "GB of copies" is what comes on top where what follows
-changes its result back. With `--torch-norms` it is torch's everywhere.
+bytes that it reads and writes are counted. Operations are those that move any: a processor has to launch a kernel for
+each, or two; with CUDA graphs only for those outside of UNet and encoder. Memory is what is alive at once, weights
+included, without cuDNN's workspace, torch's caching and the driver's own. The UNet's attention has no matrix, as with
+fused kernels; that of the VAE's encoder, which is asked for gradients, counts with it. The march is done on the CPU
+to know how many samples there are. What takes the field's kernels their time is not counted here but by `gpu.py
+--count`. Convolutions give channels-last, as cuDNN does for such weights. torch's GroupNorm, which knows no channels-
+last on CUDA (pytorch issue 111824) nor here, copies what it is given into the other layout; "GB of copies" is what
+comes on top where what follows changes its result back. With `--torch-norms` it is torch's everywhere.
 
 Milliseconds are an estimate, not a measurement: of each operation the longer of its products at the stated 989
 TFLOP/s and its bytes at the stated 3.35 TB/s of an H100 (SXM), added up: no card comes near that. `full_size_gpu.py`
@@ -60,6 +61,7 @@ CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
 
 @dataclass
 class Cost:
+    operations: int = 0  # that are no views
     flop: float = 0.0
     moved: float = 0.0  # bytes
     copied: float = 0.0  # bytes besides, where a norm changes the layout
@@ -83,6 +85,7 @@ class CountedParts(Counting, Parts):
         result = super().__torch_dispatch__(_as_cudnn(func), types, args, kwargs)
         cost = self.costs[self._part]
         flop, moved = _flop(func, args, kwargs or {}, result), _moved((args, kwargs), result)
+        cost.operations += moved > 0
         cost.flop += flop
         cost.moved += moved
         if func.overloadpacket in NORMS:
@@ -210,16 +213,15 @@ def main() -> None:
         step = first_step(config, fine)
         cameras = CameraSampler(config.camera, config.seed).sample(step, config.steps)
         print(f"{len(cameras)} x {cameras.height} x {cameras.width} px, {samples_of(config, step):,} samples")
-        print("| part | TFLOP | GB | GB of copies | GiB at most | ms, estimated |\n|---|---|---|---|---|---|")
+        print("| part | operations | TFLOP | GB | GB of copies | GiB at most | ms, estimated |")
+        print("|---|---|---|---|---|---|---|")
         costs = count(config, step, dtype=getattr(torch, given.dtype), own_norms=not given.torch_norms).costs
-        fields = ("flop", "moved", "copied", "seconds")
+        fields = ("operations", "flop", "moved", "copied", "seconds")
         total = Cost(*(sum(getattr(cost, name) for cost in costs.values()) for name in fields))
         total.peak = max(cost.peak for cost in costs.values())
         for part, cost in (costs | {"all": total}).items():
-            counted = (
-                f"{cost.flop / 1e12:.2f} | {cost.moved / 1e9:.1f} | {cost.copied / 1e9:.1f} | {cost.peak / GIB:.2f}"
-            )
-            print(f"| {part} | {counted} | {1e3 * cost.seconds:.1f} |")
+            counted = f"{cost.moved / 1e9:.1f} | {cost.copied / 1e9:.1f} | {cost.peak / GIB:.2f}"
+            print(f"| {part} | {cost.operations} | {cost.flop / 1e12:.2f} | {counted} | {1e3 * cost.seconds:.1f} |")
         print()
 
 

@@ -4,9 +4,10 @@
 
 The recipe is mvdream-sd21.yaml: its steps at 64 pixels (two objects' views) and at 256. `seconds` are times between
 CUDA events and `gib` the memory that is allocated at most, both by part; `step` is the clock's. Each size is measured
-with a march that waits for the number of samples (`waiting`) and with one that does not, as training has it; then in
-bfloat16, without channels-last, with torch's norms, and with the VAE's encoder computed again for its gradients
-(`variant`).
+with a march that waits for the number of samples (`waiting`) and with one that does not, as training has it; then
+without CUDA graphs, in bfloat16, without channels-last, with torch's norms, and with the VAE's encoder computed again
+for its gradients (`variant`). `reserved_gib` is what torch holds, the graphs' own memory included, of which `gib` knows
+nothing.
 `full_size_count.py` counts the same parts without a GPU.
 """
 
@@ -172,7 +173,8 @@ class Variant:
     dtype: torch.dtype = torch.half
     channels_last: bool = True
     own_norms: bool = True  # where pictures are channels-last
-    encodes_again: bool = False  # the encoder's activations, in the backward pass
+    encodes_again: bool = False  # the encoder's activations, in the backward pass, which no graph can
+    replays: bool = True  # the networks' calls as CUDA graphs
 
     def apply(self, prior: MultiViewPrior) -> None:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -181,10 +183,11 @@ class Variant:
             for layer in module.modules():
                 if isinstance(layer, nn.Conv2d):
                     layer.to(memory_format=layout)  # type: ignore[call-overload]
+        prior.vae.disable_gradient_checkpointing()
+        prior.replays = False  # what was recorded before is forgotten
+        prior.replays = self.replays
         if self.encodes_again:
-            prior.vae.enable_gradient_checkpointing()
-        else:
-            prior.vae.disable_gradient_checkpointing()
+            prior.take_less_memory()
 
     @contextmanager
     def of(self, prior: MultiViewPrior) -> Iterator[None]:
@@ -213,6 +216,7 @@ def steps(config: Config, prior: MultiViewPrior, fine: bool, count: int, waiting
         if number == warm_up:
             if device == "cuda":
                 torch.cuda.synchronize()
+                torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             parts.marks.clear()
             parts.peaks.clear()
@@ -225,6 +229,7 @@ def steps(config: Config, prior: MultiViewPrior, fine: bool, count: int, waiting
     if device == "cuda":
         found["gib"] = {part: peak / 2**30 for part, peak in parts.peaks.items()}
         found["peak_gib"] = max(found["gib"].values())
+        found["reserved_gib"] = torch.cuda.memory_reserved() / 2**30  # which only grows from one step to the next
     return found
 
 
@@ -272,13 +277,14 @@ def measure(device: str, tiny: bool, add: Callable[..., None]) -> None:
     started = time.perf_counter()
     prior = random_prior(size, device, dtype)
     add(build_seconds=time.perf_counter() - started, dtype=str(dtype))
-    rows, width = [], SIZES[size]["text"]["width"]
+    rows, width, usual = [], SIZES[size]["text"]["width"], Variant(dtype=dtype)
+    usual.apply(prior)
     for fine in (False, True):
         for waiting in (True, False):
             rows.append(steps(config, prior, fine, count, waiting, width))
             print(json.dumps(rows[-1]), flush=True)
             add(steps=rows)
-    measure_variants(config, prior, count, width, Variant(dtype=dtype), add)
+    measure_variants(config, prior, count, width, usual, add)
     per_step = [min(row["step"] for row in rows if row["pixels"] == pixels) for pixels in {r["pixels"] for r in rows}]
     hours = config.steps * sum(per_step) / len(per_step) / 3600
     peak = max(row.get("peak_gib", 0.0) for row in rows)
@@ -294,6 +300,7 @@ def measure_variants(
     """Rows as those of `steps`, one thing at a time changed from what is usual, which is there again afterwards."""
     rows: list[dict[str, Any]] = []
     for variant in (
+        replace(usual, name="no CUDA graphs", replays=False),
         replace(usual, name="bfloat16", dtype=torch.bfloat16),
         replace(usual, name="not channels-last", channels_last=False),
         replace(usual, name="norms by torch", own_norms=False),

@@ -37,6 +37,7 @@ def test_products_bytes_and_memory_are_those_of_the_part_that_was_begun(benchmar
     assert [costs[part].peak for part in ("product", "memory", "nothing")] == [held, held + 2 * MIB, held]
     assert costs["nothing"].moved == costs["nothing"].flop == costs["in place"].flop == 0
     assert costs["in place"].moved == 2 * held
+    assert [costs[part].operations for part in ("product", "nothing", "in place")] == [1, 0, 1]
 
 
 def test_time_is_that_of_the_products_or_of_the_bytes_of_each_operation(benchmark):

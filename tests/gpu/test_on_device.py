@@ -18,6 +18,7 @@ from threedgen.core.randomness import generator
 from threedgen.diffusion.conditions import Conditions
 from threedgen.diffusion.denoising import Guided
 from threedgen.diffusion.prior import MultiViewPrior
+from threedgen.diffusion.sampling import sample_views
 from threedgen.guidance.sds import ScoreDistillation
 from threedgen.ops import plain
 from threedgen.ops.grid import HashGrid
@@ -74,10 +75,12 @@ def test_no_kernel_waits_for_the_gpu(device, step):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_step_of_distillation_never_waits(device):
+@pytest.mark.parametrize("replays", [False, True])
+def test_a_step_of_distillation_never_waits(device, replays):
     """The main job's own step: cameras, render, guidance by the mini prior, AdamW, refreshed occupancy."""
     config = load_config("mvdream-mini.yaml", ["prompt=a red cat"])
     prior = MultiViewPrior.from_pretrained("mini", torch.half, device)
+    prior.replays = replays
     text = prior.encode_text(["a red cat", ""])
     guidance = ScoreDistillation(prior, config.guidance, 0)
     sampler, scene = CameraSampler(config.camera, 0), NeRF(config.scene, 0, device)
@@ -97,6 +100,33 @@ def test_a_step_of_distillation_never_waits(device):
         take(config.scene.occupancy_every - 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_recorded_networks_are_the_networks(device):
+    """Of steps whose timesteps, cameras and pictures differ: their losses and gradients, and views that are drawn."""
+    config = load_config("mvdream-mini.yaml", ["prompt=a red cat"])
+    prior = MultiViewPrior.from_pretrained("mini", torch.half, device)
+    text, guidance = prior.encode_text(["a red cat", ""]), ScoreDistillation(prior, config.guidance, 0)
+
+    def take(step):
+        cameras = orbit([10 * step + 90 * k for k in range(4)], 15, 3.0, 40, 32, num_views=4)
+        rgb = torch.rand(4, 32, 32, 3, generator=generator(0, step, "views")).to(device).requires_grad_()
+        denoiser = Guided(prior, Conditions(text[:1], cameras, 4), text[1:], 5.0, 0.5)
+        loss = guidance(rgb, denoiser, step, config.steps).loss
+        return loss.detach(), *torch.autograd.grad(loss, rgb)
+
+    def draw():
+        cameras = orbit([0, 90, 180, 270], 15, 3.0, 40, 32, num_views=4)
+        return sample_views(prior, ["a red cat"], cameras, generator(0, 0, "views"), num_inference_steps=8)
+
+    expected = [*map(take, range(4))], draw()
+    prior.replays = True
+    found = [*map(take, range(4))], draw()
+    assert all(kind.graph for calls in prior._graphs.values() for kind in calls._kinds.values())
+    for one, other in zip(found[0], expected[0], strict=True):
+        torch.testing.assert_close(one[0], other[0], rtol=1e-2, atol=0)
+        assert (one[1] - other[1]).norm() <= 2e-2 * other[1].norm()
+    assert (found[1] - expected[1]).abs().mean() < 5e-3
 
 
 def test_a_step_in_a_cuda_graph(device, step):

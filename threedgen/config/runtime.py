@@ -32,6 +32,7 @@ class RuntimeConfig:
     device: DeviceName = setting(DeviceName.auto, incidental=True)
     precision: PriorPrecision = PriorPrecision.auto
     memory: MemoryUse = setting(MemoryUse.auto, incidental=True)
+    cuda_graphs: bool = setting(True, incidental=True)  # of the frozen networks' calls, where there is memory for them
     threads: int = setting(0, 0, 1024, incidental=True)  # of a CPU; 0: as many as make steps fastest, by measuring them
     deterministic: bool = False  # on CUDA too the same run gives the same bits, more slowly; a CPU always does
 

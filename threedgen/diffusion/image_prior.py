@@ -75,6 +75,7 @@ class ImagePrior:
             multiview.vae,
             multiview.text_encoder if _reads_alike(multiview, config.weights) else None,
         )
+        image.replays = multiview.replays
         _check_levels(image.schedule, multiview.schedule, config)
         notes: tuple[str, ...] = ()
         if image.image_size != multiview.image_size:

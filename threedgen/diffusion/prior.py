@@ -29,6 +29,7 @@ from threedgen.diffusion.clip_pictures import as_clip_sees
 from threedgen.diffusion.conditions import Conditions, Picture
 from threedgen.diffusion.denoising import Denoised
 from threedgen.diffusion.networks.channels_last import hold_channels_last
+from threedgen.diffusion.networks.cuda_graphs import GraphedCalls
 from threedgen.diffusion.networks.multiview_unet import MultiViewUNet
 from threedgen.diffusion.networks.video_unet import VideoUNet
 from threedgen.diffusion.schedule import NoiseSchedule
@@ -50,10 +51,14 @@ class MultiViewPrior(nn.Module):
     integer in 0..999. B counts views, those of one object adjacent. Whatever the weights' dtype, the noise schedule
     and every tensor that a method returns are in float32.
 
+    replays: whether calls of the UNet and of the VAE's encoder on a GPU are CUDA graphs (see `GraphedCalls`). They hold
+    memory of their own, and serve one thread on one stream, so who asks the prior says it.
+
     It is a `denoising.Model`: what its network predicts, and how it is told its cameras, is known here alone.
     """
 
     alphas_cumprod: Tensor
+    _graphs: dict[str, GraphedCalls]
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class MultiViewPrior(nn.Module):
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
         for network in (unet, vae):
             hold_channels_last(network)
+        self.replays = False
 
     @classmethod
     def from_pretrained(
@@ -121,7 +127,22 @@ class MultiViewPrior(nn.Module):
         """The same prior, which can no longer read: its text encoder is freed when this one is gone too."""
         parts = (self.tokenizer, None, self.unet, self.vae, self.scheduler, self.image_encoder)
         prior = type(self)(*parts).to(self.device)
+        prior.replays = self.replays
         return prior.train(self.training)
+
+    @property
+    def replays(self) -> bool:
+        return bool(self._graphs)
+
+    @replays.setter
+    def replays(self, on: bool) -> None:
+        # a model beside another is asked with another number of views; of an encoder's graph backward memory is a part
+        self._graphs = {"unet": GraphedCalls(2), "encoder": GraphedCalls(1)} if on else {}
+
+    def take_less_memory(self) -> None:
+        """From now on: what the VAE's encoder leaves for its gradient is computed again, and there are no graphs."""
+        self.replays = False
+        self.vae.enable_gradient_checkpointing()
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype = torch.float16, *, base: str = "", file_size: str = "10GB"
@@ -204,7 +225,8 @@ class MultiViewPrior(nn.Module):
     def encode_images(self, images: Tensor) -> Tensor:
         """Scaled posterior means: [B, 3, H, W] in 0..1 -> [B, 4, H/f, W/f]. Differentiable."""
         images = (images * 2 - 1).to(_dtype_of(self.vae), memory_format=torch.channels_last)
-        return self.vae.encode(images).latent_dist.mean.float() * self.vae.config.scaling_factor
+        mean = self._call("encoder", self.vae, lambda images: self.vae.encode(images).latent_dist.mean, images)
+        return mean.float() * self.vae.config.scaling_factor
 
     def show(self, images: Tensor) -> Picture:
         """Pictures [P, 3, H, W] in 0..1, of the prior's image size, as the network is shown them.
@@ -269,16 +291,26 @@ class MultiViewPrior(nn.Module):
         if isinstance(self.unet, MultiViewUNet):
             camera = self._camera_of(mvdream_camera_vectors, told.cameras, count)
             text = told.text_of(count).to(dtype)
-            return self.unet(latents, timestep, text, camera, views, told.cameras).float()
+            cameras = told.cameras if self.unet.sees_rays else None
+            return self._call("unet", self.unet, self.unet, latents, timestep, text, camera, views, cameras).float()
         camera = self._camera_of(videomv_camera_vectors, told.cameras, count)
-        frames = self.unet(
+        shown = self._shown(told.picture, count // views)
+        frames = self._call(
+            "unet",
+            self.unet,
+            lambda *given: self.unet(*given[:4], **dict(zip(shown, given[4:], strict=True))),
             latents.unflatten(0, (-1, views)).transpose(1, 2),
             timestep[::views] if timestep.ndim else timestep,
             told.text_of_objects(count // views).to(dtype),
             None if camera is None else camera.unflatten(0, (-1, views)),
-            **self._shown(told.picture, count // views),
+            *shown.values(),
         )
         return frames.transpose(1, 2).flatten(0, 1).float()
+
+    def _call(self, name: str, network: nn.Module, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """`compute(*inputs)`, as a graph where calls of this name have any."""
+        graphs = self._graphs.get(name)
+        return compute(*inputs) if graphs is None else graphs(network, compute, *inputs)
 
     def _shown(self, picture: Picture | None, objects: int) -> dict[str, Tensor]:
         """Raises ConfigError for a prior that is shown a picture and has none."""

@@ -82,7 +82,7 @@ def optimize(
     """
     scene = make_scene(config, prior.device)
     if config.runtime.memory is MemoryUse.low:
-        prior.vae.enable_gradient_checkpointing()
+        prior.take_less_memory()
     take = distilling(scene, config, prior, text, negative_text, mix)
     save = saving(config.runtime, scene, prior)
     done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config), save=save)

@@ -27,7 +27,7 @@ def saving(config: RuntimeConfig, scene: RayScene, prior: MultiViewPrior) -> Cal
         if scene.low_memory or config.memory is not MemoryUse.auto:
             return False
         scene.low_memory = True
-        prior.vae.enable_gradient_checkpointing()
+        prior.take_less_memory()
         return True
 
     return save

@@ -30,7 +30,9 @@ def load_prior(config: Config) -> MultiViewPrior:
     if precision is PriorPrecision.bfloat16 and (note := bfloat16_note("runtime.precision", device)):
         show_notes([note])
     dtype = prior_dtype(precision, device)
-    return MultiViewPrior.from_pretrained(config.weights, dtype, device, only_reads=True)
+    prior = MultiViewPrior.from_pretrained(config.weights, dtype, device, only_reads=True)
+    prior.replays = config.runtime.cuda_graphs
+    return prior
 
 
 def load_joint(joint: JointConfig, prior: MultiViewPrior) -> ImagePrior | None:
