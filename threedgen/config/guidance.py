@@ -67,6 +67,8 @@ class RefineConfig:
     coarse_rounds: int = setting(0, 0, 1000)  # the first rounds, fitted at camera.coarse_resolution
     background_random_probability: float = setting(0.0, 0, 1)  # chance that a set is drawn and fitted on any colour
     sparsity_weight: float = setting(0.0, 0)  # of the mean of sqrt(opacity^2 + 0.01): less of everything
+    # by as much colours differ before they count by their distance and no longer by its square; 0: always the square
+    huber: float = setting(0.0, 0, 1)
     opaque_weight: float = setting(0.005, 0)  # of the mean binary entropy of the opacity: surfaces, not fog
     smoothness_weight: float = setting(0.0, 0)  # of the field's change from sample to sample: clean surfaces, no grain
     eikonal_weight: float = setting(0.03, 0)  # with geometry sdf, as regularizer.eikonal

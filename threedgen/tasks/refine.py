@@ -206,7 +206,8 @@ class _Fitting:
             target = torch.cat([self.targets[i] for i in chosen])
         difference = mse_loss(seen.rgb, target)
         weights = self.config.refine
-        loss = difference + weights.opaque_weight * regularizers.opaque(seen)
+        loss = difference if weights.huber == 0 else pseudo_huber(seen.rgb, target, weights.huber)
+        loss = loss + weights.opaque_weight * regularizers.opaque(seen)
         loss = loss + weights.sparsity_weight * regularizers.sparsity(seen)
         if weights.smoothness_weight > 0:
             drawn = generator(self.config.seed, step, "refine smoothness")
@@ -266,6 +267,16 @@ class _Fitting:
         time, place = divmod(turn, len(self.targets))
         order = torch.randperm(len(self.targets), generator=generator(self.config.seed, time, "refine order"))
         return int(order[place])
+
+
+def pseudo_huber(seen: Tensor, target: Tensor, width: float) -> Tensor:
+    """[] the mean of 2 w^2 (sqrt(1 + d^2 / w^2) - 1), d^2 a pixel's mean squared difference over its channels (last).
+
+    Charbonnier et al. 1994; Barron 2019, equation 1 with alpha = 1. The squared difference up to about w, beyond it
+    twice w times the difference: where pictures disagree the scene follows most of them, and is no mean of all.
+    """
+    squared = (seen - target).square().mean(-1)
+    return 2.0 * width**2 * ((1.0 + squared / width**2).sqrt() - 1.0).mean()
 
 
 def _joined(sets: Sequence[RenderOutput]) -> RenderOutput:

@@ -34,7 +34,7 @@ QUICK: dict[str, Any] = {  # what configs/mvdream-mini-quick.yaml changes of the
     "refine.rays_per_step": 4096,
     "refine.lr_scale": Schedule(1.0, 0.05),
     "refine.background_random_probability": 0.75,
-    "refine.sparsity_weight": 0.004,
+    "refine.sparsity_weight": 0.0012,
 }
 
 
@@ -70,6 +70,14 @@ TABLES = (
             _changed("guidance-4", "guidance scale 4", guidance_scale=4.0),
             _changed("range-0", "guidance over the whole schedule", guidance_range=(0.0, 1.0)),
             _changed("range-0.45", "guidance above 0.45 of the schedule", guidance_range=(0.45, 1.0)),
+            _changed(
+                "squares",
+                "squared differences",
+                huber=0.0,
+                opaque_weight=0.005,
+                smoothness_weight=0.005,
+                sparsity_weight=0.004,
+            ),
             _changed("own-background", "no random colours behind", background_random_probability=0.0),
         ),
         _COLUMNS,
