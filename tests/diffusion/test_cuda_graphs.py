@@ -256,13 +256,17 @@ def test_distillation_is_the_same(prior, recorded, joint):
     prior.vae.disable_gradient_checkpointing()
 
 
-@pytest.mark.parametrize("weights", ["mini", "mini-video"])
+@pytest.mark.parametrize("weights", ["mini", "mini-video", "mini-video-i2v"])
 def test_views_are_the_same(recorded, weights):
     prior = MultiViewPrior.from_pretrained(weights)
-    cameras = views(4, 0.0)
+    cameras, picture = views(4, 0.0), None
+    if prior.is_shown_a_picture:
+        with torch.no_grad():
+            picture = prior.show(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
 
     def draw():
-        return sample_views(prior, ["a red cat"], cameras, generator(0, 0, "views"), num_inference_steps=4)
+        noise = generator(0, 0, "views")
+        return sample_views(prior, ["a red cat"], cameras, noise, num_inference_steps=4, picture=picture)
 
     expected = draw()
     prior.replays = True

@@ -87,6 +87,11 @@ def test_a_plain_stable_diffusion_folder_answers_as_the_network_that_it_holds(pr
 def test_what_is_the_same_is_in_memory_once(prior, sd_folder):
     beside = ImagePrior.beside(prior, JointConfig(str(sd_folder))).prior
     assert beside.vae is prior.vae and beside.text_encoder is prior.text_encoder and beside.unet is not prior.unet
+    assert not beside.replays
+    prior.replays = True
+    replays = ImagePrior.beside(prior, JointConfig(str(sd_folder))).prior.replays
+    prior.replays = False
+    assert replays
 
 
 def test_the_text_encoder_that_an_adapter_may_change_is_its_own(prior, tmp_path):

@@ -8,10 +8,12 @@ import torch
 
 from threedgen.config.runtime import MemoryUse, RuntimeConfig
 from threedgen.config.scene import SceneConfig
+from threedgen.config.schema import Config
 from threedgen.core.errors import ThreedgenError
 from threedgen.diffusion.prior import MultiViewPrior
 from threedgen.scene.nerf import NeRF
 from threedgen.tasks.memory import saving
+from threedgen.tasks.prompting import load_prior
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"
 
@@ -70,6 +72,14 @@ def test_what_never_fits_is_one_line(toy, can, asked):
     with pytest.raises(ThreedgenError, match=r"does not hold a step \(.*2\.00 GiB\.\): take a smaller") as error:
         toy("found", {7: full}, save=saver)
     assert "\n" not in str(error.value) and saver.asked == asked
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("memory", MemoryUse)
+def test_a_prior_is_loaded_with_the_memory_that_it_may_take(memory, graphs):
+    prior = load_prior(Config(weights="mini", runtime=RuntimeConfig(memory=memory, cuda_graphs=graphs)))
+    saves = memory is MemoryUse.low
+    assert prior.vae.encoder.gradient_checkpointing == saves and prior.replays == (graphs and not saves)
 
 
 def test_only_what_may_be_saved_is_saved_once():

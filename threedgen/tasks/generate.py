@@ -10,7 +10,6 @@ from PIL.Image import Image
 from torch import Tensor
 
 from threedgen.cameras import Cameras, CameraSampler
-from threedgen.config.runtime import MemoryUse
 from threedgen.config.schedules import Schedule, value_at
 from threedgen.config.schema import Config
 from threedgen.core.randomness import generator
@@ -81,8 +80,6 @@ def optimize(
     scene and how many steps it has behind it.
     """
     scene = make_scene(config, prior.device)
-    if config.runtime.memory is MemoryUse.low:
-        prior.take_less_memory()
     take = distilling(scene, config, prior, text, negative_text, mix)
     save = saving(config.runtime, scene, prior)
     done = fit(scene, config, run, "optimise", take, is_due=lambda done: _grows_next(done, config), save=save)

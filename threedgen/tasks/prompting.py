@@ -9,7 +9,7 @@ from torch import Tensor
 
 from threedgen.cameras import SHEET_AZIMUTHS, SHEET_ELEVATION, Cameras, viewing_cameras
 from threedgen.config.guidance import JointConfig
-from threedgen.config.runtime import PriorPrecision
+from threedgen.config.runtime import MemoryUse, PriorPrecision
 from threedgen.config.schema import Config
 from threedgen.core.errors import ConfigError
 from threedgen.core.randomness import generator
@@ -25,13 +25,15 @@ _FRAMES_BETWEEN = 6  # that a video prior draws from one of the sheet's views to
 
 
 def load_prior(config: Config) -> MultiViewPrior:
-    """The config's prior, to be asked and not changed, on its device, in the precision of the config."""
+    """The config's prior, to be asked and not changed, on its device, in the config's precision and memory."""
     device, precision = select_device(config.runtime), config.runtime.precision
     if precision is PriorPrecision.bfloat16 and (note := bfloat16_note("runtime.precision", device)):
         show_notes([note])
     dtype = prior_dtype(precision, device)
     prior = MultiViewPrior.from_pretrained(config.weights, dtype, device, only_reads=True)
     prior.replays = config.runtime.cuda_graphs
+    if config.runtime.memory is MemoryUse.low:
+        prior.take_less_memory()
     return prior
 
 

@@ -276,7 +276,8 @@ def pseudo_huber(seen: Tensor, target: Tensor, width: float) -> Tensor:
     twice w times the difference: where pictures disagree the scene follows most of them, and is no mean of all.
     """
     squared = (seen - target).square().mean(-1)
-    return 2.0 * width**2 * ((1.0 + squared / width**2).sqrt() - 1.0).mean()
+    # the same expanded: of small differences the other form leaves rounding alone
+    return (2.0 * squared / (1.0 + (1.0 + squared / width**2).sqrt())).mean()
 
 
 def _joined(sets: Sequence[RenderOutput]) -> RenderOutput:
